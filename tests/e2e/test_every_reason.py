@@ -501,7 +501,8 @@ def test_operations(reasons: Reasons, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_watches(reasons: Reasons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every reason for which a watch ends or does not begin, and every reason of cursors."""
     with (
-        serving(tmp_path, Meddling(), timing=TIMING) as server,
+        # With time to end: without, the transport may cut a stream off before its reason is out.
+        serving(tmp_path, Meddling(), timing=TIMING, grace=10) as server,
         stubs(server.target) as stub,
         grpc.insecure_channel(server.target) as channel,
     ):

@@ -16,6 +16,7 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 from keyfold.calls import Call, Response, Result
+from keyfold.calls.call import next_page
 from keyfold.cli.errors import InputError, reporting
 from keyfold.cli.input.values import seconds
 from keyfold.client import Client
@@ -98,6 +99,34 @@ class Session:
         """
         response = self.client.send(call, timeout=timeout)
         return call.read(response), response
+
+    def listed(
+        self, first: Call[Response, Any], rows: str, *others: str, limit: int = 0
+    ) -> tuple[Response, bool]:
+        """Reads a list page by page, until the server has no more or there are enough rows.
+
+        Args:
+            first: The call for the first page.
+            rows: The response's field that holds the list.
+            others: Further lists in the response, to which each page may add.
+            limit: Most rows to return; 0: all.
+
+        Returns:
+            One response with the lists of all pages, and whether the server has more rows.
+        """
+        whole: Any = None
+        page: Call[Response, Any] | None = first
+        while page is not None and not (whole and limit and len(getattr(whole, rows)) >= limit):
+            response = self.client.send(page)
+            whole = type(response)() if whole is None else whole
+            for name in (rows, *others):
+                getattr(whole, name).extend(getattr(response, name))
+            page = next_page(page, response)
+        found = getattr(whole, rows)
+        more = page is not None or 0 < limit < len(found)
+        if limit:
+            del found[limit:]
+        return whole, more
 
 
 def json_of(message: Message, *, indent: int | None = 2) -> str:

@@ -8,15 +8,13 @@ from typing import Annotated
 import typer
 
 from keyfold.calls import events as calls
-from keyfold.calls.call import next_page
-from keyfold.calls.events import EventFilter, EventPage, LogWalk
+from keyfold.calls.events import EventFilter, LogWalk
 from keyfold.cli.commands.event_export import Export
 from keyfold.cli.errors import ExitCode, InputError
 from keyfold.cli.input.values import choice, moment, names
 from keyfold.cli.output.events import show_event, show_events, show_verification
 from keyfold.cli.session import Session, json_of
 from keyfold.models.events import EventKind
-from keyfold.v1 import event_service_pb2 as api
 
 LIMIT = 50
 """Events that `list` shows if --limit does not say how many."""
@@ -89,20 +87,12 @@ def list_events(  # noqa: PLR0913, PLR0917  one argument for each option
     narrow = _narrow(
         cluster, organization, key_uri, caller, kind, action, outcome, refused, since, until
     )
-    whole = api.ListEventsResponse()
-    page: EventPage | None = calls.first_events(
-        narrow, newest_first=not oldest_first, page_size=min(limit, 1_000)
-    )
-    while page is not None and (not limit or len(whole.events) < limit):
-        response = session.client.send(page)
-        whole.events.extend(response.events)
-        page = next_page(page, response)
-    if limit:
-        del whole.events[limit:]
+    first = calls.first_events(narrow, newest_first=not oldest_first, page_size=min(limit, 1_000))
+    whole, more = session.listed(first, "events", limit=limit)
     if session.json:
         typer.echo(json_of(whole))
     else:
-        show_events(calls.events_of(whole), more=page is not None)
+        show_events(calls.events_of(whole), more=more)
 
 
 def show(

@@ -9,8 +9,6 @@ from typing import Annotated, Final
 import typer
 
 from keyfold.calls import organizations as calls
-from keyfold.calls.call import next_page
-from keyfold.calls.organizations import KeyLinkPage
 from keyfold.cli.commands.organizations import Name
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.confirmation import confirm
@@ -29,7 +27,6 @@ from keyfold.cli.output.text import one_line
 from keyfold.cli.session import Session, json_of
 from keyfold.models.organizations import KeyLink
 from keyfold.models.specs import KeySpec
-from keyfold.v1 import organization_service_pb2 as api
 
 _PAGE: Final = 1_000
 
@@ -101,15 +98,8 @@ def get(session: Session, organization: Name, link: Link) -> None:
 
 def list_links(session: Session, organization: Name, *, limit: Limit = 1_000) -> None:
     """List the key links of an organization by name."""
-    whole = api.ListKeyLinksResponse()
-    page: KeyLinkPage | None = calls.first_key_links(organization, min(limit, _PAGE))
-    while page is not None and (not limit or len(whole.key_links) < limit):
-        response = session.client.send(page)
-        whole.key_links.extend(response.key_links)
-        page = next_page(page, response)
-    more = page is not None or bool(limit and len(whole.key_links) > limit)
-    if limit:
-        del whole.key_links[limit:]
+    first = calls.first_key_links(organization, min(limit, _PAGE))
+    whole, more = session.listed(first, "key_links", limit=limit)
     if session.json:
         typer.echo(json_of(whole))
     else:

@@ -20,47 +20,61 @@ LIMIT = 1_000
 """Uses that the command shows if --limit does not say how many; also those of one page."""
 
 
+Uri = Annotated[
+    str, typer.Argument(metavar="[KEY]", help="The root key's uri.", show_default=False)
+]
+Version = Annotated[str, typer.Option(help="Only this version of the key.", show_default=False)]
+OnlyPrincipal = Annotated[
+    str,
+    typer.Option(
+        "--principal",
+        help="Only keys called as this principal; `ambient` is the server's own identity.",
+        show_default=False,
+    ),
+]
+Holder = Annotated[
+    str,
+    typer.Option(
+        help="Only keys of this AWS account, Azure tenant, Google project (projects/ID), "
+        "or vault (https://…).",
+        show_default=False,
+    ),
+]
+MostUses = Annotated[int, typer.Option("--limit", min=0, help="Most uses to show; 0 shows all.")]
+
+
 def key_usage(
     session: Session,
-    uri: Annotated[
-        str,
-        typer.Argument(metavar="[KEY]", help="The root key's uri.", show_default=False),
-    ] = "",
+    uri: Uri = "",
     *,
-    version: Annotated[
-        str, typer.Option(help="Only this version of the key.", show_default=False)
-    ] = "",
-    principal: Annotated[
-        str,
-        typer.Option(
-            help="Only keys called as this principal; `ambient` is the server's own identity.",
-            show_default=False,
-        ),
-    ] = "",
-    holder: Annotated[
-        str,
-        typer.Option(
-            help="Only keys of this AWS account, Azure tenant, Google project (projects/ID), "
-            "or vault (https://…).",
-            show_default=False,
-        ),
-    ] = "",
-    limit: Annotated[int, typer.Option(min=0, help="Most uses to show; 0 shows all.")] = LIMIT,
+    version: Version = "",
+    principal: OnlyPrincipal = "",
+    holder: Holder = "",
+    limit: MostUses = LIMIT,
 ) -> None:
     """Show what needs a root key, and whether it may be disabled.
 
     The answer is about all clusters, those that you may not see as well. It asks no KMS, and
     never says that a key may be deleted: backups may still need it.
     """
-    selector = KeySelector(uri, version, principal, holder)
-    if not (uri or principal or holder):
-        raise InputError("give the root key's uri, --principal or --holder")
+    selector = selected(uri, version, principal, holder)
     whole, more = usage_of(session, selector, limit)
     if session.json:
         typer.echo(json_of(whole))
     else:
         show_key_usage(KeyUsage.from_message(whole), more=more)
     pages.check_usable(whole.not_authentic, whole.banned)
+
+
+def selected(uri: str, version: str, principal: str, holder: str) -> KeySelector:
+    """Returns what the options select, if they name a key or several.
+
+    Raises:
+        InputError: They name none.
+    """
+    if not (uri or principal or holder):
+        raise InputError("give the root key's uri, --principal or --holder")
+    return KeySelector(uri, version, principal, holder)
 
 
 def usage_of(

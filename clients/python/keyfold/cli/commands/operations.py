@@ -10,10 +10,8 @@ from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
-from google.longrunning import operations_proto_pb2 as longrunning
 
 from keyfold.calls import operations as calls
-from keyfold.calls.call import next_page
 from keyfold.cli.errors import NOT_NOW, ExitCode, InputError
 from keyfold.cli.input.options import AutoRotate, CacheTtl, OutageGrace, Reason
 from keyfold.cli.input.region_specs import policy_of
@@ -207,14 +205,8 @@ def list_operations(
     limit: Annotated[int, typer.Option(min=0, help="Most to show; 0 shows all.")] = 100,
 ) -> None:
     """Show the operations that you may see."""
-    page: calls.OperationPage | None = calls.first_operations(min(limit, 1_000))
-    whole = longrunning.ListOperationsResponse()
-    while page is not None and (not limit or len(whole.operations) < limit):
-        response = session.client.send(page)
-        whole.operations.extend(response.operations)
-        page = next_page(page, response)
-    if limit:
-        del whole.operations[limit:]
+    first = calls.first_operations(min(limit, 1_000))
+    whole, _ = session.listed(first, "operations", limit=limit)
     if session.json:
         typer.echo(json_of(whole))
     else:

@@ -9,8 +9,6 @@ from typing import Annotated, Final
 import typer
 
 from keyfold.calls import organizations as calls
-from keyfold.calls.call import next_page
-from keyfold.calls.organizations import OrganizationPage
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.confirmation import confirm
 from keyfold.cli.input.options import Etag, Limit, RequestId, ValidateChange, Yes
@@ -19,7 +17,6 @@ from keyfold.cli.output.organizations import show_organization, show_organizatio
 from keyfold.cli.output.text import one_line
 from keyfold.cli.session import Session, json_of
 from keyfold.models.organizations import DefaultKey, Organization
-from keyfold.v1 import organization_service_pb2 as api
 
 _PAGE: Final = 1_000
 
@@ -103,16 +100,8 @@ def get(session: Session, organization: Name) -> None:
 
 def list_organizations(session: Session, *, limit: Limit = 1_000) -> None:
     """List organizations by name, those included that only clusters name."""
-    whole = api.ListOrganizationsResponse()
-    page: OrganizationPage | None = calls.first_organizations(min(limit, _PAGE))
-    while page is not None and (not limit or len(whole.organizations) < limit):
-        response = session.client.send(page)
-        whole.organizations.extend(response.organizations)
-        whole.not_authentic.extend(response.not_authentic)
-        page = next_page(page, response)
-    more = page is not None or bool(limit and len(whole.organizations) > limit)
-    if limit:
-        del whole.organizations[limit:]
+    first = calls.first_organizations(min(limit, _PAGE))
+    whole, more = session.listed(first, "organizations", "not_authentic", limit=limit)
     if session.json:
         typer.echo(json_of(whole))
     else:

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from keyfold import calls
 from keyfold.calls import pages
-from keyfold.calls.call import next_page
 from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import ClusterFilter
 from keyfold.cli.commands.status_watch import INTERVAL, watch_status
@@ -24,7 +23,6 @@ from keyfold.cli.session import Session, json_of
 from keyfold.errors import ForbiddenError, UnimplementedError
 from keyfold.models.events import EventKind
 from keyfold.models.status import ClusterStatus, Health, State
-from keyfold.v1 import key_management_service_pb2 as api
 
 
 def status(
@@ -144,14 +142,8 @@ def clusters(
         key_uri,
         can_wrap,
     )
-    whole = api.ListClustersResponse()
-    page: pages.Page | None = pages.first_page(narrow, page_size=0)
-    while page is not None:
-        response = session.client.send(page)
-        whole.clusters.extend(response.clusters)
-        whole.not_authentic.extend(response.not_authentic)
-        whole.banned.extend(response.banned)
-        page = next_page(page, response)
+    first = pages.first_page(narrow, page_size=0)
+    whole, _ = session.listed(first, "clusters", "not_authentic", "banned")
     if session.json:
         typer.echo(json_of(whole))
     else:

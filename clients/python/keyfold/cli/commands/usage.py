@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from keyfold.calls.call import next_page
-from keyfold.calls.usage import UsageFilter, UsagePage, first_usage, usage_of
+from keyfold.calls.usage import UsageFilter, first_usage, usage_of
 from keyfold.cli.commands.events import ByCaller, Since, Until
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.values import moment, seconds
 from keyfold.cli.output.usage import show_usage
 from keyfold.cli.session import Session, json_of
-from keyfold.v1 import event_service_pb2 as api
 
 LIMIT = 1_000
 """Counts that the command shows if --limit does not say how many."""
@@ -54,16 +52,8 @@ def usage(
         end=None if until is None else moment(until, "--until"),
         span=timedelta(seconds=length),
     )
-    whole = api.ListUsageResponse()
-    page: UsagePage | None = first_usage(narrow, min(limit, 1_000))
-    while page is not None and (not limit or len(whole.counts) < limit):
-        response = session.client.send(page)
-        whole.counts.extend(response.counts)
-        page = next_page(page, response)
-    more = page is not None or (limit and len(whole.counts) > limit)
-    if limit:
-        del whole.counts[limit:]
+    whole, more = session.listed(first_usage(narrow, min(limit, 1_000)), "counts", limit=limit)
     if session.json:
         typer.echo(json_of(whole))
     else:
-        show_usage(usage_of(whole), more=bool(more))
+        show_usage(usage_of(whole), more=more)

@@ -8,11 +8,20 @@ from typing import Annotated, Final
 import typer
 
 from keyfold.calls import pages
-from keyfold.cli.commands.key_usage import LIMIT, usage_of
-from keyfold.cli.errors import ExitCode, InputError
+from keyfold.cli.commands.key_usage import (
+    LIMIT,
+    Holder,
+    MostUses,
+    OnlyPrincipal,
+    Uri,
+    Version,
+    selected,
+    usage_of,
+)
+from keyfold.cli.errors import ExitCode
 from keyfold.cli.output.what_if import show_what_if
 from keyfold.cli.session import Session, json_of
-from keyfold.models.key_usage import KeySelector, KeyUsage
+from keyfold.models.key_usage import KeyUsage
 from keyfold.models.what_if import WhatIf
 
 
@@ -40,39 +49,19 @@ _WHAT: Final = {
 def what_if(
     session: Session,
     action: Annotated[Action, typer.Argument(metavar="ACTION", help=f"{', '.join(Action)}.")],
-    uri: Annotated[
-        str,
-        typer.Argument(metavar="[KEY]", help="The root key's uri.", show_default=False),
-    ] = "",
+    uri: Uri = "",
     *,
-    version: Annotated[
-        str, typer.Option(help="Only this version of the key.", show_default=False)
-    ] = "",
-    principal: Annotated[
-        str,
-        typer.Option(
-            help="Only keys called as this principal; `ambient` is the server's own identity.",
-            show_default=False,
-        ),
-    ] = "",
-    holder: Annotated[
-        str,
-        typer.Option(
-            help="Only keys of this AWS account, Azure tenant, Google project (projects/ID), "
-            "or vault (https://…).",
-            show_default=False,
-        ),
-    ] = "",
-    limit: Annotated[int, typer.Option(min=0, help="Most uses to show; 0 shows all.")] = LIMIT,
+    version: Version = "",
+    principal: OnlyPrincipal = "",
+    holder: Holder = "",
+    limit: MostUses = LIMIT,
 ) -> None:
     """Show what stops if somebody does this to a root key at its KMS: read it before you do.
 
     It asks no KMS, and supposes that the key works today. If anything stops, the exit code is 11.
     """
-    if not (uri or principal or holder):
-        raise InputError("give the root key's uri, --principal or --holder")
     what = _WHAT[action]
-    selector = KeySelector(uri, version, principal, holder)
+    selector = selected(uri, version, principal, holder)
     # All of them, whatever the limit: what is said of them first is said of all.
     whole, _ = usage_of(session, selector, 0, what)
     usage = KeyUsage.from_message(whole)
