@@ -39,8 +39,8 @@ _REPEATS: Final = 15
 _REPEATS_QUICK: Final = 5
 
 _ROUNDS: Final = 5
-"""Attempts until all is in memory. The loads in between: the cluster, its first use (D6), the cluster
-again, its key."""
+"""Attempts until all is in memory. The loads in between: the cluster, its first use (D6), the
+cluster again, its key."""
 
 _CALLER: Final = Caller(Development().rights(Identity(("local",), "loopback")))
 """The caller that a server without a policy takes every caller for."""
