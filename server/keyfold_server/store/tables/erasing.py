@@ -26,7 +26,7 @@ from keyfold_server.store.schema import (
     requests,
     wrap_history,
 )
-from keyfold_server.store.tables.identities import IdentityKind, sealed
+from keyfold_server.store.tables.identities import IdentityKind, reading, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -109,14 +109,7 @@ def steps(
 
 def looking_for_issued(ends: Sequence[Cluster]) -> list[Step]:
     """Returns the steps that read the identities which clusters own; `steps` takes the rows."""
-    owned = select(*identities.c).where(
-        identities.c.kind == bindparam("of_kind"), identities.c.owner == bindparam("of_owner")
-    )
-    return [
-        Step(owned, [{"of_kind": kind.value, "of_owner": owners.of_cluster(each.name)}])
-        for each in ends
-        for kind in IdentityKind
-    ]
+    return [reading(kind, owners.of_cluster(each.name)) for each in ends for kind in IdentityKind]
 
 
 def begin_turn(connection: Connection, every: int, now: int) -> ErasureTurn | None:
