@@ -65,16 +65,29 @@ def appended(stored: StoredCluster, old: SupersededWrap, seal: Seal) -> tuple[St
     return replace(stored, history_head=row[-1], history_count=row[1]), row
 
 
-def read(connection: Connection, stored: StoredCluster, seal: Seal) -> Iterator[SupersededWrap]:
+def read(
+    connection: Connection,
+    stored: StoredCluster,
+    seal: Seal,
+    checkpoint: Checkpoint | None = None,
+) -> Iterator[SupersededWrap]:
     """Reads a cluster's history, oldest first, as far as pruning has left it.
 
     What it yields counts only once it has ended.
+
+    Args:
+        connection: A connection inside a transaction.
+        stored: The cluster.
+        seal: Checks the rows.
+        checkpoint: The history's checkpoint, if the caller has read it in the same transaction;
+            None: this function reads it.
 
     Raises:
         RowNotAuthenticError: Somebody changed, removed or added a wrap.
     """
     name, uid = stored.cluster.name, stored.cluster.uid
-    checkpoint = history_checkpoints.read(connection, uid, name, seal)
+    if checkpoint is None:
+        checkpoint = history_checkpoints.read(connection, uid, name, seal)
     count, head = checkpoint.number, checkpoint.mac
     page = (
         select(*wrap_history.c)

@@ -195,7 +195,7 @@ def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[st
         checkpoint = history_checkpoints.read(connection, own.uid, own.name, seal)
         if checkpoint != NOTHING_PRUNED:
             yield {"pruned_wraps": pruned_record(checkpoint)}
-        for old in wrap_history.read(connection, stored, seal):
+        for old in wrap_history.read(connection, stored, seal, checkpoint):
             yield {"superseded_wrap": superseded_record(old)}
 
 
