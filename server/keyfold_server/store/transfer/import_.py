@@ -144,8 +144,13 @@ def bring_in(
 
 
 def _check_empty(connection: Connection) -> None:
-    filled = (schema.clusters, schema.organizations, schema.log, schema.requests)
-    for table in (*filled, schema.identities):
+    for table in (
+        schema.clusters,
+        schema.organizations,
+        schema.log,
+        schema.requests,
+        schema.identities,
+    ):
         if connection.execute(select(*table.c).limit(1)).first() is not None:
             raise SetupError(
                 "the store is not empty, and an import goes into an empty one: name a new store "
@@ -200,11 +205,9 @@ class _Writer:
         """Begins a cluster, with every region revoked; its history follows."""
         self._finish()
         self._tell()
-        now_revoked = arriving(source.cluster, self._stamp.now)
-        if self._header.cluster is not None:
-            # The export of one cluster has none of its organization's links.
-            alone = tuple(replace(region, link="") for region in now_revoked.regions)
-            now_revoked = replace(now_revoked, regions=alone)
+        # The export of one cluster has none of its organization's links.
+        linked = self._header.cluster is None
+        now_revoked = arriving(source.cluster, self._stamp.now, linked=linked)
         children = cluster_rows.encoded(now_revoked, self._seal)
         self._source, self._made = source, StoredCluster(now_revoked, children)
         self._begun = False
@@ -340,9 +343,19 @@ class _Writer:
                 held.clear()
 
 
-def arriving(cluster: Cluster, now: int) -> Cluster:
-    """Returns a cluster of an export as it arrives: revoked, or still deleted (protocol A4)."""
-    return postponed(revoked(cluster.name, (), now)(cluster).cluster, now)
+def arriving(cluster: Cluster, now: int, *, linked: bool) -> Cluster:
+    """Returns a cluster of an export as it arrives: revoked, or still deleted (protocol A4).
+
+    Args:
+        cluster: The cluster as the export has it.
+        now: Milliseconds of Unix time.
+        linked: Whether its regions keep their key links. They must not where the store lacks those
+            links.
+    """
+    found = postponed(revoked(cluster.name, (), now)(cluster).cluster, now)
+    if linked:
+        return found
+    return replace(found, regions=tuple(replace(each, link="") for each in found.regions))
 
 
 def imported(header: Header, source: StoredCluster, made: StoredCluster) -> Draft:

@@ -190,10 +190,8 @@ def _arriving(exported: Cluster, entry: tuple[Cells, Floor] | None, stamp: Stamp
     Raises:
         SetupError: The name was another organization's.
     """
-    found = arriving(exported, stamp.now)
-    if entry is None or not entry[1].banned:
-        # It may come from another store, whose links this one does not have.
-        found = replace(found, regions=tuple(replace(r, link="") for r in found.regions))
+    # Unless it is banned, it may come from another store, whose links this one does not have.
+    found = arriving(exported, stamp.now, linked=entry is not None and entry[1].banned)
     if entry is not None:
         row, floor = entry
         if floor.erased and row[log.ORGANIZATION] != exported.organization:
