@@ -45,7 +45,7 @@ def what_if(message: pb.ListKeyUsageRequest) -> WhatIf | None:
 
 
 def tells_nothing(reply: pb.ListKeyUsageResponse) -> bool:
-    """Says whether a reply is the one to a caller who may not know of any use, if there is one."""
+    """Says whether a reply is the one that callers get who may not know whether there are uses."""
     return not reply.uses and not reply.HasField("safe_to_disable")
 
 

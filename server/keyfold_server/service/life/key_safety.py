@@ -139,7 +139,7 @@ def _needed(groups: Iterable[UseGroup]) -> Iterator[str]:
             if count := _count(alike):
                 kind = "retired generation" if retired else "generation"
                 yield (
-                    f"it opens {_many(count, kind, f'{kind}s')} of {_FORMS[state]} regions"
+                    f"it opens {_many(count, kind, f'{kind}s')} of {state.value.lower()} regions"
                     f"{_hidden(alike)}: {_why(state, retired=retired)}"
                 )
     others = [group for group in current if group.other_uri]
@@ -148,9 +148,6 @@ def _needed(groups: Iterable[UseGroup]) -> Iterator[str]:
             f"of these, {count:,} {'names' if count == 1 else 'name'} the key by another uri, such "
             "as that of a replica in another region, which its KMS disables by itself"
         )
-
-
-_FORMS = {State.ENABLED: "enabled", State.REVOKED: "revoked", State.DELETED: "deleted"}
 
 
 def _why(state: State, *, retired: bool) -> str:

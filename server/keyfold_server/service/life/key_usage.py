@@ -312,9 +312,8 @@ class KeyUsage:
     async def _selected(self, selector: KeySelector) -> Selected:
         """Returns the root keys that a selector chooses."""
         _check(selector)
-        principal = None if not selector.principal else selector.principal
         query = KeyQuery(
-            principal="" if principal == AMBIENT else principal,
+            principal="" if selector.principal == AMBIENT else selector.principal or None,
             holder=_holder(selector.holder),
             key_version=selector.key_version or None,
         )
