@@ -29,7 +29,7 @@ EVERY: Final = 60.0
 
 _HOLDS: Final = int(0.75 * EVERY * 1000)
 """Milliseconds from one turn to the next, of whichever replica. It is less than a replica's own
-interval, so that one whose turn comes a little early need not wait for another."""
+interval, so that a replica that asks a little early still gets its turn."""
 
 _CLEAR_EVERY: Final = 600.0
 """Seconds between two clearings by one replica: each may hold changes up for a moment."""
@@ -69,12 +69,13 @@ class Erasure:
     async def _begun(self, every: int) -> ErasureTurn | None:
         """Begins a turn, and shows how things stand."""
         turn = await self._storage.run(self._storage.store.erasure_turn, every)
-        resumes = None if turn is None else turn.resumes
-        telemetry.ERASURES_DUE.set(0 if turn is None else turn.overdue)
-        left = 0 if turn is None or resumes is None else resumes - turn.now
-        telemetry.ERASURES_PAUSED.set(left / 1000)
         if turn is None:
+            telemetry.ERASURES_DUE.set(0)
+            telemetry.ERASURES_PAUSED.set(0)
             return None
+        resumes = turn.resumes
+        telemetry.ERASURES_DUE.set(turn.overdue)
+        telemetry.ERASURES_PAUSED.set(0 if resumes is None else (resumes - turn.now) / 1000)
         if turn.gap is not None and resumes is not None:
             log.warning(
                 "for %d minutes no server looked for what is to be erased, or the store's clock "
@@ -101,7 +102,7 @@ class Erasure:
             left = (
                 f"{len(result.cluster.regions)} regions are left"
                 if result.cluster.regions
-                else ("the cluster is gone")
+                else "the cluster is gone"
             )
             log.info("erased %s of cluster %s: %s", ", ".join(due.regions), due.cluster, left)
             return True
