@@ -9,18 +9,13 @@ it and the first row that is left, which every reader of the history notices (pr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, select
 
-from keyfold_server.store.database.trip import looking_for, one_of
 from keyfold_server.store.schema import history_checkpoints as table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from keyfold_server.store.database.trip import Step
     from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
 
@@ -55,16 +50,6 @@ def read(connection: Connection, uid: bytes, name: str, seal: Seal) -> Checkpoin
     """
     row = connection.execute(select(*table.c).where(table.c.cluster_uid == uid)).first()
     return NOTHING_PRUNED if row is None else of(tuple(row), name, seal)
-
-
-def reading(uids: Sequence[bytes]) -> list[Step]:
-    """Returns the steps that read the rows of some clusters; `of` takes each row."""
-    return looking_for(_reading, uids)
-
-
-@cache
-def _reading(count: int) -> Select[Any]:
-    return select(*table.c).where(one_of(table.c.cluster_uid, count))
 
 
 def of(row: Cells, name: str, seal: Seal) -> Checkpoint:

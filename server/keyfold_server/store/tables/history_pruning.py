@@ -17,7 +17,7 @@ from sqlalchemy import bindparam, delete, exists, select, tuple_
 from keyfold_server.domain.errors import RowNotAuthenticError
 from keyfold_server.domain.log import AuditEvent, EntryKind
 from keyfold_server.store.database.faults import LostRaceError
-from keyfold_server.store.database.trip import Step, require_taken, rows_of
+from keyfold_server.store.database.trip import Step, require_taken
 from keyfold_server.store.schema import clusters, history_checkpoints, wrap_history
 from keyfold_server.store.seal import not_authentic
 from keyfold_server.store.tables import history_checkpoints as checkpoints
@@ -63,7 +63,8 @@ _FIRST: Final = (
 """Reads which histories begin with a row that may go, the oldest first."""
 
 _OLD: Final = (
-    select(*wrap_history.c)
+    select(*wrap_history.c, *history_checkpoints.c)
+    .outerjoin(history_checkpoints, history_checkpoints.c.cluster_uid == wrap_history.c.cluster_uid)
     .where(
         wrap_history.c.cluster_uid == bindparam("uid"),
         wrap_history.c.superseded_at < bindparam("before"),
@@ -71,6 +72,10 @@ _OLD: Final = (
     .order_by(wrap_history.c.number)
     .limit(bindparam("count"))
 )
+"""Reads the oldest rows of a history, each with the checkpoint before them. One statement reads
+both: another replica that prunes between two would make the history look as if it had a gap."""
+
+_WIDTH: Final = len(wrap_history.columns)
 
 _REMOVE: Final = delete(wrap_history).where(
     wrap_history.c.cluster_uid == bindparam("uid"), wrap_history.c.number <= bindparam("last")
@@ -126,16 +131,16 @@ def prune(
         return Pruned(None)
     uids = [uid for _, uid, _ in found]
     old = [Step(_OLD, [{"uid": uid, "before": before, "count": _ROWS}]) for uid in uids]
-    reading = checkpoints.reading(uids)
-    answers = trip(connection, [*reading, *old])
-    known = {row[0]: row for row in rows_of(answers[: len(reading)])}
+    answers = trip(connection, old)
     broken: list[str] = []
     going: dict[bytes, list[Cells]] = {}
     place: Place | None = None
     last = done
-    for (since, uid, name), answer in zip(found, answers[len(reading) :], strict=True):
+    for (since, uid, name), answer in zip(found, answers, strict=True):
         try:
-            going[uid] = _first_of(answer.rows, known.get(uid), name, stamp)
+            # Another replica may have pruned all of it since, or erased the cluster.
+            if answer.rows:
+                going[uid] = _first_of(answer.rows, name, stamp)
         except RowNotAuthenticError:
             broken.append(name)
         else:
@@ -148,17 +153,18 @@ def prune(
     return Pruned(place, tuple(broken), ending)
 
 
-def _first_of(old: Sequence[Cells], known: Cells | None, name: str, stamp: Stamp) -> list[Cells]:
+def _first_of(old: Sequence[Cells], name: str, stamp: Stamp) -> list[Cells]:
     """Returns the rows that may go: those without a gap after the checkpoint.
 
     Raises:
         RowNotAuthenticError: The history does not begin where the checkpoint says.
     """
     seal, checkpoint = stamp.seal, NOTHING_PRUNED
-    if known is not None:
+    known = old[0][_WIDTH:]
+    if known[0] is not None:
         checkpoint = checkpoints.of(known, name, seal)
     # A wrap that was superseded later, by a clock that was ahead, ends what may go.
-    numbered = enumerate(old, checkpoint.number + 1)
+    numbered = enumerate((row[:_WIDTH] for row in old), checkpoint.number + 1)
     chosen = [row for _, row in takewhile(lambda each: each[0] == each[1][_NUMBER], numbered)]
     mac = checkpoint.mac
     for row in chosen:
