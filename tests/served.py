@@ -213,7 +213,9 @@ def _enable_prod(target: str) -> None:
 class _AnyToken:
     """An issuer whose every token is good: how tokens are checked is not what these tests ask."""
 
-    def verify(self, token: str, now: float, *, final: bool = False) -> Identity:
+    def verify(
+        self, token: str, now: float, claims: frozenset[str], *, final: bool = False
+    ) -> Identity:
         return callers.LOCAL
 
     async def refresh(self) -> None:

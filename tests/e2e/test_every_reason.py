@@ -596,7 +596,9 @@ def test_shed_calls_say_when_to_come_again(reasons: Reasons, tmp_path: Path) -> 
 class DeafIssuer:
     """A verifier of tokens that cannot get its issuer's keys."""
 
-    def verify(self, token: str, now: float, *, final: bool = False) -> Identity:
+    def verify(
+        self, token: str, now: float, claims: frozenset[str], *, final: bool = False
+    ) -> Identity:
         raise IssuerUnreachableError("the issuer's keys cannot be had", retry_after=5.0)
 
     async def refresh(self) -> None:

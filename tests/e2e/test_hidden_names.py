@@ -79,6 +79,10 @@ class OneAuditor:
     def rights(self, identity: Identity) -> Rights:
         return self._policy.rights(Identity(("dns:auditor",), identity.proof))
 
+    @property
+    def claims(self) -> frozenset[str]:
+        return self._policy.claims
+
     def believes(self, identity: Identity) -> bool:
         del identity
         return False

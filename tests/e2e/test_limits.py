@@ -277,7 +277,9 @@ def test_requests_that_do_not_arrive_hold_up_no_revoke(
 class SlowIssuer:
     """Knows no key, and does not tell any."""
 
-    def verify(self, token: str, now: float, *, final: bool = False) -> Identity:
+    def verify(
+        self, token: str, now: float, claims: frozenset[str], *, final: bool = False
+    ) -> Identity:
         raise NeedsKeysError
 
     async def refresh(self) -> None:

@@ -636,6 +636,10 @@ class Disguise:
     def rights(self, identity: Identity) -> Rights:
         return self._policy.rights(Identity((f"dns:{self.name}",), identity.proof))
 
+    @property
+    def claims(self) -> frozenset[str]:
+        return self._policy.claims
+
     def believes(self, identity: Identity) -> bool:
         del identity
         return False

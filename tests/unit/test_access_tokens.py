@@ -24,7 +24,7 @@ from keyfold_server.domain.errors import (
     IssuerUnreachableError,
     SetupError,
 )
-from keyfold_server.domain.rights import Identity, NeedsKeysError
+from keyfold_server.domain.rights import Claim, Identity, NeedsKeysError
 from keyfold_server.rpc.incoming.callers import bearer
 
 _ISSUER = "https://issuer.example/realm"
@@ -654,3 +654,60 @@ def test_bad_settings(tokens: TokenVerifier, issuer: str, audience: str, setting
     """An issuer whose subjects would be ambiguous, or an empty audience, stops the start."""
     with pytest.raises(SetupError, match=setting):
         TokenVerifier(tokens._source, issuer, audience)
+
+
+# --- claims that name an organization -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("acme", ""),
+        ("A.c_m-3", ""),
+        ("a" * 128, ""),
+        (..., "is not in its token"),
+        ("", "is empty"),
+        (["acme"], "is a list, and not a string"),
+        ([], "is a list, and not a string"),
+        ({"acme": {}}, "is an object, and not a string"),
+        (None, "is null, and not a string"),
+        (True, "is a boolean, and not a string"),
+        (7, "is a number, and not a string"),
+        (0.5, "is a number, and not a string"),
+        *((name, "is not a valid name") for name in ("*", "a*", "acme ", " acme", "acme\n")),
+        *(
+            (name, "is not a valid name")
+            for name in ("a/b", "-a", "acm\u00e9", "\u0430cme", "a" * 129)
+        ),
+        ("acme,globex", "is not a valid name"),
+        ("acme\u0000", "is not a valid name"),
+    ],
+)
+def test_an_organization_is_one_valid_name(
+    tokens: TokenVerifier, value: object, fault: str
+) -> None:
+    """C7: only a string that is a name names an organization; the rest says what it is instead."""
+    token = _token(claims=_claims(org=value))
+    identity = tokens.verify(token, _NOW, frozenset({"org"}))
+    claim = identity.claim("org")
+    assert claim is not None
+    assert claim.fault == fault
+    assert claim.organization == ("" if fault else value)
+    assert identity.name == f"jwt:{_ISSUER}#app"
+
+
+def test_only_the_asked_claims_are_read(tokens: TokenVerifier) -> None:
+    """An identity has the claims by which grants go, and those of the policy of the moment."""
+    token = _token(claims=_claims(org="acme", tenant="globex", jti="x" * 40))
+    assert tokens.verify(token, _NOW).claims == ()
+    both = tokens.verify(token, _NOW, frozenset({"tenant", "org"}))
+    assert both.claims == (Claim("org", "acme"), Claim("tenant", "globex"))
+    assert tokens.verify(token, _NOW, frozenset({"org"})).claims == (Claim("org", "acme"),)
+    assert tokens.verify(token, _NOW) == Identity(both.names, "token")
+
+
+def test_two_claims_of_one_name_are_no_token(tokens: TokenVerifier) -> None:
+    """Which of two organizations counted would be up to each reader of the token."""
+    payload = json.dumps(_claims(org="acme"))[:-1] + ', "org": "globex"}'
+    with pytest.raises(CallerCredentialError, match="unique names"):
+        tokens.verify(_token(claims=payload.encode()), _NOW, frozenset({"org"}))

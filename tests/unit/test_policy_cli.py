@@ -234,3 +234,57 @@ def test_without_a_file_it_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch)
         EXIT_ERROR,
         "keyfold-server: no policy file; give --file, or set KEYFOLD_POLICY\n",
     )
+
+
+_BY_CLAIM = """\
+[[grant]]
+callers = ["jwt:https://idp#*"]
+roles = ["operator"]
+organization_claim = "org"
+keys = [{ type = "AWS_KMS", uri = "arn:aws:kms:*:*:key/*", principal = "arn:aws:iam::*:role/k" }]
+"""
+
+
+def test_a_grant_by_a_claim_is_decided_by_the_token(file: Path) -> None:
+    """What the caller's token says is part of the question, and of the answer."""
+    file.write_text(_BY_CLAIM)
+    who = "--as jwt:https://idp#ann --rpc Revoke --cluster c"
+    own = f"{who} --organization acme --claim org=acme"
+    assert _check(own) == (0, [f"allowed: {file}:1"])
+    shown = "roles operator; organizations the one in the claim org of the caller's token; keys "
+    code, lines = _check(f"{who} --organization globex --claim org=acme")
+    assert (code, lines[0][:7]) == (EXIT_REFUSED, "hidden:")
+    assert lines[1].startswith(f"{file}:1: not enough: {shown}")
+    for claim, why in (
+        ("", "the caller has no token with the claim org"),
+        ("--claim tenant=acme", "the caller has no token with the claim org"),
+        ("--claim org=", "the claim org is empty"),
+        ("--claim org=a*", "the claim org is not a valid name"),
+    ):
+        code, lines = _check(f"{who} --organization acme {claim}")
+        assert (code, lines[0][:7]) == (EXIT_REFUSED, "denied:")
+        assert f"does not hold, because {why}: " in lines[0]
+        assert lines[1].startswith(f"{file}:1: does not hold, because {why}: {shown}")
+    enable = own.replace("Revoke", "Enable")
+    assert _check(enable)[1][1] == "if the cluster_patterns of organization acme allow it"
+
+
+def test_explain_says_for_whom_a_grant_by_a_claim_holds(file: Path) -> None:
+    """With the token's claims, explain names the organization, or why the grant does not hold."""
+    file.write_text(_BY_CLAIM + 'organizations = ["a*"]\n')
+    for claims, holds in (
+        ((), None),
+        (("--claim", "org=acme"), "for acme"),
+        (("--claim", "org=globex"), "no: the claim org names an organization for which it does "),
+        (("--claim", "org="), "no: the claim org is empty"),
+    ):
+        code, out, err = _run("explain", "--as", "jwt:https://idp#ann", *claims)
+        assert (code, err) == (0, "")
+        lines = out.splitlines()
+        assert (
+            "  organizations the one in the claim org of the caller's token, if it is one of a*"
+            in lines
+        )
+        told = [line for line in lines if line.startswith("  holds")]
+        assert len(told) == (holds is not None)
+        assert all(line.startswith(f"  holds         {holds}") for line in told)

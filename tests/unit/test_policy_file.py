@@ -89,6 +89,10 @@ def _grant(line: str) -> str:
     return "# policy\n" + "\n".join([*good, line]) + "\n"
 
 
+def _claim(line: str, callers: str = '"jwt:https://idp#*"', roles: str = "auditor") -> str:
+    return f'# policy\n[[grant]]\ncallers = [{callers}]\nroles = ["{roles}"]\n{line}\n'
+
+
 def _key(values: str) -> str:
     return _grant('roles = ["operator"]') + f"keys = [{{ {values} }}]\n"
 
@@ -98,7 +102,7 @@ def _makes(narrow: str) -> str:
 
 
 _TYPES = "crypto, crypto:wrap, crypto:unwrap, operator, destroyer, auditor, admin"
-_FIELDS = "callers, roles, clusters, organizations, regions, context, keys"
+_FIELDS = "callers, roles, clusters, organizations, organization_claim, regions, context, keys"
 _AWS = 'type = "AWS_KMS"'
 
 
@@ -140,6 +144,20 @@ _AWS = 'type = "AWS_KMS"'
         (_grant('context = ["a=b"]'), "p:2: context: is a list; write a table, *"),
         (_grant('roles = ["auditor", "root"]'), f"p:2: roles[1]: *'root'; use one of {_TYPES}"),
         (_grant('roles = ["Admin"]'), "p:2: roles[0]: there is no role 'Admin'; *"),
+        # A claim that names the organization.
+        (_claim("organization_claim = true"), "p:2: organization_claim: is a boolean; *"),
+        (_claim('organization_claim = ["org"]'), "p:2: organization_claim: is a list; *"),
+        (_claim('organization_claim = ""'), "p:2: organization_claim: is empty, *"),
+        (_claim('organization_claim = "a\\n"'), "p:2: organization_claim: must be 1 to 256 *"),
+        (
+            _claim('organization_claim = "org"', '"jwt:https://idp#*", "spiffe://td/a"'),
+            "p:2: callers[1]: 'spiffe://td/a' has no token, and so no claim org; *",
+        ),
+        (_claim('organization_claim = "org"', '"local"'), "p:2: callers[0]: 'local' has no *"),
+        (
+            _claim('organization_claim = "org"', roles="admin"),
+            "p:2: roles: admin sets the limits of an organization, *",
+        ),
         # Strings that are not patterns.
         (_grant('callers = [""]'), "p:2: callers[0]: must be 1 to 1,024 printable characters"),
         (_grant('callers = ["local\\n"]'), "p:2: callers[0]: must be 1 to 1,024 printable *"),
@@ -427,3 +445,14 @@ async def test_the_loop_does_not_parse_the_file(
     await access._look_at_policy()
     assert len(threads) == 1
     assert threads != [threading.main_thread()]
+
+
+def test_a_grant_by_a_claim() -> None:
+    """The claim is read as it stands, and the policy says which claims tokens are read for."""
+    url = 'organization_claim = "https://idp/org"\norganizations = ["acme", "b*"]'
+    policy = parse(_claim('organization_claim = "org"') + _claim(url, '"*"'), "policy.toml")
+    first, second = policy.grants
+    assert (first.organization_claim, first.organizations) == ("org", None)
+    assert second.organization_claim == "https://idp/org"
+    assert str(second.organizations) == "acme, b*"
+    assert policy.claims == {"org", "https://idp/org"}

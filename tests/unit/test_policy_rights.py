@@ -26,7 +26,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.patterns import Pattern, Patterns
-from keyfold_server.domain.rights import Identity, Purpose, Rights, Verdict
+from keyfold_server.domain.rights import Claim, Identity, Purpose, Rights, Verdict
 
 _ME = Identity(("local",), "loopback")
 _CLUSTERS = ("a1", "a2", "b")
@@ -435,3 +435,86 @@ def test_the_data_plane_is_told_by_its_roles() -> None:
         "BatchRewrap": (Purpose.WRAP, Purpose.UNWRAP),
     }
     assert Role.OPERATOR in RULES["Enable"].roles
+
+
+def _token(*claims: Claim) -> Identity:
+    return Identity(("local",), "token", claims)
+
+
+@_FEWER
+@given(st.lists(_GRANTS, max_size=2), _GRANTS, st.sampled_from(["acme", "globex"]))
+def test_a_claim_is_worth_the_organization_that_it_names(
+    others: list[Grant], grant: Grant, organization: str
+) -> None:
+    """C7: by a claim a caller may do what a grant for that one organization lets it do."""
+    open_ = replace(grant, organizations=None, organization_claim="org")
+    me = _token(Claim("org", organization))
+    claimed = GrantedRights(me, [*others, open_])
+    written = GrantedRights(me, [*others, replace(grant, organizations=_patterns(organization))])
+    assert list(_allowed(claimed)) == list(_allowed(written))
+    assert claimed.digest == written.digest
+    assert claimed.coverage(None) == written.coverage(None)
+    assert claimed.organizations("GetStatus") == written.organizations("GetStatus")
+
+
+@_FEWER
+@given(
+    st.lists(_GRANTS, max_size=2),
+    _GRANTS,
+    st.sampled_from([(), (Claim("org", "", "is a list"),), (Claim("tenant", "acme"),)]),
+)
+def test_a_claim_that_names_none_is_worth_nothing(
+    others: list[Grant], grant: Grant, claims: tuple[Claim, ...]
+) -> None:
+    """C7: without one valid organization in its token, the caller has its other grants alone."""
+    by_claim = replace(grant, organization_claim="org")
+    without = GrantedRights(_token(*claims), others)
+    assert list(_allowed(GrantedRights(_token(*claims), [*others, by_claim]))) == list(
+        _allowed(without)
+    )
+
+
+def test_organizations_narrow_what_a_claim_may_name() -> None:
+    """A grant with both holds for who names one of them, and for that one alone."""
+    grant = replace(_grant("auditor", organizations=["a*", "b"]), organization_claim="org")
+    rights = GrantedRights(_token(Claim("org", "acme")), [grant])
+    assert rights.organizations("GetStatus") == ("acme",)
+    assert rights.sees("c", "acme")
+    assert not rights.sees("c", "alpha")
+    other = GrantedRights(_token(Claim("org", "globex")), [grant])
+    assert other.coverage(None) == ()
+    with pytest.raises(NotAllowedError, match="claim org names an organization for which it does"):
+        other.check("GetStatus")
+
+
+@pytest.mark.parametrize(
+    ("claims", "why"),
+    [
+        ((), "the caller has no token with the claim org"),
+        ((Claim("org", "", "is a list, and not a string"),), "the claim org is a list, and not a"),
+    ],
+)
+def test_why_a_claim_does_not_do_is_told_where_it_matters(
+    claims: tuple[Claim, ...], why: str
+) -> None:
+    """Who lacks a role that the grant has hears why it does not hold; nobody else does."""
+    by_claim = replace(_grant("operator", "auditor"), organization_claim="org")
+    rights = GrantedRights(_token(*claims), [by_claim, _grant("crypto")])
+    for method in ("Enable", "ListEvents", "GetStatus"):
+        with pytest.raises(NotAllowedError, match=why):
+            rights.check(method)
+    with pytest.raises(NotAllowedError) as told:
+        rights.check("DeleteCluster")
+    assert "claim" not in told.value.message
+    rights.check("Wrap")
+
+
+def test_what_belongs_to_a_caller_goes_with_the_organization_in_its_token() -> None:
+    """C7: who administers two customers has nothing of one while its token names the other."""
+    by_claim = replace(_grant("operator"), organization_claim="org")
+    owners = {
+        GrantedRights(_token(*claims), [by_claim, _grant("crypto")]).owner
+        for claims in ((), (Claim("org", "acme"),), (Claim("org", "globex"),))
+    }
+    assert owners == {"local", "organization:acme local", "organization:globex local"}
+    assert GrantedRights(_token(Claim("org", "acme")), [_grant("crypto")]).owner == "local"

@@ -46,6 +46,10 @@ class Policies:
     def rights(self, identity: Identity) -> Rights:
         return self._force.rights(identity)
 
+    @property
+    def claims(self) -> frozenset[str]:
+        return self._force.claims
+
     def believes(self, identity: Identity) -> bool:
         return self._force.policy.believes(identity)
 

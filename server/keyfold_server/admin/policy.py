@@ -45,6 +45,15 @@ _As = Annotated[
         help="The caller, in the policy's form. Repeat for further names of one certificate.",
     ),
 ]
+_Claim = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--claim",
+        metavar="NAME=VALUE",
+        help="A claim of the caller's token, for grants with organization_claim. Repeat for more.",
+        show_default=False,
+    ),
+]
 _File = Annotated[
     Path | None,
     typer.Option("--file", envvar="KEYFOLD_POLICY", help="The policy file.", show_default=False),
@@ -68,6 +77,7 @@ def check(  # noqa: PLR0913, PLR0917  options, one argument each
     caller: _As,
     rpc: Annotated[str, typer.Option("--rpc", metavar="METHOD", help="The method, such as Wrap.")],
     file: _File = None,
+    claim: _Claim = None,
     cluster: Annotated[
         str | None, typer.Option(help="The cluster.", show_default="no cluster")
     ] = None,
@@ -125,8 +135,8 @@ def check(  # noqa: PLR0913, PLR0917  options, one argument each
             _key(key_type, key_uri, principal, _pairs("--key-option", key_option)),
         )
         loaded = _loaded(file)
+        identity = _identity(caller, claim)
     _complete(asked)
-    identity = Identity(tuple(caller), "none")
     own = loaded.granted(identity)
     refusal = _refusal(loaded.rights(identity), asked)
     if refusal is None:
@@ -140,21 +150,27 @@ def check(  # noqa: PLR0913, PLR0917  options, one argument each
     if not own:
         typer.echo(f"no grant names {', '.join(identity.names)}")
     for grant in own:
-        typer.echo(f"{grant.where}: not enough: {_inline(grant)}")
+        why = grant.lapse(identity)
+        what = f"does not hold, because {why}" if why else "not enough"
+        typer.echo(f"{grant.where}: {what}: {_inline(grant)}")
     raise typer.Exit(EXIT_REFUSED)
 
 
 @policy.command()
-def explain(caller: _As, file: _File = None) -> None:
+def explain(caller: _As, file: _File = None, claim: _Claim = None) -> None:
     """List what a caller may do, grant by grant, with the lines of the file."""
     with reported():
         loaded = _loaded(file)
-    identity = Identity(tuple(caller), "none")
+        identity = _identity(caller, claim)
     own = loaded.granted(identity)
     for grant in own:
         typer.echo(grant.where)
         for name, value in _described(grant):
             typer.echo(f"  {name:<13} {value}")
+        if identity.claims and grant.organization_claim:
+            why = grant.lapse(identity)
+            held = f"no: {why}" if why else f"for {grant.held(identity).organizations}"
+            typer.echo(f"  {'holds':<13} {held}")
     if loaded.believes(identity):
         typer.echo("Keyfold believes it about whom it calls for")
     if not own:
@@ -168,6 +184,14 @@ def _loaded(file: Path | None) -> Policy:
     if file is None:
         raise fail("no policy file; give --file, or set KEYFOLD_POLICY")
     return watcher.read(file)
+
+
+def _identity(names: Iterable[str], claims: Iterable[str] | None) -> Identity:
+    """Returns the caller whom a question is about, with what its token says."""
+    from keyfold_server.access.tokens.verifier import claim_of
+
+    told: dict[str, object] = dict(_pairs("--claim", claims))
+    return Identity(tuple(names), "none", tuple(claim_of(told, name) for name in sorted(told)))
 
 
 def _pairs(option: str, given: Iterable[str] | None) -> dict[str, str]:
@@ -290,11 +314,18 @@ def _described(grant: Grant) -> list[tuple[str, str]]:
         ("roles", ", ".join(sorted(role.value for role in grant.roles))),
         ("methods", ", ".join(methods)),
         ("clusters", str(grant.clusters or "any")),
-        ("organizations", str(grant.organizations or "any, and clusters of none")),
+        ("organizations", _organizations(grant)),
         ("regions", str(grant.regions or "any")),
         ("context", _context(grant.context) if grant.context else "any"),
         ("keys", "; ".join(map(str, grant.keys)) or "none may be named"),
     ]
+
+
+def _organizations(grant: Grant) -> str:
+    if grant.organization_claim is None:
+        return str(grant.organizations or "any, and clusters of none")
+    told = f"the one in the claim {grant.organization_claim} of the caller's token"
+    return f"{told}, if it is one of {grant.organizations}" if grant.organizations else told
 
 
 def _inline(grant: Grant) -> str:

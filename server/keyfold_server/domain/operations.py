@@ -24,7 +24,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy
 from keyfold_server.domain.log import AuditEvent
-from keyfold_server.domain.rights import Identity
+from keyfold_server.domain.rights import Claim, Identity
 
 LISTED: Final = 1_000
 """Most failures that an operation lists. It counts all of them."""
@@ -158,17 +158,19 @@ class Starter:
 
     def encoded(self) -> str:
         """Returns the starter as JSON with sorted keys."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        told = asdict(self)
+        if not self.identity.claims:
+            del told["identity"]["claims"]
+        return json.dumps(told, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def decoded(cls, text: str) -> Starter:
         """Returns the starter that `encoded` wrote."""
         told: dict[str, Any] = json.loads(text)
-        named: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in told.pop("identity").items()
-        }
-        return cls(Identity(**named), **told)
+        named: dict[str, Any] = told.pop("identity")
+        claims = tuple(Claim(*claim) for claim in named.get("claims", ()))
+        identity = Identity(tuple(named["names"]), named["proof"], claims)
+        return cls(identity, **told)
 
 
 class OperationKey(NamedTuple):

@@ -10,9 +10,23 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from keyfold_server.domain.keyspec import RootKey
+
+
+class Claim(NamedTuple):
+    """What a caller's token says about its organization, in one claim.
+
+    Attributes:
+        name: The claim's name.
+        organization: The organization's name; empty: the claim names none.
+        fault: Why it names none, to follow "the claim"; empty: it names one.
+    """
+
+    name: str
+    organization: str
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +38,22 @@ class Identity:
             `socket:PATH` or `local`. A certificate may prove several. Logs and the audit trail
             show the first.
         proof: `certificate`, `token`, `socket` or `loopback`.
+        claims: Those claims of its token by which grants of the policy go; empty: it has no token,
+            or no grant goes by claims.
     """
 
     names: tuple[str, ...]
     proof: str
+    claims: tuple[Claim, ...] = ()
 
     @property
     def name(self) -> str:
         """The name that logs and the audit trail show. Request ids belong to it."""
         return self.names[0]
+
+    def claim(self, name: str) -> Claim | None:
+        """Returns what its token says in a claim; None: nobody has read that claim."""
+        return next((claim for claim in self.claims if claim.name == name), None)
 
 
 class NeedsKeysError(Exception):
@@ -103,6 +124,16 @@ class Rights(Protocol):
     @property
     def identity(self) -> Identity:
         """The caller's identity."""
+        ...
+
+    @property
+    def owner(self) -> str:
+        """The name under which cursors and operations belong to the caller.
+
+        It is the caller's own name and, where grants of the caller go by a claim of its token, the
+        organization in it. So who administers two customers has nothing of one with the other's
+        token.
+        """
         ...
 
     @property
@@ -289,3 +320,8 @@ class Caller:
     def name(self) -> str:
         """The caller's name."""
         return self.rights.identity.name
+
+    @property
+    def owner(self) -> str:
+        """The name under which cursors and operations belong to the caller."""
+        return self.rights.owner

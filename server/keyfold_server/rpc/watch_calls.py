@@ -56,19 +56,33 @@ class WatchMethod:
                     "the token of the last message, and read on"
                 ) from None
 
-        await self._replica.watches.watch(request, caller, _Who(self._callers, call, caller), send)
+        who = _Who(self._callers, call, caller, self._callers.claims)
+        await self._replica.watches.watch(request, caller, who, send)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Who:
-    """The caller of a stream; see `service.watch.watch.Who`."""
+    """The caller of a stream; see `service.watch.watch.Who`.
+
+    Attributes:
+        callers: What identifies callers.
+        call: The call that the stream answers.
+        caller: Its caller, as it was identified last.
+        claims: The claims that were read from the caller's token then.
+    """
 
     callers: Callers
     call: Call
     caller: Caller
+    claims: frozenset[str]
 
     def rights(self) -> Rights:
+        claims = self.callers.claims
+        if claims != self.claims:
+            # Grants go by other claims now, and the token may have them.
+            self.caller, self.claims = self.callers.at_once(self.call, final=True), claims
         return self.callers.rights(self.caller.rights.identity)
 
     async def again(self) -> Caller:
-        return await self.callers.caller(self.call)
+        self.caller = await self.callers.caller(self.call)
+        return self.caller

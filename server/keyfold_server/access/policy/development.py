@@ -42,6 +42,11 @@ class Development:
         """Returns a caller's rights: everything for a local caller, nothing for any other."""
         return self._force.rights(identity)
 
+    @property
+    def claims(self) -> frozenset[str]:
+        """The claims of tokens by which grants go: none."""
+        return self._force.claims
+
     def believes(self, identity: Identity) -> bool:
         """Says False: without a policy Keyfold believes nobody about whom it calls for."""
         return self._force.policy.believes(identity)

@@ -34,6 +34,10 @@ _LOCAL: Final = "LOCAL"
 _CALLER: Final = re.compile(r"\*|local|spiffe://.+|(?:uri|dns|socket):.+|jwt:.+#.+")
 _NAME: Final = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._*-]{0,127}")
 _TYPE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_HAS_TOKEN: Final = re.compile(r"\*|jwt:.+")
+
+_MAX_CLAIM: Final = 256
+"""Characters of a claim's name, which may be a url."""
 
 # Matches strings and comments only to step over them: text in one is not a header.
 _TOKEN: Final = re.compile(
@@ -183,7 +187,16 @@ def _header_lines(text: str) -> list[int]:
 
 
 def _grant(table: _Table) -> Grant:
-    table.only("callers", "roles", "clusters", "organizations", "regions", "context", "keys")
+    table.only(
+        "callers",
+        "roles",
+        "clusters",
+        "organizations",
+        "organization_claim",
+        "regions",
+        "context",
+        "keys",
+    )
     table.need("callers", list, '["spiffe://td/ns/*/sa/app"]')
     table.need("roles", list, '["crypto"]')
     callers = table.patterns("callers", _CALLER, caller_pattern, '["dns:app.internal", "local"]')
@@ -211,7 +224,30 @@ def _grant(table: _Table) -> Grant:
         _unless_all(table.patterns("regions", _NAME, Pattern, '["eu-*"]')),
         MappingProxyType(context) if context else None,
         keys,
+        _organization_claim(table, roles),
     )
+
+
+def _organization_claim(table: _Table, roles: set[Role]) -> str | None:
+    claim = table.get("organization_claim", str, '"org"')
+    if claim is None:
+        return None
+    if len(claim) > _MAX_CLAIM or not claim.isprintable():
+        raise table.fault("organization_claim", f"must be 1 to {_MAX_CLAIM} printable characters")
+    for path, text in table.texts("callers", '["jwt:https://idp.example.org#*"]'):
+        if _HAS_TOKEN.fullmatch(text) is None:
+            raise table.fault(
+                path,
+                f"{text!r} has no token, and so no claim {claim}; write callers with a token, such "
+                "as jwt:ISSUER#*, or leave organization_claim out",
+            )
+    if Role.ADMIN in roles:
+        raise table.fault(
+            "roles",
+            "admin sets the limits of an organization, and its own administrator must not lift "
+            "them; with organization_claim write the other roles, such as operator and auditor",
+        )
+    return claim
 
 
 def _unless_all(patterns: Patterns | None) -> Patterns | None:

@@ -7,13 +7,14 @@ grant knows no other grant; `rights` says what several grants allow together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
 from keyfold_server.domain.errors import NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.patterns import Pattern, Patterns
+from keyfold_server.domain.rights import Identity
 
 
 class Role(Enum):
@@ -232,6 +233,8 @@ class Grant:
         regions: The regions that the grant covers.
         context: Entries that a data key's context must contain; empty or None allows any context.
         keys: The root keys that an operator may name; empty allows none.
+        organization_claim: The claim of the caller's token that names the one organization which
+            the grant covers for this caller; None: the grant is the same for each of its callers.
     """
 
     where: str
@@ -242,6 +245,28 @@ class Grant:
     regions: Patterns | None = None
     context: Mapping[str, str] | None = None
     keys: tuple[KeyGrant, ...] = ()
+    organization_claim: str | None = None
+
+    def lapse(self, identity: Identity) -> str:
+        """Returns why the grant does not hold for a caller that it names; empty: it holds."""
+        if self.organization_claim is None:
+            return ""
+        claim = identity.claim(self.organization_claim)
+        if claim is None:
+            return f"the caller has no token with the claim {self.organization_claim}"
+        if claim.fault:
+            return f"the claim {claim.name} {claim.fault}"
+        if self.organizations is not None and not self.organizations.match(claim.organization):
+            return f"the claim {claim.name} names an organization for which it does not hold"
+        return ""
+
+    def held(self, identity: Identity) -> Grant:
+        """Returns the grant as it holds for a caller: for the organization in its token alone."""
+        claim = identity.claim(self.organization_claim) if self.organization_claim else None
+        if claim is None:
+            return self
+        # A valid name has no `*`, so the pattern matches that name alone.
+        return replace(self, organizations=Patterns((Pattern(claim.organization),)))
 
     def covers_name(self, cluster: str) -> bool:
         """Says whether the grant covers a cluster of this name, for some organization."""

@@ -69,12 +69,14 @@ def _texts(patterns: Patterns | None) -> tuple[str, ...] | None:
 class GrantedRights:
     """What the grants of one policy let one caller do; see `domain.rights.Rights`."""
 
-    __slots__ = ("_callable", "_digest", "_grants", "_identity", "_unwrap", "_wrap")
+    __slots__ = ("_callable", "_digest", "_grants", "_identity", "_lapsed", "_unwrap", "_wrap")
 
     def __init__(self, identity: Identity, grants: Iterable[Grant]) -> None:
-        """Takes the caller, and the grants that name it."""
+        """Takes the caller, and the grants that name it, whether they hold for it or not."""
         self._identity = identity
-        self._grants = tuple(grants)
+        told = [(grant, grant.lapse(identity)) for grant in grants]
+        self._grants = tuple(grant.held(identity) for grant, why in told if not why)
+        self._lapsed = tuple((grant.roles, why) for grant, why in told if why)
         self._callable: set[str] = set()
         self._digest = b""
         self._wrap: dict[tuple[str, str | None, str], Use] = {}
@@ -84,6 +86,16 @@ class GrantedRights:
     def identity(self) -> Identity:
         """The caller's identity."""
         return self._identity
+
+    @property
+    def owner(self) -> str:
+        """The name under which cursors and operations belong to the caller."""
+        organizations = sorted(
+            {str(grant.organizations) for grant in self._grants if grant.organization_claim}
+        )
+        # No caller's name begins like that, and no organization's name has a space.
+        prefix = "".join(f"organization:{name} " for name in organizations)
+        return prefix + self._identity.name
 
     @property
     def digest(self) -> bytes:
@@ -343,11 +355,21 @@ class GrantedRights:
             otherwise = f"; {wanted.otherwise}" if wanted.otherwise else ""
             raise NotAllowedError(
                 f"{self._identity.name} may not call {rpc.partition(':')[0]}{place}: ask for a "
-                f"grant of the role {roles}{otherwise}",
+                f"grant of the role {roles}{otherwise}{self._why_lapsed(lacking)}",
                 cluster=cluster,
                 region=region,
             )
         return acting
+
+    def _why_lapsed(self, lacking: Collection[Role]) -> str:
+        """Returns why grants of missing roles do not hold for the caller, for a message."""
+        reasons = dict.fromkeys(why for roles, why in self._lapsed if not roles.isdisjoint(lacking))
+        if not reasons:
+            return ""
+        return (
+            f"; a grant that names this caller does not hold, because {', and '.join(reasons)}: "
+            "have the issuer of its tokens write the name of one organization there"
+        )
 
     def _check_regions(
         self, rpc: str, cluster: str, regions: Iterable[str], acting: list[Grant]
@@ -383,8 +405,13 @@ class Policy:
     grants: tuple[Grant, ...]
     on_behalf_of: Patterns = NOBODY
 
+    @property
+    def claims(self) -> frozenset[str]:
+        """The claims by which grants go."""
+        return frozenset(g.organization_claim for g in self.grants if g.organization_claim)
+
     def granted(self, identity: Identity) -> tuple[Grant, ...]:
-        """Returns the grants that name the caller, by any of its names."""
+        """Returns the grants that name the caller, by any of its names, as they are written."""
         return tuple(g for g in self.grants if _named(identity, g.callers.match))
 
     def rights(self, identity: Identity) -> GrantedRights:
@@ -401,11 +428,17 @@ def _named(identity: Identity, match: Callable[[str], bool]) -> bool:
 
 
 class CachedPolicy:
-    """A policy that remembers the rights of recent callers."""
+    """A policy that remembers the rights of recent callers.
+
+    Attributes:
+        policy: The policy.
+        claims: The claims of tokens by which its grants go.
+    """
 
     def __init__(self, policy: Policy) -> None:
         """Begins with no rights in memory."""
         self.policy = policy
+        self.claims = policy.claims
         self._rights: dict[Identity, GrantedRights] = {}
 
     def rights(self, identity: Identity) -> GrantedRights:

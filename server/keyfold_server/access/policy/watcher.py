@@ -90,6 +90,11 @@ class PolicyWatcher:
         """Returns a caller's rights now. Call it for each RPC, because a reload changes them."""
         return self._force.rights(identity)
 
+    @property
+    def claims(self) -> frozenset[str]:
+        """The claims of tokens by which grants go, under the policy that is in force."""
+        return self._force.claims
+
     def believes(self, identity: Identity) -> bool:
         """Says whether Keyfold believes the name that the caller says it calls for."""
         return self._force.policy.believes(identity)

@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,10 +25,12 @@ from keyfold_server.access.tokens.key_set import ALGORITHMS, KeySet
 from keyfold_server.access.tokens.key_source import KeySource
 from keyfold_server.domain.errors import (
     CallerCredentialError,
+    InvalidNameError,
     IssuerUnreachableError,
     SetupError,
 )
-from keyfold_server.domain.rights import Identity, NeedsKeysError
+from keyfold_server.domain.keyspec import check_name
+from keyfold_server.domain.rights import Claim, Identity, NeedsKeysError
 
 PROOF: Final = "token"
 """The `proof` of an identity that comes from a token."""
@@ -55,6 +58,17 @@ _FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 # An issuer marks its tokens for other purposes (logout, DPoP proofs, security events) by other
 # types.
 _TYPES: Final = {"jwt", "at+jwt", "application/at+jwt", "application/jwt"}
+
+
+_WORDS: Final = {
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+"""What a claim is that is not a string."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +122,17 @@ class TokenVerifier:
         self._jws = PyJWS(ALGORITHMS)
         self._verified: LruCache[bytes, _Verified] = LruCache(most_remembered)
         self._verified_with: KeySet | None = None
+        self._claims: frozenset[str] = frozenset()
 
-    def verify(self, token: str, now: float, *, final: bool = False) -> Identity:
+    def verify(
+        self, token: str, now: float, claims: frozenset[str] = frozenset(), *, final: bool = False
+    ) -> Identity:
         """Returns the identity that a token proves.
 
         Args:
             token: The token as the caller sent it, without the scheme.
             now: Seconds of Unix time.
+            claims: The claims to read, which may name the caller's organization.
             final: True if the keys have just been refreshed for this token, so that an unknown key
                 id is final.
 
@@ -124,10 +142,11 @@ class TokenVerifier:
             IssuerUnreachableError: Keyfold has no keys of the issuer.
         """
         keys = self._source.current()
-        if keys is not self._verified_with:
-            # Forget what was verified with the old keys: one of them may have been withdrawn.
+        if keys is not self._verified_with or claims != self._claims:
+            # Forget what was verified with the old keys: one of them may have been withdrawn. And
+            # forget what was read if other claims count now.
             self._verified.clear()
-            self._verified_with = keys
+            self._verified_with, self._claims = keys, claims
         if len(token) > MAX_SIZE:
             raise CallerCredentialError(f"the token is longer than {MAX_SIZE:,} characters")
         # Every call comes here, and BLAKE2 takes a fraction of the time of OpenSSL's SHA-256.
@@ -201,7 +220,8 @@ class TokenVerifier:
         # A token is valid from the later of its two times on.
         begins = max(_time(claims, "nbf"), _time(claims, "iat"))
         name = f"jwt:{self._issuer}#{subject}"
-        return _Verified(Identity((name,), PROOF), begins, _time(claims, "exp"))
+        said = tuple(claim_of(claims, each) for each in sorted(self._claims))
+        return _Verified(Identity((name,), PROOF, said), begins, _time(claims, "exp"))
 
     def _check_time(self, verified: _Verified, now: float) -> None:
         if now >= verified.ends + self._skew:
@@ -249,6 +269,23 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         raise ValueError
     return made
+
+
+def claim_of(claims: Mapping[str, object], name: str) -> Claim:
+    """Returns which organization a claim names, or why it names none.
+
+    Only a string names one. Who is in several organizations has to say which one is meant, and the
+    first of a list would be a guess.
+    """
+    if name not in claims:
+        return Claim(name, "", "is not in its token")
+    value = claims[name]
+    if not isinstance(value, str):
+        return Claim(name, "", f"is {_WORDS.get(type(value), 'something else')}, and not a string")
+    try:
+        return Claim(name, check_name(value, "claim"))
+    except InvalidNameError:
+        return Claim(name, "", "is not a valid name" if value else "is empty")
 
 
 def _time(claims: dict[str, Any], name: str) -> float:

@@ -48,12 +48,15 @@ class Certificates(Protocol):
 class Tokens(Protocol):
     """Identifies a caller by a token."""
 
-    def verify(self, token: str, now: float, *, final: bool = False) -> Identity:
+    def verify(
+        self, token: str, now: float, claims: frozenset[str], *, final: bool = False
+    ) -> Identity:
         """Returns whom a token names.
 
         Args:
             token: The token, without its scheme.
             now: Seconds of Unix time.
+            claims: The claims to read, which may name the caller's organization.
             final: True if the issuer's keys have just been fetched for this token.
 
         Raises:
@@ -70,6 +73,11 @@ class Tokens(Protocol):
 
 class Policies(Protocol):
     """Says what a caller may do."""
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """The claims of tokens by which grants of the current policy go."""
+        ...
 
     def rights(self, identity: Identity) -> Rights:
         """Returns a caller's rights under the current policy."""
@@ -126,6 +134,11 @@ class Callers:
         self._tokens = tokens
         self._waiting = Room(_WAITING, "calls whose keys the issuer has not told yet")
 
+    @property
+    def claims(self) -> frozenset[str]:
+        """The claims of tokens by which grants of the current policy go."""
+        return self._policies.claims
+
     def rights(self, identity: Identity) -> Rights:
         """Returns the rights of a caller under the policy that is in force now."""
         return self._policies.rights(identity)
@@ -135,17 +148,17 @@ class Callers:
 
         Raises:
             OverloadedError: Too many calls wait for keys of the token's issuer.
-            KeyfoldError: As `_at_once` raises.
+            KeyfoldError: As `at_once` raises.
         """
         try:
-            return self._at_once(call)
+            return self.at_once(call)
         except NeedsKeysError:
             if self._tokens is not None:
                 with self._waiting.place():
                     await self._tokens.refresh()
-            return self._at_once(call, final=True)
+            return self.at_once(call, final=True)
 
-    def _at_once(self, call: Call, *, final: bool = False) -> Caller:
+    def at_once(self, call: Call, *, final: bool = False) -> Caller:
         """Returns the caller of a call, without an await.
 
         Args:
@@ -188,7 +201,8 @@ class Callers:
                 "the call brings a token, and this server accepts no tokens; call without one, or "
                 "set KEYFOLD_JWT_ISSUER on the server"
             )
-        return self._tokens.verify(bearer(headers), self._clock.wall(), final=final)
+        now, claims = self._clock.wall(), self._policies.claims
+        return self._tokens.verify(bearer(headers), now, claims, final=final)
 
     def _believed(self, identity: Identity, named: str | bytes) -> str:
         """Returns whom the caller says it calls for, if Keyfold believes it; gives no rights."""

@@ -145,7 +145,7 @@ class Operations:
         caller.rights.check(work.kind.rpc)
         if dry_run:
             return StartResult(None, await self._census(work, caller.rights, deadline))
-        key = OperationKey(owner_of(caller.name), check_name(name, "operation"))
+        key = OperationKey(owner_of(caller.owner), check_name(name, "operation"))
         store = self._storage.store
         known = await self._storage.run(store.operation, key)
         if known is None:
@@ -313,7 +313,7 @@ def check(work: Work) -> None:
 
 
 def _sees(rights: Rights, operation: Operation, rpc: str) -> bool:
-    own = operation.key.owner == owner_of(rights.identity.name)
+    own = operation.key.owner == owner_of(rights.owner)
     return own or rights.covers(rpc, None, operation.work.organization)
 
 
@@ -325,7 +325,7 @@ def _key_of(caller: Caller, name: str) -> OperationKey:
         check_name(owner or short, "name")
     except InvalidNameError:
         raise no_operation(f"{name[:160]!a}") from None
-    return OperationKey(owner or owner_of(caller.name), short)
+    return OperationKey(owner or owner_of(caller.owner), short)
 
 
 def _token(after: OperationKey) -> str:

@@ -24,6 +24,11 @@ class _AutoRotateRights:
         """The caller's name; nobody called, so there is nothing to prove it with."""
         return Identity((CALLER,), "")
 
+    @property
+    def owner(self) -> str:
+        """The caller's name."""
+        return CALLER
+
     def use(self, cluster: str, organization: str | None, region: str, purpose: Purpose) -> Use:
         """Denies every use of a KEK."""
         del cluster, organization, region, purpose

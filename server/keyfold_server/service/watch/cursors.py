@@ -62,7 +62,7 @@ class CursorReaders:
             begin: Where a new cursor begins.
             end: Ends the stream once it has lost the cursor.
         """
-        key = CursorKey(caller.name, name)
+        key = CursorKey(caller.owner, name)
         session = secrets.token_bytes(_SESSION)
         event = _event(caller, "make", key)
         store = self._storage.store
@@ -115,7 +115,7 @@ class CursorReaders:
             fence = bytes.fromhex(session)
         except ValueError:
             raise taken(name) from None
-        store, key = self._storage.store, CursorKey(caller.name, name)
+        store, key = self._storage.store, CursorKey(caller.owner, name)
         return await self._storage.decide(
             store.advance_cursor, key, fence, place.scope, place.events
         )
@@ -126,7 +126,7 @@ class CursorReaders:
         found = await self._storage.run(self._storage.store.cursors)
         if caller.rights.covers("ListCursors", None, None):
             return list(found)
-        return [report for report in found if report.cursor.key.owner == caller.name]
+        return [report for report in found if report.cursor.key.owner == caller.owner]
 
     async def delete(self, caller: Caller, name: str, owner: str) -> None:
         """Deletes a cursor of the caller or, for an operator of everything, of another caller.
@@ -136,8 +136,8 @@ class CursorReaders:
         """
         check_name(name, "cursor")
         caller.rights.check("DeleteCursor")
-        key = CursorKey(owner or caller.name, name)
-        if key.owner != caller.name and not caller.rights.covers("Revoke", None, None):
+        key = CursorKey(owner or caller.owner, name)
+        if key.owner != caller.owner and not caller.rights.covers("Revoke", None, None):
             raise CursorNotFoundError(
                 f"there is no cursor {name} of that caller, or this caller may not delete it"
             )
