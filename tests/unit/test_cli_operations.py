@@ -103,6 +103,26 @@ def test_a_terminal_gets_a_bar(server: Served, cli: Cli) -> None:
     assert "2 of 2 regions" in seen
 
 
+def test_a_revoke_is_followed_as_an_operation(cli: Cli, server: Served) -> None:
+    """The name that Revoke gives tells later which replicas have confirmed (R4)."""
+    server.keyfold.add_silent_replica("host-2", stops_within=3)
+    ran = cli("revoke", "prod", "--yes")
+    assert ran.code == 0
+    name = ran.out.decode().rpartition("to follow it: keyfold operations wait ")[2].strip()
+    ran = cli("operations", "get", name)
+    assert b"revoke of prod RUNNING, confirmed by 1 of 2 replicas" in ran.out
+    assert b"host-2 has not confirmed yet" in ran.out
+    assert cli("operations", "wait", name, "--timeout", "1s").code == 9
+    server.clock.advance(4)
+    ran = cli("operations", "wait", name)
+    assert ran.code == 0
+    assert b"revoke of prod DONE, confirmed by 1 of 1 replicas" in ran.out
+    again = cli("revoke", "prod", "--yes")
+    assert b"to follow it" not in again.out
+    assert cli("operations", "cancel", name).code == 2
+    assert cli("operations", "get", "operations/decision/9999").code == 3
+
+
 @pytest.mark.parametrize(
     ("words", "scope", "action"),
     [

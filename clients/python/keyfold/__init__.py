@@ -153,6 +153,7 @@ from keyfold.models.events import Anchor, AnchorCheck, AnchorOutcome, Event, Eve
 from keyfold.models.key_test import KeyTest, KeyTestStep, ReplicaTest
 from keyfold.models.key_usage import KeySelector, KeyUsage, KeyUse
 from keyfold.models.operations import (
+    DecisionConfirmations,
     Operation,
     OperationAction,
     OperationCensus,
@@ -261,6 +262,7 @@ __all__ = [
     "CursorTakenError",
     "DataKey",
     "DeadlineError",
+    "DecisionConfirmations",
     "DefaultKey",
     "Deleted",
     "Destination",

@@ -56,6 +56,7 @@ from keyfold_server.service.observed.usage import FLUSH as COUNTS_FLUSH
 from keyfold_server.service.observed.usage import UsageRecorder
 from keyfold_server.service.observed.uses import FLUSH, UseRecorder
 from keyfold_server.service.operations.census import Counting
+from keyfold_server.service.operations.decisions import Decisions
 from keyfold_server.service.operations.items import Items
 from keyfold_server.service.operations.operations import Operations
 from keyfold_server.service.operations.run import Run
@@ -122,6 +123,7 @@ class Replica:
         access_policies: Answers GetAccessPolicy.
         rechecks: Carries out Recheck.
         operations: Answers the calls about operations.
+        decisions: Answers those about decisions that replicas confirm.
         reports: Makes the cluster reports in answers.
         status: Answers GetStatus.
         listing: Answers ListClusters.
@@ -376,6 +378,9 @@ class Replica:
                 self._runner.hasten()
 
         self.operations = Operations(self._storage, items, self._counting, self.clock, hasten)
+        self.decisions = Decisions(
+            self._storage, self._confirmations, self.changes.has_applied, self.operations.left
+        )
 
     def _counting(self, work: Work) -> Counting:
         return Counting(work, self._kms, self.bounds.kms_rates)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from google.longrunning import operations_proto_pb2 as longrunning
 
 from keyfold.models.specs import KeySpec, RegionPolicy
-from keyfold.models.status import enum_name, time_of
+from keyfold.models.status import PendingReplica, enum_name, time_of
 from keyfold.v1 import key_management_service_pb2 as api
 from keyfold.v1 import operations_pb2 as ops
 
@@ -150,12 +150,43 @@ class OperationFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class DecisionConfirmations:
+    """Which replicas have confirmed a decision about a cluster, such as its revocation.
+
+    Attributes:
+        action: What made the decision, such as `rpc:cluster:revoke`.
+        cluster: The cluster's name.
+        regions: The regions that it concerns and that the caller may see.
+        confirmed: The replicas that have dropped the keys from memory.
+        pending: The replicas that have not confirmed yet, and when each stops by itself.
+    """
+
+    action: str
+    cluster: str
+    regions: tuple[str, ...]
+    confirmed: tuple[str, ...]
+    pending: tuple[PendingReplica, ...]
+
+    @classmethod
+    def from_message(cls, message: ops.DecisionConfirmations) -> DecisionConfirmations:
+        """Reads the protobuf message."""
+        return cls(
+            message.action,
+            message.cluster,
+            tuple(message.regions),
+            tuple(message.confirmed),
+            tuple(map(PendingReplica.from_message, message.pending)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """An operation.
 
     Attributes:
         name: Its full name, which is the same for every caller.
-        action: What it does: `rotate`, `test`, `recheck` or `policy`.
+        action: What it does: `rotate`, `test`, `recheck` or `policy`; empty if it only shows which
+            replicas have confirmed a decision.
         state: Its state.
         total: The number of its regions; 0 until the server has counted them.
         done: The number of regions that it has carried out.
@@ -169,6 +200,9 @@ class Operation:
         update_time: The time at which it last came further.
         end_time: The time at which it ended; None if it has not.
         error: Why it ended before its end, such as because somebody cancelled it; empty if not.
+        confirmations: Which replicas have confirmed a decision, if `revoke` or `retire_generation`
+            returned the operation's name; None for any other. `total` and `done` then count
+            replicas.
     """
 
     name: str
@@ -186,6 +220,7 @@ class Operation:
     update_time: datetime | None
     end_time: datetime | None
     error: str = ""
+    confirmations: DecisionConfirmations | None = None
 
     @property
     def ended(self) -> bool:
@@ -207,6 +242,9 @@ class Operation:
     @classmethod
     def from_metadata(cls, name: str, told: ops.OperationMetadata, error: str = "") -> Operation:
         """Reads the metadata of an operation."""
+        confirmations = None
+        if told.HasField("confirmations"):
+            confirmations = DecisionConfirmations.from_message(told.confirmations)
         return cls(
             name=name,
             action=told.action.WhichOneof("action") or "",
@@ -223,6 +261,7 @@ class Operation:
             update_time=time_of(told.update_time),
             end_time=time_of(told.end_time),
             error=error,
+            confirmations=confirmations,
         )
 
 

@@ -159,6 +159,7 @@ class _Acknowledged(Change):
 
     confirmed: tuple[str, ...]
     pending: tuple[PendingReplica, ...]
+    operation: str
 
     @classmethod
     def from_message(cls, message: api.RevokeResponse | api.RetireGenerationResponse) -> Self:
@@ -169,6 +170,7 @@ class _Acknowledged(Change):
             message.superseded,
             tuple(message.confirmed),
             tuple(map(PendingReplica.from_message, message.pending)),
+            message.operation,
         )
 
 
@@ -179,6 +181,8 @@ class Revoked(_Acknowledged):
     Attributes:
         confirmed: The replicas that have dropped the keys from memory.
         pending: The replicas that have not confirmed this yet, and when each stops by itself.
+        operation: The name of the operation that shows which replicas have confirmed; see
+            `wait_operation`.
         banned: Whether the server banned the cluster's name, because the cluster's stored rows are
             not authentic, or are gone. The status then has nothing but the name, and the rows need
             attention.
@@ -200,6 +204,7 @@ class Retired(_Acknowledged):
     Attributes:
         confirmed: The replicas that have applied it.
         pending: The replicas that have not confirmed this yet, and when each stops by itself.
+        operation: The name of the operation that shows which replicas have confirmed.
     """
 
     __slots__ = ()

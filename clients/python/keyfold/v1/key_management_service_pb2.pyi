@@ -1377,6 +1377,7 @@ class RevokeResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     BANNED_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """True if a request with this request_id was carried out before. The status is that of now."""
     superseded: _builtins.bool
@@ -1386,6 +1387,10 @@ class RevokeResponse(_message.Message):
     such rows, so the server banned the cluster's name instead: no replica uses its keys, whatever
     its rows are. The status has nothing but the name. The rows need attention: find out who wrote
     to the store. The ban ends with `keyfold-server seal`, and Restore then takes regions back.
+    """
+    operation: _builtins.str
+    """The name of an operation that shows which replicas have confirmed. It has ended once all have,
+    or have stopped by themselves; GetOperation and WaitOperation take the name.
     """
     @_builtins.property
     def status(self) -> _resources_pb2.ClusterStatus:
@@ -1408,10 +1413,11 @@ class RevokeResponse(_message.Message):
         replayed: _builtins.bool = ...,
         superseded: _builtins.bool = ...,
         banned: _builtins.bool = ...,
+        operation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["banned", b"banned", "confirmed", b"confirmed", "pending", b"pending", "replayed", b"replayed", "status", b"status", "superseded", b"superseded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["banned", b"banned", "confirmed", b"confirmed", "operation", b"operation", "pending", b"pending", "replayed", b"replayed", "status", b"status", "superseded", b"superseded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1578,10 +1584,13 @@ class RetireGenerationResponse(_message.Message):
     PENDING_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """True if a request with this request_id was carried out before. The status is that of now."""
     superseded: _builtins.bool
     """True if a later request has changed what the first request with this request_id did."""
+    operation: _builtins.str
+    """The name of an operation that shows which replicas have confirmed; see `RevokeResponse`."""
     @_builtins.property
     def status(self) -> _resources_pb2.ClusterStatus:
         """The cluster's status now."""
@@ -1602,10 +1611,11 @@ class RetireGenerationResponse(_message.Message):
         pending: _abc.Iterable[_resources_pb2.PendingReplica] | None = ...,
         replayed: _builtins.bool = ...,
         superseded: _builtins.bool = ...,
+        operation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "pending", b"pending", "replayed", b"replayed", "status", b"status", "superseded", b"superseded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "operation", b"operation", "pending", b"pending", "replayed", b"replayed", "status", b"status", "superseded", b"superseded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

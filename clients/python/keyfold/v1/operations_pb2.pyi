@@ -440,6 +440,7 @@ class OperationMetadata(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
+    CONFIRMATIONS_FIELD_NUMBER: _builtins.int
     operation: _builtins.str
     """The name that the caller gave it."""
     state: Global___OperationState.ValueType
@@ -490,6 +491,13 @@ class OperationMetadata(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """The time at which it ended; unset: it has not."""
 
+    @_builtins.property
+    def confirmations(self) -> Global___DecisionConfirmations:
+        """Which replicas have confirmed a decision, if the operation is one whose name Revoke or
+        RetireGeneration returned. It then has neither action nor scope: `total` and `done` count
+        replicas, and nothing cancels or deletes it.
+        """
+
     def __init__(
         self,
         *,
@@ -510,14 +518,63 @@ class OperationMetadata(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         replica: _builtins.str = ...,
+        confirmations: Global___DecisionConfirmations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "census", b"census", "create_time", b"create_time", "end_time", b"end_time", "scope", b"scope", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "census", b"census", "confirmations", b"confirmations", "create_time", b"create_time", "end_time", b"end_time", "scope", b"scope", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "caller", b"caller", "census", b"census", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "failed", b"failed", "failures", b"failures", "max_concurrency", b"max_concurrency", "operation", b"operation", "reason", b"reason", "replica", b"replica", "scope", b"scope", "skipped", b"skipped", "state", b"state", "total", b"total", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "caller", b"caller", "census", b"census", "confirmations", b"confirmations", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "failed", b"failed", "failures", b"failures", "max_concurrency", b"max_concurrency", "operation", b"operation", "reason", b"reason", "replica", b"replica", "scope", b"scope", "skipped", b"skipped", "state", b"state", "total", b"total", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OperationMetadata: _TypeAlias = OperationMetadata  # noqa: Y015
+
+@_typing.final
+class DecisionConfirmations(_message.Message):
+    """Which replicas have confirmed a decision about a cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    """What made the decision, as ListEvents has it, such as `rpc:cluster:revoke`."""
+    cluster: _builtins.str
+    """The cluster's name."""
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The regions that the decision concerns and that the caller may see; empty after the ban of a
+        cluster's name.
+        """
+
+    @_builtins.property
+    def confirmed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The replicas that have dropped the keys from memory."""
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.PendingReplica]:
+        """The replicas that have not confirmed yet, and when each of them stops by itself. A replica that
+        has stopped is no longer among them.
+        """
+
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        cluster: _builtins.str = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        confirmed: _abc.Iterable[_builtins.str] | None = ...,
+        pending: _abc.Iterable[_resources_pb2.PendingReplica] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "cluster", b"cluster", "confirmed", b"confirmed", "pending", b"pending", "regions", b"regions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecisionConfirmations: _TypeAlias = DecisionConfirmations  # noqa: Y015
 
 @_typing.final
 class OperationResult(_message.Message):
@@ -529,7 +586,7 @@ class OperationResult(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     done: _builtins.int
-    """How many regions it carried out."""
+    """How many regions it carried out, or replicas confirmed."""
     failed: _builtins.int
     """How many regions it failed on."""
     skipped: _builtins.int

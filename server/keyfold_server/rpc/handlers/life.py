@@ -18,6 +18,7 @@ from keyfold_server.service.life.listing import page_token
 from keyfold_server.service.life.requests import MutationCall
 from keyfold_server.service.life.revocation import BanResult, RevokeResult
 from keyfold_server.service.loop_turns import one_by_one
+from keyfold_server.service.operations.decisions import decision_name
 from keyfold_server.service.replica import Replica
 
 _Reply = TypeVar("_Reply", pb.RevokeResponse, pb.RetireGenerationResponse)
@@ -107,6 +108,7 @@ class LifeMethods:
                 confirmed=revoked.confirmed,
                 pending=self._pending(revoked.pending),
                 banned=True,
+                operation=decision_name(revoked.decision),
             )
         return await self._acknowledged(pb.RevokeResponse, caller, revoked)
 
@@ -241,6 +243,7 @@ class LifeMethods:
             status=replies.cluster_status(report),
             confirmed=outcome.confirmed,
             pending=self._pending(outcome.pending),
+            operation=decision_name(outcome.decision),
             replayed=outcome.mutation.replayed,
             superseded=outcome.mutation.superseded,
         )

@@ -58,6 +58,9 @@ class OperationMethods:
     async def _get(
         self, asked: longrunning.GetOperationRequest, caller: Caller, _deadline: float
     ) -> longrunning.Operation:
+        followed = await self._replica.decisions.get(caller, asked.name)
+        if followed is not None:
+            return operations.followed(followed, self._replica.clock.wall())
         shown = await self._replica.operations.get(caller, asked.name)
         return operations.operation(shown, await self._replica.operations.failures(shown))
 
@@ -65,17 +68,22 @@ class OperationMethods:
         self, asked: longrunning.WaitOperationRequest, caller: Caller, deadline: float
     ) -> longrunning.Operation:
         timeout = requests.seconds(asked.timeout)
+        followed = await self._replica.decisions.wait(caller, asked.name, timeout, deadline)
+        if followed is not None:
+            return operations.followed(followed, self._replica.clock.wall())
         shown = await self._replica.operations.wait(caller, asked.name, timeout, deadline)
         return operations.operation(shown, await self._replica.operations.failures(shown))
 
     async def _cancel(
         self, asked: longrunning.CancelOperationRequest, caller: Caller, _deadline: float
     ) -> Empty:
+        await self._replica.decisions.refuse(caller, asked.name, "CancelOperation")
         await self._replica.operations.cancel(caller, asked.name)
         return Empty()
 
     async def _delete(
         self, asked: longrunning.DeleteOperationRequest, caller: Caller, _deadline: float
     ) -> Empty:
+        await self._replica.decisions.refuse(caller, asked.name, "DeleteOperation")
         await self._replica.operations.delete(caller, asked.name)
         return Empty()

@@ -24,7 +24,8 @@ from keyfold_server.domain.operations import (
 )
 from keyfold_server.rpc.messages import replies, requests
 from keyfold_server.rpc.messages.status import DOMAIN
-from keyfold_server.service.operations.operations import StartResult, full_name
+from keyfold_server.service.operations.decisions import Followed
+from keyfold_server.service.operations.operations import PREFIX, StartResult, full_name
 
 _KINDS: Final = {
     "rotate": ActionKind.ROTATE,
@@ -117,6 +118,33 @@ def operation(shown: Operation, failures: Sequence[Failure] = ()) -> longrunning
     reply.error.code = code.value[0]
     reply.error.message = shown.message
     reply.error.details.add().Pack(ErrorInfo(reason=shown.outcome.upper(), domain=DOMAIN))
+    return reply
+
+
+def followed(shown: Followed, now: float) -> longrunning.Operation:
+    """Returns a decision whose confirmations somebody follows; `now` is Unix time in seconds."""
+    event, done = shown.event, len(shown.confirmed)
+    reply = longrunning.Operation(name=shown.name, done=shown.ended)
+    told = ops.OperationMetadata(
+        operation=shown.name.removeprefix(PREFIX),
+        state=ops.OPERATION_STATE_DONE if shown.ended else ops.OPERATION_STATE_RUNNING,
+        total=done + len(shown.pending),
+        done=done,
+        caller=event.caller,
+        reason=event.request.get("reason", ""),
+        create_time=replies.time_of(event.time),
+        update_time=replies.time_of(event.time),
+        confirmations=ops.DecisionConfirmations(
+            action=event.action,
+            cluster=event.cluster or "",
+            regions=shown.regions,
+            confirmed=shown.confirmed,
+            pending=[replies.pending_replica(each, now) for each in shown.pending],
+        ),
+    )
+    reply.metadata.Pack(told)
+    if shown.ended:
+        reply.response.Pack(ops.OperationResult(done=done))
     return reply
 
 

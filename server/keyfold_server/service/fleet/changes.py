@@ -177,6 +177,10 @@ class Changes:
         self._loads.invalidate(cluster)
         self.poll.soon.set()
 
+    def has_applied(self, number: int, entry_id: bytes) -> bool:
+        """Says whether this replica has dropped what an entry of the store concerns."""
+        return number <= self._applied[0] or self._applied_here.get(number) == entry_id
+
     @property
     def ours(self) -> Mapping[int, bytes]:
         """The ids, by number, of changes that this replica committed and no poll has read yet."""

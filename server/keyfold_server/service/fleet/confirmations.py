@@ -127,7 +127,7 @@ class Confirmations:
         return True
 
     def told(
-        self, number: int, rows: list[ReplicaRow] | None
+        self, number: int, rows: list[ReplicaRow] | None, *, mine: bool = True
     ) -> tuple[list[str], list[PendingReplica]]:
         """Returns the replicas that have applied a change, and those that may serve without it.
 
@@ -135,13 +135,14 @@ class Confirmations:
             number: The number of the change.
             rows: What the replicas say. None: the store did not answer, which leaves all other
                 replicas pending.
+            mine: Whether this replica has made the change, or knows that it has applied it.
         """
-        confirmed = [self._replica]
+        confirmed = [self._replica] if mine else []
         if rows is None:
             return confirmed, [PendingReplica(UNKNOWN_REPLICA, self._timing.store_max_staleness)]
         pending = []
         for row in rows:
-            if row.replica == self._replica:
+            if mine and row.replica == self._replica:
                 continue
             if row.applied >= number:
                 confirmed.append(row.replica)

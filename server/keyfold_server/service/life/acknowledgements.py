@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.timing import Timing
@@ -12,6 +12,20 @@ from keyfold_server.service.life.requests import MutationCall, MutationRequest
 
 _BEFORE_DEADLINE: Final = 0.5
 """Seconds before the caller's deadline at which the wait for other replicas ends."""
+
+
+class Acknowledged(NamedTuple):
+    """Who has applied a change that stops use.
+
+    Attributes:
+        confirmed: The names of the replicas that have dropped the keys.
+        pending: The replicas that have not confirmed that they did.
+        decision: The number of the change, or of a later one of the same cluster.
+    """
+
+    confirmed: tuple[str, ...]
+    pending: tuple[PendingReplica, ...]
+    decision: int
 
 
 class Acknowledgements:
@@ -33,18 +47,12 @@ class Acknowledgements:
         self._clock = clock
         self._timing = timing
 
-    async def of(
-        self, call: MutationCall[MutationRequest], number: int | None
-    ) -> tuple[tuple[str, ...], tuple[PendingReplica, ...]]:
+    async def of(self, call: MutationCall[MutationRequest], number: int | None) -> Acknowledged:
         """Waits for the other replicas to confirm; a repeated request waits, too.
 
         Args:
             call: The caller's request.
             number: The number of the change; None: an earlier request made it.
-
-        Returns:
-            The names of the replicas that have dropped the keys, and the replicas that have not
-            confirmed that they did.
         """
         # A repeated request has no number. It waits for the cluster's newest decision instead: if
         # another replica carried the request out, this one may not have read of it yet.
@@ -54,4 +62,4 @@ class Acknowledgements:
             self._clock.monotonic() + self._timing.revoke_wait, call.deadline - _BEFORE_DEADLINE
         )
         confirmed, pending = await self._confirmations.wait(number, ends)
-        return tuple(confirmed), tuple(pending)
+        return Acknowledged(tuple(confirmed), tuple(pending), number)

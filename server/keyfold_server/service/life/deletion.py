@@ -219,7 +219,7 @@ class Deletion:
             return await self._result(call, mutation, uses)
         if mutation.replayed:
             uses = await self._recent_uses(request.cluster)
-        confirmed, pending = await self._acknowledgements.of(call, mutation.number)
+        confirmed, pending, _ = await self._acknowledgements.of(call, mutation.number)
         return await self._result(call, mutation, uses, confirmed, pending)
 
     async def undelete(self, call: MutationCall[UndeleteClusterRequest]) -> MutationResult:

@@ -85,11 +85,13 @@ class RevokeResult:
         mutation: The change itself.
         confirmed: The names of the replicas that have dropped the keys.
         pending: The replicas that have not confirmed that they did.
+        decision: The number of the change, or of a later one of the same cluster.
     """
 
     mutation: MutationResult
-    confirmed: tuple[str, ...] = ()
-    pending: tuple[PendingReplica, ...] = ()
+    confirmed: tuple[str, ...]
+    pending: tuple[PendingReplica, ...]
+    decision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,13 @@ class BanResult:
         ban: The ban of the cluster's name.
         confirmed: The names of the replicas that have dropped the keys.
         pending: The replicas that have not confirmed that they did.
+        decision: The number of the change, or of a later one of the same cluster.
     """
 
     ban: CommittedBan
-    confirmed: tuple[str, ...] = ()
-    pending: tuple[PendingReplica, ...] = ()
+    confirmed: tuple[str, ...]
+    pending: tuple[PendingReplica, ...]
+    decision: int
 
 
 class Revocation:
@@ -147,10 +151,10 @@ class Revocation:
             return await self._revoked(call, decide)
 
         result = await self._mutations.run(call, work, lambda replayed: replayed)
-        confirmed, pending = await self._acknowledgements.of(call, result.number)
+        acknowledged = await self._acknowledgements.of(call, result.number)
         if isinstance(result, CommittedBan):
-            return BanResult(result, confirmed, pending)
-        return RevokeResult(result, confirmed, pending)
+            return BanResult(result, *acknowledged)
+        return RevokeResult(result, *acknowledged)
 
     async def _revoked(
         self, call: MutationCall[RevokeRequest], decide: Decide

@@ -171,7 +171,7 @@ class Operations:
     async def _census(self, work: Work, rights: Rights, deadline: float) -> Census:
         counting = self._counting(work)
         try:
-            async with asyncio.timeout(self._left(deadline)):
+            async with asyncio.timeout(self.left(deadline)):
                 async with aclosing(self._items.after(work, rights, BEGINNING)) as items:
                     async for item in items:
                         await counting.add(item)
@@ -204,7 +204,7 @@ class Operations:
             most: Most seconds to wait; 0: until the deadline.
             deadline: Monotonic seconds until which the caller waits.
         """
-        left = self._left(deadline)
+        left = self.left(deadline)
         now = asyncio.get_running_loop().time
         ends = now() + (min(most, left) if most else left)
         while True:
@@ -275,7 +275,8 @@ class Operations:
             trace_id=caller.trace_id,
         )
 
-    def _left(self, deadline: float) -> float:
+    def left(self, deadline: float) -> float:
+        """Returns the seconds that are left before an answer must be on its way."""
         return max(0.0, deadline - _BEFORE_DEADLINE - self._clock.monotonic())
 
 

@@ -166,7 +166,7 @@ def revoke(
             typer.echo(f"revoked: {_BANNED.format(cluster=one_line(cluster))}")
         else:
             show_change(result, "revoked")
-        show_confirmed(result.confirmed, result.pending)
+        show_confirmed(result.confirmed, result.pending, result.operation)
 
 
 def restore(

@@ -199,7 +199,7 @@ def retire_generation(
         show_pending(result.pending)
     else:
         show_change(result, f"retired generation {generation}")
-        show_confirmed(result.confirmed, result.pending)
+        show_confirmed(result.confirmed, result.pending, result.operation)
 
 
 def _before_retiring(status: ClusterStatus, region: str, number: int) -> Iterator[str]:

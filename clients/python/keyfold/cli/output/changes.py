@@ -30,10 +30,20 @@ def show_change(result: Change, done: str, *, validated: bool = False) -> None:
     show_status(result.status)
 
 
-def show_confirmed(confirmed: Collection[str], pending: Collection[PendingReplica]) -> None:
-    """Prints how many replicas have stopped using the keys, and how long the others may go on."""
+def show_confirmed(
+    confirmed: Collection[str], pending: Collection[PendingReplica], operation: str = ""
+) -> None:
+    """Prints how many replicas have stopped using the keys, and how long the others may go on.
+
+    Args:
+        confirmed: The replicas that have stopped using them.
+        pending: The others.
+        operation: The name of the operation that shows it later, or empty.
+    """
     typer.echo(f"confirmed by {len(confirmed)} of {len(confirmed) + len(pending)} replicas")
     show_pending(pending)
+    if pending and operation:
+        typer.echo(f"to follow it: keyfold operations wait {one_line(operation)}")
 
 
 def show_pending(pending: Iterable[PendingReplica]) -> None:

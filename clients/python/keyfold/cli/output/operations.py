@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import typer
 
+from keyfold.cli.output.changes import show_pending
 from keyfold.cli.output.tables import console, styled_table, time_text
 from keyfold.cli.output.text import one_line
 from keyfold.models.operations import Operation, OperationCensus
@@ -56,6 +57,8 @@ def show_operation(operation: Operation) -> None:
     """Prints an operation, and the first of its failures."""
     out = console()
     out.print(f"{one_line(operation.name)}: {_line(operation)}")
+    if operation.confirmations is not None:
+        show_pending(operation.confirmations.pending)
     if operation.error:
         out.print(one_line(operation.error))
     for each in operation.failures[:_SHOWN]:
@@ -67,6 +70,11 @@ def show_operation(operation: Operation) -> None:
 
 
 def _line(operation: Operation) -> str:
+    of = operation.confirmations
+    if of is not None:
+        what = one_line(f"{of.action.rpartition(':')[2]} of {of.cluster}")
+        by = f"{operation.done} of {operation.total}"
+        return f"{what} {operation.state}, confirmed by {by} replicas"
     total = f" of {operation.total:,}" if operation.total else ""
     return (
         f"{operation.action} {operation.state}, {operation.processed:,}{total} regions: "
@@ -143,7 +151,11 @@ class Waiting:
                 self._task,
                 completed=operation.processed,
                 total=operation.total or None,
-                description=f"{operation.action}, {operation.failed:,} failed",
+                description=(
+                    "confirmed by replicas"
+                    if operation.confirmations is not None
+                    else f"{operation.action}, {operation.failed:,} failed"
+                ),
             )
 
     def _start(self) -> None:
