@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from counterparts.gcp_control import Control
-from counterparts.gcp_iam import GET_ACCESS_TOKEN, IMPLICIT_DELEGATION
+from counterparts.gcp_iam import GET_ACCESS_TOKEN, IMPLICIT_DELEGATION, ROLES
 from counterparts.gcp_methods import METHODS
 from counterparts.shell import CommandError, options, recorded
 
@@ -34,22 +34,30 @@ class GcloudCommands:
     def run(self, text: str) -> None:
         """Runs a shell text.
 
-        CommandError: The shell or a command refused the text.
-            CommandError: The shell or a command refused it.
+        Raises:
+            CommandError: The shell or a command refused the text.
+        """
+        for words in recorded("gcloud", text, {}):
+            self.call(words)
+
+    def call(self, words: list[str]) -> None:
+        """Runs one command, given its arguments.
+
+        Raises:
+            CommandError: The command refused them.
         """
         commands: dict[tuple[str, ...], Callable[[str, dict[str, str]], None]] = {
             ("iam", "roles", "create"): self._create_role,
             ("kms", "keys", "add-iam-policy-binding"): self._bind_key,
             ("iam", "service-accounts", "add-iam-policy-binding"): self._bind_account,
         }
-        for words in recorded("gcloud", text, {}):
-            command = commands.get(tuple(words[:3]))
-            if command is None:
-                raise CommandError(f"gcloud has no command {' '.join(words)}")
-            given = options(words[4:])
-            if any(len(values) != 1 for values in given.values()):
-                raise CommandError(f"an option has one value: {given}")
-            command(words[3], {name: values[0] for name, values in given.items()})
+        command = commands.get(tuple(words[:3]))
+        if command is None:
+            raise CommandError(f"gcloud has no command {' '.join(words)}")
+        given = options(words[4:])
+        if any(len(values) != 1 for values in given.values()):
+            raise CommandError(f"an option has one value: {given}")
+        command(words[3], {name: values[0] for name, values in given.items()})
 
     def _create_role(self, name: str, given: dict[str, str]) -> None:
         _check(given, "--project", "--title", "--stage", "--permissions")
@@ -76,7 +84,7 @@ class GcloudCommands:
     def _bind(self, resource: str, given: dict[str, str]) -> None:
         kind, _, email = given["--member"].partition(":")
         ours = given["--role"].startswith(f"projects/{given['--project']}/roles/")
-        if kind != "serviceAccount" or not ours:
+        if kind != "serviceAccount" or not (ours or given["--role"] in ROLES):
             raise CommandError(f"no such binding can be made: {given}")
         try:
             self._kms.allow(email, resource, given["--role"])

@@ -99,6 +99,10 @@ class Control:
             self._iam.add(resource)
         self._iam.allow(principal, resource, permission)
 
+    def service_account(self, principal: str) -> None:
+        """Makes a service account, unless it exists."""
+        self._iam.add(principal)
+
     def create_role(self, name: str, permissions: list[str]) -> None:
         """Makes a custom role, `projects/P/roles/ID`.
 

@@ -149,6 +149,7 @@ def _azure(folder: Path) -> Site:
 def _gcp(folder: Path) -> Site:
     there = GcpCounterpart(folder)
     table = {
+        "principal": there.own,
         "endpoint": f"127.0.0.1:{there.layer.port}",
         "iam_endpoint": there.tokens.url,
         "ca": str(there.kms.ca_file),

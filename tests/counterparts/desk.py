@@ -1,0 +1,109 @@
+"""A desk at which a customer types `aws`, `gcloud` and `az`, and the counterparts obey.
+
+It puts programs of these names into a folder. Each sends its arguments here, to the process that
+has the counterparts, and prints the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+from counterparts.shell import CommandError
+
+Command = Callable[[list[str], Path], str]
+"""Runs one command, given its arguments and the folder in which it was typed; returns its output.
+
+It raises CommandError with the text that the program prints as its error."""
+
+_PROGRAM: Final = """#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as desk:
+    desk.connect({address!r})
+    asked = [{name!r}, sys.argv[1:], os.getcwd()]
+    with desk.makefile("rw") as line:
+        line.write(json.dumps(asked) + "\\n")
+        line.flush()
+        output, error = json.loads(line.readline())
+sys.stdout.write(output)
+if error:
+    sys.exit({name!r} + ": " + error)
+"""
+
+
+class Desk:
+    """The programs of some clouds, for use in a `with`.
+
+    Args:
+        folder: An empty folder.
+        commands: The command of each program.
+
+    Attributes:
+        bin: The folder with the programs, for the PATH.
+    """
+
+    def __init__(self, folder: Path, commands: Mapping[str, Command]) -> None:
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        address = folder / "desk"
+        for name in commands:
+            program = self.bin / name
+            text = _PROGRAM.format(python=sys.executable, address=str(address), name=name)
+            program.write_text(text, encoding="utf-8")
+            program.chmod(0o755)
+
+        class Customer(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                name, words, typed_in = json.loads(self.rfile.readline())
+                answer = _answered(commands[name], words, Path(typed_in))
+                self.wfile.write(json.dumps(answer).encode() + b"\n")
+
+        self._server = socketserver.UnixStreamServer(str(address), Customer)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def __enter__(self) -> Self:
+        """Opens the desk."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the desk."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def _answered(command: Command, words: list[str], folder: Path) -> tuple[str, str]:
+    """Returns a command's output and error, of which one is empty."""
+    try:
+        output = command(words, folder)
+    except CommandError as error:
+        return "", str(error)
+    return (f"{output}\n" if output else ""), ""
+
+
+def options(words: list[str], flags: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Returns the value of each option, True for a flag.
+
+    Raises:
+        CommandError: A word belongs to no option, or an option has no value or comes twice.
+    """
+    found: dict[str, Any] = {}
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--") or word in found:
+            raise CommandError(f"{word} belongs to no option, or comes twice")
+        name, equals, value = word.partition("=")
+        if name in flags:
+            found[name] = True
+            continue
+        given = value if equals else next(rest, None)
+        if given is None:
+            raise CommandError(f"{name} has no value")
+        found[name] = given
+    return found

@@ -1,0 +1,72 @@
+"""Whoever types what docs/recipes/ shows gets what it shows, on the compared product's own clouds.
+
+Each page runs on a server of its own, with the settings that the page shows. What the customer
+types, `aws`, `gcloud` and `az`, the counterparts of these clouds obey.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import pages
+from certificates import authority
+from contract.aws_kms import CUSTOMER, AwsCounterpart
+from contract.azure_key_vault import AzureCounterpart
+from contract.counterparts import NotInstalledError, without
+from contract.gcp_kms import GcpCounterpart
+from counterparts.azure_key_vault import TENANT
+from counterparts.desk import Command, Desk
+from counterparts.desk_aws import AwsCommands
+from counterparts.desk_azure import AzDesk
+from counterparts.desk_gcp import GcloudDesk
+from e2e.conftest import StartServer
+from e2e.provider_sites import Site, opened, settings
+from e2e.server import ROOT
+
+RECIPES: Final = ROOT / "docs" / "recipes"
+NAMES: Final = sorted(path.stem for path in RECIPES.glob("*.md") if path.stem != "README")
+CLOUDS: Final = {"rockset": ("aws",), "konnect": ("aws",), "cockroachdb": ("aws", "gcp")}
+
+SECONDS: Final = 240.0
+"""The time that a page may take on a busy machine: it starts some fifty programs."""
+
+pytestmark = pytest.mark.timeout(SECONDS + 60)
+
+
+def command(site: Site, folder: Path) -> tuple[str, Command]:
+    """Returns the name of a cloud's program for its customers, and what the program does."""
+    there = site.there
+    if isinstance(there, AwsCounterpart):
+        ca = folder / "aws-authority.pem"
+        ca.write_bytes(authority("trusted").pem)
+        return "aws", AwsCommands(there.aws.sts, there.layer.url, str(ca), CUSTOMER)
+    if isinstance(there, GcpCounterpart):
+        return "gcloud", GcloudDesk(there.kms)
+    assert isinstance(there, AzureCounterpart)
+    return "az", AzDesk(there.azure, TENANT, there.vault, there.layer.url)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_runs_as_it_stands(name: str, start_server: StartServer, tmp_path: Path) -> None:
+    """A vendor who follows a recipe gets what it shows, from the settings to the last command."""
+    page = (RECIPES / f"{name}.md").read_text(encoding="utf-8")
+    with ExitStack() as stack:
+        sites = []
+        for site in stack.enter_context(opened(CLOUDS[name], tmp_path)).values():
+            if isinstance(site, NotInstalledError):
+                without(site)
+            sites.append(site)
+        shown = "".join(pages.fenced(page, "toml"))
+        sites[0].tables = f"{shown}\n{sites[0].tables}"
+        server = start_server(keys=(), ready=True, **settings(sites, tmp_path / "keyfold.toml"))
+        desk = Desk(tmp_path, dict(command(site, tmp_path) for site in sites))
+        stack.enter_context(desk)
+        typed = tmp_path / "typed"
+        typed.mkdir()
+        environment = server.environment
+        environment["PATH"] = f"{desk.bin}:{environment['PATH']}"
+        pages.assert_runs(page, folder=typed, environment=environment, timeout=SECONDS)
