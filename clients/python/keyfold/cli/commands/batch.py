@@ -1,4 +1,4 @@
-"""The option `--batch`: lines of JSON in, lines of JSON out, in the same order.
+"""The option `--batch` of `wrap` and `unwrap`: lines of JSON in and out, in the same order.
 
 A malformed line, and a key that the server refuses, get an error in their place in the output; the
 other lines are not affected. Memory holds a thousand lines at a time, so the input may be of any
@@ -21,36 +21,17 @@ import typer
 
 from keyfold.calls.batches import MAX_ITEMS
 from keyfold.cli.errors import ExitCode, InputError, error_object, exit_code
+from keyfold.cli.input.line_fields import bytes_of, context_of, known, text_of
 from keyfold.cli.input.streams import open_input, open_output
-from keyfold.cli.input.values import from_base64, to_base64
+from keyfold.cli.input.values import to_base64
 from keyfold.cli.output.progress import Progress
 from keyfold.cli.session import Session
 from keyfold.errors import KeyfoldError
-from keyfold.models.results import Rewrapped, Unwrapped, Wrapped
-from keyfold.models.specs import Destination, RewrapItem, UnwrapItem, WrapItem
+from keyfold.models.results import Unwrapped, Wrapped
+from keyfold.models.specs import UnwrapItem, WrapItem
 
 Item = TypeVar("Item")
 ItemResult = TypeVar("ItemResult")
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """The options of `rewrap` that move wrapped keys elsewhere.
-
-    Attributes:
-        cluster: The new cluster, or empty to keep it.
-        region: The new region, or empty to keep it.
-        context: The new context, or None to keep each key's own.
-    """
-
-    cluster: str
-    region: str
-    context: Mapping[str, str] | None
-
-    def of(self, context: Mapping[str, str]) -> Destination:
-        """Returns the destination of a wrapped key whose present context this is."""
-        kept = context if self.context is None else self.context
-        return Destination(self.cluster, self.region, kept)
 
 
 _REPORTED: Final = ("generation", "already_current")
@@ -71,7 +52,7 @@ class _Unsent:
 
 @dataclass(frozen=True, slots=True)
 class _Job(Generic[Item, ItemResult]):
-    """The steps that differ between the three commands.
+    """The steps that differ between the two commands.
 
     Attributes:
         parse: Reads a line.
@@ -96,8 +77,8 @@ def wrap(
     """Wraps the key of each line."""
 
     def parse(line: dict[str, Any]) -> WrapItem:
-        _known(line, "plaintext", "region", "context", reported=_REPORTED)
-        return WrapItem(_bytes(line, "plaintext"), _text(line, "region"), _context(line, {}))
+        known(line, "plaintext", "region", "context", reported=_REPORTED)
+        return WrapItem(bytes_of(line, "plaintext"), text_of(line, "region"), context_of(line))
 
     def send(items: list[WrapItem]) -> list[Wrapped | KeyfoldError]:
         return session.client.batch_wrap(cluster, items, region=region, context=context)
@@ -123,8 +104,8 @@ def unwrap(
     """Unwraps the wrapped key of each line."""
 
     def parse(line: dict[str, Any]) -> UnwrapItem:
-        _known(line, "wrapped_key", "context", reported=_REPORTED)
-        return UnwrapItem(_bytes(line, "wrapped_key"), _context(line, {}))
+        known(line, "wrapped_key", "context", reported=_REPORTED)
+        return UnwrapItem(bytes_of(line, "wrapped_key"), context_of(line))
 
     def send(items: list[UnwrapItem]) -> list[Unwrapped | KeyfoldError]:
         return session.client.batch_unwrap(cluster, items, context=context)
@@ -138,40 +119,6 @@ def unwrap(
         }
 
     _run(_Job(parse, send, show), source, target, secret=True)
-
-
-def rewrap(
-    session: Session,
-    cluster: str,
-    context: Mapping[str, str],
-    move: Move | None,
-    *,
-    source: str | None,
-    target: str | None,
-) -> None:
-    """Rewraps the wrapped key of each line."""
-
-    def parse(line: dict[str, Any]) -> RewrapItem:
-        _known(line, "wrapped_key", "context", "destination", reported=_REPORTED)
-        own = _context(line, {})
-        destination = _destination(line)
-        if destination is None and move is not None:
-            # A destination of the whole batch would replace each key's own context.
-            destination = move.of(own or context)
-        return RewrapItem(_bytes(line, "wrapped_key"), own, destination)
-
-    def send(items: list[RewrapItem]) -> list[Rewrapped | KeyfoldError]:
-        return session.client.batch_rewrap(cluster, items, context=context)
-
-    def show(item: RewrapItem, result: Rewrapped) -> dict[str, Any]:
-        return {
-            "wrapped_key": to_base64(result.wrapped_key),
-            "generation": result.generation,
-            "already_current": result.already_current,
-            **_bound(item.destination.context if item.destination else item.context),
-        }
-
-    _run(_Job(parse, send, show), source, target, secret=False)
 
 
 def _run(
@@ -241,44 +188,3 @@ def _parse(job: _Job[Item, ItemResult], number: int, line: bytes) -> Item | _Uns
 
 def _bound(context: Mapping[str, str]) -> dict[str, Any]:
     return {"context": dict(context)} if context else {}
-
-
-def _known(line: dict[str, Any], *names: str, reported: Iterable[str] = ()) -> None:
-    if unknown := sorted(line.keys() - {*names, *reported}):
-        raise InputError(f"{unknown[0]}: unknown field; the fields are {', '.join(names)}")
-
-
-def _text(line: dict[str, Any], name: str) -> str:
-    value = line.get(name, "")
-    if not isinstance(value, str):
-        raise InputError(f"{name}: must be text")
-    return value
-
-
-def _bytes(line: dict[str, Any], name: str) -> bytes:
-    if name not in line:
-        raise InputError(f"{name}: is missing")
-    try:
-        return from_base64(_text(line, name))
-    except ValueError:
-        raise InputError(f"{name}: must be base64") from None
-
-
-def _context(line: dict[str, Any], default: dict[str, str]) -> dict[str, str]:
-    value = line.get("context", default)
-    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
-        raise InputError("context: must be an object of text")
-    return value
-
-
-def _destination(line: dict[str, Any]) -> Destination | None:
-    value = line.get("destination")
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise InputError("destination: must be an object")
-    try:
-        _known(value, "cluster", "region", "context")
-        return Destination(_text(value, "cluster"), _text(value, "region"), _context(value, {}))
-    except InputError as wrong:
-        raise InputError(f"destination.{wrong}") from None

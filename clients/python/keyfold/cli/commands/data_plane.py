@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 
 from keyfold import calls
 from keyfold.cli.commands import batch as lines
+from keyfold.cli.commands.rewrapping import batch as rewrapping
+from keyfold.cli.commands.rewrapping.line import Defaults, Move
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.options import Cluster
 from keyfold.cli.input.streams import (
@@ -54,6 +57,9 @@ ToContext = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="An entry of the new context; repeat it for more."),
 ]
+
+_CONCURRENCY: Final = 4
+"""Calls of `rewrap --batch` under way: enough to keep a server and this command busy."""
 
 
 def wrap(
@@ -164,7 +170,14 @@ def generate_data_key(
 
 def rewrap(
     session: Session,
-    cluster: Cluster,
+    cluster: Annotated[
+        str,
+        typer.Argument(
+            metavar="[CLUSTER]",
+            help="The cluster's name; with --batch that of lines without one of their own.",
+            show_default=False,
+        ),
+    ] = "",
     *,
     context: Context = None,
     source: Source = None,
@@ -177,24 +190,58 @@ def rewrap(
     ] = False,
     as_base64: AsBase64 = False,
     batch: Batch = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Of a --batch: write to --out at once, and keep in this file how far it is. The "
+            "same command then goes on from there.",
+            show_default=False,
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=32, help="Of a --batch: most calls at once [default: 4].", show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Of a --batch: count keys, generations and calls; move nothing."
+        ),
+    ] = False,
 ) -> None:
     """Move a wrapped key to the newest generation.
 
     The --to options move it to another cluster, region or context; whatever they do not name
     stays the same. The plaintext never leaves the server.
 
-    A line of --batch is {"wrapped_key": base64, "context": {…}, "destination": {"cluster": …,
-    "region": …, "context": {…}}}. A line's own destination replaces all --to options.
+    A line of --batch is {"wrapped_key": base64, "cluster": …, "context": {…}, "destination":
+    {"cluster": …, "region": …, "context": {…}}}, of which only the first is required. It comes out
+    with its new wrapped_key and generation, or with an error, in the same place; its other fields
+    stay as they are, and so does the line of a key that is current. A line's own destination
+    replaces all --to options. On stderr the command says at the end what has moved, and when the
+    old generations may retire.
     """
     bound = pairs(context or (), "--context")
     if to_context and no_context:
         raise InputError("--to-context cannot be combined with --to-no-context")
     new_context = pairs(to_context or (), "--to-context") or ({} if no_context else None)
     moves = bool(to_cluster or to_region) or new_context is not None
-    move = lines.Move(to_cluster, to_region, new_context) if moves else None
+    move = Move(to_cluster, to_region, new_context) if moves else None
     if batch:
-        lines.rewrap(session, cluster, bound, move, source=source, target=output)
+        defaults = Defaults(cluster, bound, move)
+        if dry_run:
+            rewrapping.census(session, defaults, source)
+        else:
+            files = rewrapping.Files(source, output, checkpoint)
+            rewrapping.rewrap(session, defaults, files, concurrency or _CONCURRENCY)
         return
+    if checkpoint or concurrency or dry_run:
+        raise InputError("--checkpoint, --concurrency and --dry-run are for --batch")
+    if not cluster:
+        raise InputError("name the cluster; only lines of --batch can name their own")
     destination: Destination | None = move.of(bound) if move else None
     wrapped_key = read_wrapped_key(source)
     result, message = session.ask(calls.rewrap(cluster, wrapped_key, bound, destination))

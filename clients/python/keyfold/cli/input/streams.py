@@ -109,10 +109,12 @@ def open_input(source: str | None) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        with Path(source or "").open("rb") as file:
-            yield file
+        file = Path(source or "").open("rb")  # noqa: SIM115  closed below
     except OSError as problem:
         raise InputError(f"cannot read {source}: {problem.strerror}") from problem
+    # Outside: what goes wrong in the block, such as a full disk, is not about this file.
+    with file:
+        yield file
 
 
 @contextmanager

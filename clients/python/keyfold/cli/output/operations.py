@@ -13,7 +13,7 @@ import typer
 
 from keyfold.cli.output.changes import show_pending
 from keyfold.cli.output.tables import console, styled_table, time_text
-from keyfold.cli.output.text import one_line
+from keyfold.cli.output.text import one_line, span_text
 from keyfold.models.operations import Operation, OperationCensus
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def show_census(census: OperationCensus) -> None:
     typer.echo(
         f"{census.regions:,} regions under {census.keys:,} root keys, about "
         f"{census.expected_kms_calls:,} calls to KMSs, at least "
-        f"{_span(census.expected_duration)} at the rates that the server allows; nothing started"
+        f"{span_text(census.expected_duration)} at the rates that the server allows; nothing "
+        "started"
     )
 
 
@@ -82,14 +83,6 @@ def _line(operation: Operation) -> str:
     )
 
 
-def _span(span: timedelta) -> str:
-    seconds = round(span.total_seconds())
-    if seconds < 60:  # noqa: PLR2004  seconds of a minute
-        return f"{seconds} s"
-    hours, minutes = divmod(seconds // 60, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
-
-
 class Waiting:
     """Shows how far an operation is: a bar on a terminal, now and then a line elsewhere."""
 
@@ -129,7 +122,7 @@ class Waiting:
         if now - self._told >= _EVERY and not operation.ended:
             self._told = now
             left = self._left(operation)
-            typer.echo(_line(operation) + (f", {_span(left)} left" if left else ""), err=True)
+            typer.echo(_line(operation) + (f", {span_text(left)} left" if left else ""), err=True)
 
     def _left(self, operation: Operation) -> timedelta | None:
         """Returns how long the rest takes at the pace since the first look; None: nobody knows."""

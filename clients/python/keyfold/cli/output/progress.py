@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
 
 _PATIENCE: Final = 1.0
 """Seconds of work after which the bar appears."""
@@ -18,16 +18,21 @@ _PATIENCE: Final = 1.0
 class Progress:
     """Counts items, and shows the count on a terminal unless the output goes there too."""
 
-    def __init__(self, target: str | None) -> None:
+    def __init__(self, target: str | None, *, size: int | None = None, done: int = 0) -> None:
         """Begins to count.
 
         Args:
             target: The output's path, or `-` or None for stdout.
+            size: Bytes of the whole input; None if nobody knows.
+            done: Those of them that an earlier run has done.
         """
         to_terminal = target in (None, "-") and sys.stdout.isatty()
         self._wanted = sys.stderr.isatty() and not to_terminal
         self._since = time.monotonic()
-        self._done = 0
+        self._size = size
+        self._items = 0
+        self._began = done
+        self._bytes = done
         self._bar: Bar | None = None
         self._task: TaskID | None = None
 
@@ -43,22 +48,38 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def add(self, count: int) -> None:
-        """Adds finished items to the count."""
-        self._done += count
+    def add(self, count: int, size: int = 0) -> None:
+        """Adds finished items to the count.
+
+        Args:
+            count: The number of items.
+            size: Their bytes in the input.
+        """
+        self._items += count
+        self._bytes += size
         if not self._wanted or time.monotonic() - self._since < _PATIENCE:
             return
         if self._bar is None:
             self._start()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done)
+            completed = self._items if self._size is None else self._bytes
+            self._bar.update(self._task, completed=completed, keys=self._items)
 
     def _start(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        # The bar pulses, because the number of lines is unknown until the last one.
-        columns = (BarColumn(), TextColumn("{task.completed:,.0f} keys"), TimeElapsedColumn())
+        # The bar pulses if the number of lines is unknown until the last one.
+        time_column: ProgressColumn = (
+            TimeElapsedColumn() if self._size is None else TimeRemainingColumn()
+        )
+        columns = (BarColumn(), TextColumn("{task.fields[keys]:,.0f} keys"), time_column)
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("", total=None)
+        self._task = self._bar.add_task("", total=self._size, completed=self._began, keys=0)
         self._bar.start()
