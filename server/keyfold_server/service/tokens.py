@@ -1,18 +1,22 @@
 """Tokens: what a caller gets in one answer and passes back unchanged with its next request.
 
-A token is bytes and a MAC under the service key, so every replica takes the tokens of the others,
-and nobody can make one.
+A token is encrypted under the service key, so every replica takes the tokens of the others, and
+nobody can make or read one. It may stand for what its holder may not see, such as the place between
+two pages (protocol C7). The cipher is AES-SIV, which needs no nonce.
 """
 
 from __future__ import annotations
 
-import hmac
 from base64 import b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable
 from typing import Final
 
-_MAC_SIZE: Final = 16
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+_KEY: Final = b"token"
+"""What the service key is applied to for a purpose's key."""
 
 Mac = Callable[[str, bytes], bytes]
 """Returns the MAC under the service key for a purpose, as `ports.Store.mac` does."""
@@ -24,16 +28,15 @@ def sealed(mac: Mac, purpose: str, data: bytes) -> str:
     Args:
         mac: Makes MACs under the service key.
         purpose: What the token is for. It is worth nothing for another purpose.
-        data: The bytes.
+        data: The bytes, at least one.
     """
-    return urlsafe_b64encode(data + mac(purpose, data)[:_MAC_SIZE]).decode()
+    return urlsafe_b64encode(AESSIV(mac(purpose, _KEY)).encrypt(data, None)).decode()
 
 
 def opened(mac: Mac, purpose: str, token: str) -> bytes | None:
     """Returns the bytes of a token, or None if it is not one that Keyfold made for the purpose."""
     try:
         raw = b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
-    except (ValueError, Base64Error):
+        return AESSIV(mac(purpose, _KEY)).decrypt(raw, None)
+    except (ValueError, Base64Error, InvalidTag):
         return None
-    data, made = raw[:-_MAC_SIZE], raw[-_MAC_SIZE:]
-    return data if hmac.compare_digest(made, mac(purpose, data)[:_MAC_SIZE]) else None

@@ -7,8 +7,6 @@ store, that a grant covers as a whole. All others look as if they did not exist 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 import os
 from collections.abc import Callable
@@ -47,6 +45,7 @@ from keyfold_server.domain.operations import (
 )
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Caller, Rights
+from keyfold_server.service import tokens
 from keyfold_server.service.operations.census import Counting
 from keyfold_server.service.operations.items import Items
 from keyfold_server.service.storage import Storage
@@ -62,6 +61,8 @@ _DEFAULT_PAGE: Final = 100
 
 _READ: Final = 200
 """Operations that are read at once."""
+
+_PURPOSE: Final = "operations page"
 
 _READS: Final = 10
 """Reads after which a page ends, however few operations it shows."""
@@ -240,19 +241,19 @@ class Operations:
         """Returns a page of the operations that a caller may see, in the order of their names."""
         if not 0 <= size <= _MAX_PAGE:
             raise InvalidPageError(f"page_size must be 0 to {_MAX_PAGE:,}", field="page_size")
-        size, after = size or _DEFAULT_PAGE, _key_in(token)
+        size, after = size or _DEFAULT_PAGE, self._key_in(token)
         shown: list[Operation] = []
         for _ in range(_READS):
             found = await self._storage.run(self._storage.store.operations, after, _READ)
             for operation in found:
                 if len(shown) == size:
-                    return OperationsPage(tuple(shown), _token(after))
+                    return OperationsPage(tuple(shown), self._token(after))
                 after = operation.key
                 if _sees(caller.rights, operation, "ListOperations"):
                     shown.append(operation)
             if len(found) < _READ:
                 return OperationsPage(tuple(shown), "")
-        return OperationsPage(tuple(shown), _token(after))
+        return OperationsPage(tuple(shown), self._token(after))
 
     async def _visible(self, caller: Caller, name: str, rpc: str) -> Operation:
         key = _key_of(caller, name)
@@ -274,6 +275,22 @@ class Operations:
             organization=work.organization or "",
             trace_id=caller.trace_id,
         )
+
+    def _token(self, after: OperationKey) -> str:
+        return tokens.sealed(self._storage.store.mac, _PURPOSE, "/".join(after).encode())
+
+    def _key_in(self, token: str) -> OperationKey:
+        if not token:
+            return OperationKey("", "")
+        data = tokens.opened(self._storage.store.mac, _PURPOSE, token)
+        if data is None:
+            raise InvalidPageError(
+                "page_token is not one that this server gave out; pass next_page_token back as it "
+                "came",
+                field="page_token",
+            )
+        owner, _, name = data.decode().partition("/")
+        return OperationKey(owner, name)
 
     def left(self, deadline: float) -> float:
         """Returns the seconds that are left before an answer must be on its way."""
@@ -327,23 +344,3 @@ def _key_of(caller: Caller, name: str) -> OperationKey:
     except InvalidNameError:
         raise no_operation(f"{name[:160]!a}") from None
     return OperationKey(owner or owner_of(caller.owner), short)
-
-
-def _token(after: OperationKey) -> str:
-    return base64.urlsafe_b64encode("/".join(after).encode()).decode()
-
-
-def _key_in(token: str) -> OperationKey:
-    if not token:
-        return OperationKey("", "")
-    try:
-        text = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True).decode()
-    except (ValueError, binascii.Error):
-        text = ""
-    owner, slash, name = text.partition("/")
-    if not slash or len(text) > _MAX_REASON or not text.isprintable():
-        raise InvalidPageError(
-            "page_token is not one that this server gave out; pass next_page_token back as it came",
-            field="page_token",
-        )
-    return OperationKey(owner, name)
