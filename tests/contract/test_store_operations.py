@@ -44,12 +44,14 @@ from keyfold_server.domain.operations import (
     started,
     taken,
 )
-from keyfold_server.domain.rights import Identity
+from keyfold_server.domain.rights import Claim, Identity
 from keyfold_server.store.sql.store import SqlStore
 
 KEY: Final = OperationKey("0123456789abcdef", "op")
 WORK: Final = Work(ActionKind.ROTATE, organization="org", reason="why")
-STARTER: Final = Starter(Identity(("local", "dns:x"), "certificate"), "ipv4:1", "somebody")
+CLAIMS: Final = (Claim("org", "acme"), Claim("tenant", "", "is a list, and not a string"))
+
+STARTER: Final = Starter(Identity(("local", "dns:x"), "token", CLAIMS), "ipv4:1", "somebody")
 
 
 @pytest.fixture(params=store_vector.KINDS)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -15,6 +18,7 @@ from e2e.conftest import StartServer
 from e2e.server import ROOT, Server
 
 PAGE: Final = (ROOT / "docs" / "organizations.md").read_text(encoding="utf-8")
+BLOCKS: Final = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 _KEYS: Final = ("platform", "acme", "new")
 
 
@@ -101,3 +105,27 @@ def test_the_program(server: Server) -> None:
     assert done.returncode == 0, done.stderr
     assert "main" in done.stdout
     assert done.stdout.split()[-1] == "1"
+
+
+def test_the_policy_by_a_claim() -> None:
+    """The page shows the example file, and what the policy commands print about it."""
+    [policy] = [text for language, text in BLOCKS if 'organization_claim = "org"' in text]
+    assert policy == (ROOT / "docs" / "examples" / "customers-policy.toml").read_text("utf-8")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path}
+    shown = []
+    for (language, command), (_, answer) in itertools.pairwise(BLOCKS):
+        if language != "sh" or "keyfold-server policy" not in command:
+            continue
+        done = subprocess.run(
+            ["bash", "-c", "export KEYFOLD_POLICY=docs/examples/customers-policy.toml\n" + command],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.stdout == answer
+        shown.append(answer.split(":")[0])
+    assert shown == ["allowed", "hidden"]

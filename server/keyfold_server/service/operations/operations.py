@@ -162,10 +162,16 @@ class Operations:
     async def _check_room(self, key: OperationKey) -> None:
         found = await self._storage.run(self._storage.store.open_operations, OPEN)
         mine = sum(each.key.owner == key.owner for each in found)
-        if mine >= OPEN_PER_CALLER or len(found) >= OPEN:
+        # Nobody needs to know how many operations others have (protocol C7).
+        if mine >= OPEN_PER_CALLER:
             raise TooManyOperationsError(
-                f"{mine} operations of this caller and {len(found)} in all have not ended; a "
-                f"caller may have {OPEN_PER_CALLER}, and all callers {OPEN:,}",
+                f"{mine} operations of this caller have not ended, and a caller may have "
+                f"{OPEN_PER_CALLER}",
+                field="operation",
+            )
+        if len(found) >= OPEN:
+            raise TooManyOperationsError(
+                f"{OPEN:,} operations of all callers have not ended, and there may be no more",
                 field="operation",
             )
 
