@@ -17,6 +17,7 @@ prompt, never from arguments. The exit code tells the kind of error:
     10  a probe found a broken promise, such as a revoked key that still opened
     11  what-if: something would stop, or may stop that is hidden from you
     12  an operation failed on some regions, or ended before its end
+    13  apply --plan: something would change
 
 The modules: `app` lists the commands, `commands/` implements them, `input/` reads options and
 files, `output/` prints, `session` connects, and `errors` maps errors to messages and exit codes.

@@ -28,6 +28,8 @@ from keyfold.cli.commands import (
     watch,
     what_if,
 )
+from keyfold.cli.commands.documents.apply import apply
+from keyfold.cli.commands.documents.get import get
 from keyfold.cli.errors import EXIT_CODES
 from keyfold.cli.session import with_session
 from keyfold.version import __version__
@@ -59,6 +61,8 @@ for _name, _function in (
     ("probe", probe.probe),
     ("status", status.status),
     ("clusters", status.clusters),
+    ("get", get),
+    ("apply", apply),
     ("key-usage", key_usage.key_usage),
     ("what-if", what_if.what_if),
     ("usage", usage.usage),

@@ -33,6 +33,7 @@ class ExitCode(IntEnum):
     BROKEN = 10
     STOPS = 11
     INCOMPLETE = 12
+    CHANGES = 13
 
 
 EXIT_CODES: Final = """\b
@@ -49,7 +50,8 @@ Exit codes:
   9  no answer within the deadline
  10  a probe found a broken promise, such as a revoked key that still opened
  11  what-if: something would stop, or may stop that is hidden from you
- 12  an operation failed on some regions, or ended before its end"""
+ 12  an operation failed on some regions, or ended before its end
+ 13  apply --plan: something would change"""
 
 # The first entry that fits decides, so a leaf that differs from its branch stands before it.
 _CODES: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (

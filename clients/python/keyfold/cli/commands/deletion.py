@@ -14,7 +14,14 @@ import typer
 from keyfold import calls
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.confirmation import confirm
-from keyfold.cli.input.options import Cluster, NamedRegion, Reason, RequestId, Yes
+from keyfold.cli.input.options import (
+    Cluster,
+    NamedRegion,
+    Reason,
+    RequestId,
+    WaitingPeriod,
+    Yes,
+)
 from keyfold.cli.input.values import seconds
 from keyfold.cli.output.changes import show_change
 from keyfold.cli.output.deletion import show_deleted, show_losses
@@ -32,14 +39,7 @@ def delete(
     all_regions: Annotated[
         bool, typer.Option("--all-regions", help="Delete every region, and with them the cluster.")
     ] = False,
-    waiting_period: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="How long `undelete` can take it back: 0s to 90d, 7d if not given.",
-            show_default=False,
-        ),
-    ] = None,
+    waiting_period: WaitingPeriod = None,
     reason: Reason = "",
     validate_only: Annotated[
         bool,
@@ -57,7 +57,7 @@ def delete(
     """
     if all_regions == bool(region):
         raise InputError("name the regions with --region, or give --all-regions, but not both")
-    waiting = None if waiting_period is None else _span(waiting_period)
+    waiting = waiting_span(waiting_period)
     call = partial(
         calls.delete_cluster,
         cluster,
@@ -79,9 +79,14 @@ def delete(
         show_deleted(result, validated=validate_only)
 
 
-def _span(text: str) -> timedelta:
+def waiting_span(text: str | None) -> timedelta | None:
+    """Reads --waiting-period.
+
+    Raises:
+        InputError: It is not a duration, or too long to be one.
+    """
     try:
-        return timedelta(seconds=seconds(text, _WAITING))
+        return None if text is None else timedelta(seconds=seconds(text, _WAITING))
     except OverflowError:
         raise InputError(f"{_WAITING}: {text!r} is too long; the most is 90d") from None
 

@@ -141,6 +141,26 @@ KeyUri = Annotated[
         show_default=False,
     ),
 ]
+WaitingPeriod = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="How long `undelete` can take a deletion back: 0s to 90d, 7d if not given.",
+        show_default=False,
+    ),
+]
+PlanFormat = Annotated[
+    str,
+    typer.Option(
+        "--output", "-o", metavar="FORMAT", help="text, or json, which is the same as --json."
+    ),
+]
+DocumentFormat = Annotated[
+    str,
+    typer.Option(
+        "--output", "-o", metavar="FORMAT", help="yaml, or json, which is the same as --json."
+    ),
+]
 Reason = Annotated[
     str, typer.Option(help="The reason, which the audit trail records.", show_default=False)
 ]

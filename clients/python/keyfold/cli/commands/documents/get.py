@@ -1,0 +1,106 @@
+"""The command `get`: prints resources as a document that `apply` takes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Final
+
+import typer
+
+from keyfold import calls
+from keyfold.calls import organizations as organization_calls
+from keyfold.cli.commands.documents import actual
+from keyfold.cli.errors import InputError
+from keyfold.cli.input.options import DocumentFormat
+from keyfold.cli.output.documents import as_yaml, document_of
+from keyfold.cli.session import Session
+from keyfold.models.organizations import KeyLink, Organization
+from keyfold.models.status import ClusterStatus
+
+_KINDS: Final = ("organization", "link", "cluster", "all")
+
+
+def get(
+    session: Session,
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="organization, link, cluster, or all for whole organizations.",
+            show_default=False,
+        ),
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...",
+            help="The names; a link's is ORGANIZATION/NAME, and with all they are those of "
+            "organizations. Without a name it prints everything of the kind.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    output: DocumentFormat = "yaml",
+) -> None:
+    """Print organizations, key links and clusters as a document for `keyfold apply`.
+
+    It has the fields that a caller sets. Deleted regions are not in it, and neither are states:
+    applying the document restores or revokes nothing.
+    """
+    form = "json" if session.json else output
+    if form not in ("yaml", "json"):
+        raise InputError(f"--output: {output!r} is not yaml or json")
+    if kind not in _KINDS:
+        raise InputError(f"{kind!r} is not one of {', '.join(_KINDS)}")
+    document = document_of(*_chosen(session, kind, list(dict.fromkeys(names or ()))))
+    if form == "json":
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(as_yaml(document), nl=False)
+
+
+def _chosen(
+    session: Session, kind: str, names: list[str]
+) -> tuple[Iterable[Organization], Iterable[KeyLink], Iterable[ClusterStatus]]:
+    if kind == "organization":
+        return _organizations(session, names), (), ()
+    if kind == "link":
+        return (), _key_links(session, names), ()
+    if kind == "cluster":
+        return (), (), _clusters(session, names)
+    found = list(_organizations(session, names))
+    links = [link for one in found for link in actual.key_links(session, one.organization)]
+    if not names:
+        return found, links, actual.clusters(session, "", sound=True)
+    return found, links, _clusters_of(session, names)
+
+
+def _organizations(session: Session, names: list[str]) -> Iterator[Organization]:
+    if not names:
+        yield from actual.organizations(session)
+    for name in names:
+        yield session.ask(organization_calls.get_organization(name))[0]
+
+
+def _key_links(session: Session, names: list[str]) -> Iterator[KeyLink]:
+    if not names:
+        for one in list(actual.organizations(session)):
+            yield from actual.key_links(session, one.organization)
+    for name in names:
+        organization, slash, link = name.partition("/")
+        if not slash:
+            raise InputError(f"{name!r} is not ORGANIZATION/NAME")
+        yield session.ask(organization_calls.get_key_link(organization, link))[0]
+
+
+def _clusters(session: Session, names: list[str]) -> Iterator[ClusterStatus]:
+    if not names:
+        yield from actual.clusters(session, "", sound=True)
+    for name in names:
+        yield session.ask(calls.get_status(name))[0]
+
+
+def _clusters_of(session: Session, organizations: Iterable[str]) -> Iterator[ClusterStatus]:
+    for one in organizations:
+        yield from actual.clusters(session, one, sound=True)

@@ -1,0 +1,114 @@
+"""The plan: the steps in their order, each tried by the server before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from keyfold.cli.commands.documents.actual import Actual
+from keyfold.cli.commands.documents.clusters import cluster_name, cluster_steps, region_name
+from keyfold.cli.commands.documents.deletions import deletion_notes, deletion_steps
+from keyfold.cli.commands.documents.organizations import (
+    link_name,
+    link_steps,
+    organization_name,
+    organization_steps,
+)
+from keyfold.cli.commands.documents.planned_keys import PlannedKeys
+from keyfold.cli.commands.documents.step import Step
+from keyfold.cli.input.documents import Document
+from keyfold.cli.output.plan import Change, Plan
+from keyfold.cli.session import Session
+from keyfold.errors import KeyfoldError
+from keyfold.models.status import ClusterStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan with the steps that carry it out, one for each of its changes."""
+
+    plan: Plan
+    steps: tuple[Step, ...]
+
+
+def make_plan(
+    session: Session,
+    document: Document,
+    deletions: Iterable[tuple[str, ...]],
+    waiting_period: timedelta | None,
+) -> Planned:
+    """Works out what leads from what exists to what a document declares.
+
+    Raises:
+        InputError: The document contradicts what exists.
+        KeyfoldError: The server refuses one of the changes. Nothing was changed.
+    """
+    exists = Actual(session)
+    for name in document.organizations:
+        if exists.organization(name) is not None:
+            exists.clusters(name)
+    steps = [*organization_steps(document, exists), *link_steps(document, exists)]
+    keys = PlannedKeys(document, exists, [each.resource for each in steps])
+    found: dict[str, ClusterStatus] = {}
+    for name, entry in document.clusters.items():
+        status = exists.cluster(name, entry.value.organization)
+        if status is not None:
+            found[name] = status
+        steps += cluster_steps(document, entry, status, keys)
+    steps += deletion_steps(deletions, session, waiting_period, follows=bool(steps))
+    changed = {each.resource for each in steps}
+    plan = Plan(
+        tuple(_tried(session, each) for each in steps),
+        tuple(each for each in _declared(document) if each not in changed),
+        tuple(each for each in _left(document, exists, found) if each not in changed),
+    )
+    return Planned(plan, tuple(steps))
+
+
+def _tried(session: Session, step: Step) -> Change:
+    """Returns what a step changes, as the server foretells it.
+
+    Raises:
+        KeyfoldError: The server refuses it, and no earlier step can be the remedy.
+    """
+    if step.trial is not None:
+        try:
+            result, _ = session.ask(step.trial)
+        except step.excused:
+            pass
+        except KeyfoldError as error:
+            error.message = f"{step.resource}: {error.message}; nothing was changed"
+            raise
+        else:
+            fields = step.changed(result, step.was or {})
+            notes = deletion_notes(result)
+            return Change(step.resource, step.action, fields, notes=notes, seen=step.seen)
+    return Change(step.resource, step.action, step.asked, proven=False, seen=step.seen)
+
+
+def _declared(document: Document) -> Iterator[str]:
+    yield from map(organization_name, document.organizations)
+    yield from (link_name(*each) for each in document.key_links)
+    yield from map(cluster_name, document.clusters)
+
+
+def _left(document: Document, exists: Actual, found: dict[str, ClusterStatus]) -> Iterator[str]:
+    """Yields what the document's organizations and clusters have beside it."""
+    for name in document.organizations:
+        if exists.organization(name) is None:
+            continue
+        for link in exists.key_links(name):
+            if (name, link) not in document.key_links:
+                yield link_name(name, link)
+        for cluster in exists.clusters(name):
+            if cluster not in document.clusters:
+                yield cluster_name(cluster)
+    for name, status in found.items():
+        specs = document.clusters[name].value.specs
+        named = {spec.region for spec in specs}
+        geos = {spec.geo for spec in specs if spec.geo}
+        sources = {one.region for one in status.regions if one.geo in geos}
+        for region in status.regions:
+            if region.region not in named and not {region.region, region.replica_of} & sources:
+                yield region_name(name, region.region)
