@@ -48,6 +48,8 @@ COMMANDS = {
     "probe": ["probe"],
     "status": ["status", "prod"],
     "clusters": ["clusters"],
+    "get": ["get", "all"],
+    "apply": ["apply", "--file", "-", "--plan"],
     "key-usage": ["key-usage", "local:acme"],
     "what-if": ["what-if", "remove-describe", "local:acme"],
     "watch": ["watch", "prod"],
@@ -340,11 +342,13 @@ def test_clusters(cli: Cli, server: Served, monkeypatch: pytest.MonkeyPatch) -> 
         assert (request.HasField("can_wrap"), request.can_wrap) == (True, asked)
 
 
-OPERATIONS = {command for command in COMMANDS if command.startswith("operations ")}
-"""The commands about operations, whose own tests look at their JSON."""
+OWN_JSON = {"probe", "watch", "get", "apply"} | {
+    command for command in COMMANDS if command.startswith("operations ")
+}
+"""The commands whose JSON is no response of one call; their own tests look at it."""
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"probe", "watch"} - OPERATIONS))
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - OWN_JSON))
 def test_json_of_every_command(cli: Cli, command: str) -> None:
     """With --json, each command prints the contract's response, with the contract's field names."""
     stdin = b"k" * 32

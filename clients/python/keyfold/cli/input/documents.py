@@ -171,6 +171,7 @@ def _check_specs(
 ) -> None:
     """Refuses region specs that name no region, or the same one twice."""
     named: set[str] = set()
+    once = list(regions)
     for number, spec in enumerate(specs):
         place = f"{path}.region_specs[{number}]"
         if bool(spec.region) == bool(spec.geo):
@@ -185,7 +186,8 @@ def _check_specs(
         if (name := spec.region or f"geo {spec.geo}") in named:
             raise _wrong(node, place, f"{name} stands there twice")
         named.add(name)
-    once = list(regions)
+        if spec.region and once and spec.region not in once:
+            raise _wrong(node, place, f"{spec.region} is not among the cluster's regions")
     if twice := sorted({each for each in once if once.count(each) > 1}):
         raise _wrong(node, f"{path}.regions", f"{twice[0]} stands there twice")
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, TypeVar
-
-from google.protobuf.message import Message
+from typing import Final
 
 from keyfold import calls
 from keyfold.calls import organizations as organization_calls
 from keyfold.calls import pages
-from keyfold.calls.call import Call, next_page
 from keyfold.calls.pages import ClusterFilter
 from keyfold.cli.session import Session
 from keyfold.errors import ClusterNotFoundError, KeyLinkNotFoundError, OrganizationNotFoundError
@@ -18,9 +14,6 @@ from keyfold.models.organizations import KeyLink, Organization
 from keyfold.models.status import ClusterStatus
 
 _PAGE: Final = 1_000
-
-Response = TypeVar("Response", bound=Message)
-Result = TypeVar("Result")
 
 
 class Actual:
@@ -48,14 +41,17 @@ class Actual:
         return self._links[organization]
 
     def cluster(self, name: str, organization: str) -> ClusterStatus | None:
-        """Returns a cluster.
+        """Returns a cluster; None: it does not exist, or the caller may not see it.
 
         Args:
             name: Its name.
-            organization: The organization whose clusters were listed and may have it.
+            organization: The organization that it should have; empty: any. If the clusters of that
+                one were listed and it is not among them, it counts as one that does not exist, and
+                Enable says what it is.
         """
-        listed = self._clusters.get(organization, {})
-        return listed[name] if name in listed else cluster(self._session, name)
+        if organization in self._clusters:
+            return self._clusters[organization].get(name)
+        return cluster(self._session, name)
 
     def clusters(self, organization: str) -> dict[str, ClusterStatus]:
         """Returns the clusters of an organization by name, but those whose rows are not sound."""
@@ -89,47 +85,40 @@ def cluster(session: Session, name: str) -> ClusterStatus | None:
         return None
 
 
-def organizations(session: Session) -> Iterator[Organization]:
-    """Yields the organizations by name; at the end an error names those that are not authentic."""
-    spoilt: list[str] = []
-    for response in _pages(session, organization_calls.first_organizations(_PAGE)):
-        yield from organization_calls.organizations_of(response)
-        spoilt += response.not_authentic
-    organization_calls.check_authentic(spoilt)
+def organizations(session: Session) -> tuple[Organization, ...]:
+    """Returns the organizations by name.
+
+    Raises:
+        RowNotAuthenticError: The stored rows of some are not those that Keyfold wrote.
+    """
+    first = organization_calls.first_organizations(_PAGE)
+    whole, _ = session.listed(first, "organizations", "not_authentic")
+    organization_calls.check_authentic(whole.not_authentic)
+    return organization_calls.organizations_of(whole)
 
 
-def key_links(session: Session, organization: str) -> Iterator[KeyLink]:
-    """Yields the key links of an organization by name; none if it does not exist."""
+def key_links(session: Session, organization: str) -> tuple[KeyLink, ...]:
+    """Returns the key links of an organization by name; none if it does not exist."""
+    first = organization_calls.first_key_links(organization, _PAGE)
     try:
-        for response in _pages(session, organization_calls.first_key_links(organization, _PAGE)):
-            yield from organization_calls.key_links_of(response)
+        whole, _ = session.listed(first, "key_links")
     except OrganizationNotFoundError:
-        return
+        return ()
+    return organization_calls.key_links_of(whole)
 
 
 def clusters(
     session: Session, organization: str, *, sound: bool = False
-) -> Iterator[ClusterStatus]:
-    """Yields clusters by name.
+) -> tuple[ClusterStatus, ...]:
+    """Returns clusters by name.
 
     Args:
         session: The connection.
         organization: Only those of this one; empty: all.
-        sound: Whether a cluster whose stored rows serve nobody is an error at the end.
+        sound: Whether a cluster whose stored rows serve nobody is an error.
     """
-    spoilt: list[str] = []
-    banned: list[str] = []
-    for response in _pages(session, pages.first_page(ClusterFilter(organization), _PAGE)):
-        yield from pages.clusters_of(response)
-        spoilt += response.not_authentic
-        banned += response.banned
+    first = pages.first_page(ClusterFilter(organization), _PAGE)
+    whole, _ = session.listed(first, "clusters", "not_authentic", "banned")
     if sound:
-        pages.check_usable(spoilt, banned)
-
-
-def _pages(session: Session, first: Call[Response, Result]) -> Iterator[Response]:
-    page: Call[Response, Result] | None = first
-    while page is not None:
-        response = session.client.send(page)
-        yield response
-        page = next_page(page, response)
+        pages.check_usable(whole.not_authentic, whole.banned)
+    return pages.clusters_of(whole)

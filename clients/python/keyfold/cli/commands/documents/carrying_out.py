@@ -47,7 +47,8 @@ def _take(session: Session, step: Step, change: Change, *, is_first: bool) -> Ch
     Raises:
         ConcurrentChangeError: Somebody else changed the resource since the plan was made.
     """
-    now, seen = step.read(session)
+    # What is to be made needs no look: the server refuses to make what exists and differs.
+    now, seen = step.read(session) if step.was is not None else (None, "")
     # After a step of the plan itself, the resource is not as it was, and only the server knows.
     if is_first and (now, seen) != (step.was, step.seen):
         raise ConcurrentChangeError(

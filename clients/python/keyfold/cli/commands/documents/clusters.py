@@ -22,11 +22,6 @@ from keyfold.errors import (
     ClusterNameNotAllowedError,
     KeyDeletedError,
     KeyfoldError,
-    KeyLinkAmbiguousError,
-    KeyLinkElsewhereError,
-    KeyLinkMissingError,
-    KeyLinkNotFoundError,
-    KeySpecMissingError,
     NotAllowedError,
     TooManyClustersError,
 )
@@ -34,17 +29,13 @@ from keyfold.models.results import Change as Changed
 from keyfold.models.specs import RegionSpec
 from keyfold.models.status import ClusterStatus, RegionStatus, State
 
-_ORDER: Final[tuple[type[KeyfoldError], ...]] = (
+_RULES: Final[tuple[type[KeyfoldError], ...]] = (
     ClusterNameNotAllowedError,
-    KeyLinkAmbiguousError,
-    KeyLinkElsewhereError,
-    KeyLinkMissingError,
-    KeyLinkNotFoundError,
-    KeySpecMissingError,
     NotAllowedError,
     TooManyClustersError,
 )
-"""The errors that a change of the organization or of its links may be the remedy for."""
+"""The errors of a new cluster that a change of its organization may be the remedy for. What it will
+be held to then, `limits` has checked."""
 
 
 def cluster_name(name: str) -> str:
@@ -192,7 +183,7 @@ def _enable(wanted: Cluster, keys: PlannedKeys) -> Step:
         _reader(trial),
         lambda session: cluster_now(session, wanted.cluster),
         None,
-        excused=_ORDER if keys.concerns(wanted.organization) else (),
+        excused=_RULES if keys.changes_rules(wanted.organization) else (),
     )
 
 
@@ -230,7 +221,6 @@ def _rotate(
         lambda session: cluster_now(session, wanted.cluster),
         cluster_form(found),
         seen(found),
-        _ORDER if keys.concerns(found.organization) else (),
     )
 
 
@@ -269,7 +259,6 @@ def _add(
         lambda session: cluster_now(session, wanted.cluster),
         cluster_form(found),
         seen(found),
-        _ORDER if keys.concerns(found.organization) else (),
     )
 
 

@@ -85,7 +85,7 @@ def _organizations(session: Session, names: list[str]) -> Iterator[Organization]
 
 def _key_links(session: Session, names: list[str]) -> Iterator[KeyLink]:
     if not names:
-        for one in list(actual.organizations(session)):
+        for one in actual.organizations(session):
             yield from actual.key_links(session, one.organization)
     for name in names:
         organization, slash, link = name.partition("/")

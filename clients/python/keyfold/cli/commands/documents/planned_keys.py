@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from keyfold.cli.commands.documents.actual import Actual
 from keyfold.cli.commands.documents.organizations import link_name, organization_name
 from keyfold.cli.input.documents import Document
+from keyfold.errors import KeyLinkAmbiguousError, KeyLinkMissingError, KeySpecMissingError
 from keyfold.models.organizations import DefaultKey, KeyLink
 from keyfold.models.specs import KeySpec, RegionSpec
 from keyfold.models.status import ClusterStatus
@@ -48,43 +49,60 @@ class PlannedKeys:
         self._exists = exists
         self._changing = frozenset(changing)
 
-    def concerns(self, organization: str) -> bool:
-        """Says whether an earlier step changes an organization or one of its links."""
-        names = [organization_name(organization)]
-        names += (link_name(*key) for key in self._document.key_links if key[0] == organization)
-        return not self._changing.isdisjoint(names)
+    def changes_rules(self, organization: str) -> bool:
+        """Says whether an earlier step changes the organization itself."""
+        return organization_name(organization) in self._changing
+
+    def _concerns(self, organization: str) -> bool:
+        names = (link_name(*key) for key in self._document.key_links if key[0] == organization)
+        return self.changes_rules(organization) or not self._changing.isdisjoint(names)
 
     def trial(self, organization: str, specs: Iterable[RegionSpec]) -> Trial:
-        """Returns how specs of a cluster of an organization are tried."""
+        """Returns how specs of a cluster of an organization are tried.
+
+        Raises:
+            KeySpecMissingError: A region names no key, and its organization will give it none.
+            KeyLinkMissingError: It will have no link for the region.
+            KeyLinkAmbiguousError: It will have several.
+        """
         specs = list(specs)
         links: dict[str, str] = {}
-        if not self.concerns(organization):
+        if not organization or not self._concerns(organization):
             return Trial(specs, links)
         tried: list[RegionSpec] = []
         for spec in specs:
-            own = spec.key_spec or spec.replica_of
-            link = None if own else self._link(organization, spec)
-            if own or (link is None and self._default(organization) is DefaultKey.REQUIRE_OWN):
+            if spec.key_spec or spec.replica_of:
                 tried.append(spec)
-            elif link is not None and link.key_spec is not None and link.region:
+                continue
+            if not spec.key_link and self._default(organization) is DefaultKey.PLATFORM:
+                tried.append(replace(spec, key_spec=KeySpec("PLATFORM")))
+                continue
+            link = self._link(organization, spec)
+            if link is None:
+                tried.append(spec)
+            elif link.key_spec is not None and link.region:
                 links[spec.region] = link.key_link
                 tried.append(replace(spec, key_spec=link.key_spec, key_link=""))
-            elif link is None and self._default(organization) is DefaultKey.PLATFORM:
-                tried.append(replace(spec, key_spec=KeySpec("PLATFORM")))
             else:
                 # Of a geo's link only the server knows the replica.
                 return Trial(None, {})
         return Trial(tried, links)
 
     def _link(self, organization: str, spec: RegionSpec) -> KeyLink | None:
-        """Returns the link whose key a region will get; None if none, or not exactly one."""
+        """Returns the link whose key a region will get; None: the server knows no more of it."""
         links = self._links(organization)
         if spec.key_link:
             return links.get(spec.key_link)
-        if self._default(organization) is not DefaultKey.LINKED:
-            return None
+        why = f"region {spec.region} names no key, and organization {organization} "
+        if self._default(organization) is DefaultKey.REQUIRE_OWN:
+            raise KeySpecMissingError(f"{why}will not give it one; nothing was changed")
         serving = [link for link in links.values() if link.geo or link.region == spec.region]
-        return serving[0] if len(serving) == 1 else None
+        if not serving:
+            raise KeyLinkMissingError(f"{why}will have no key link for it; nothing was changed")
+        if len(serving) > 1 and not any(link.geo for link in serving):
+            names = ", ".join(link.key_link for link in serving)
+            raise KeyLinkAmbiguousError(f"{why}will have several: {names}; nothing was changed")
+        return next((link for link in serving if link.geo), serving[0])
 
     def _links(self, organization: str) -> dict[str, KeyLink]:
         links = dict(self._exists.key_links(organization))

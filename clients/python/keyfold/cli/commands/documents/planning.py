@@ -9,6 +9,7 @@ from datetime import timedelta
 from keyfold.cli.commands.documents.actual import Actual
 from keyfold.cli.commands.documents.clusters import cluster_name, cluster_steps, region_name
 from keyfold.cli.commands.documents.deletions import deletion_notes, deletion_steps
+from keyfold.cli.commands.documents.limits import check_limits
 from keyfold.cli.commands.documents.organizations import (
     link_name,
     link_steps,
@@ -56,6 +57,7 @@ def make_plan(
         if status is not None:
             found[name] = status
         steps += cluster_steps(document, entry, status, keys)
+    check_limits(document, exists, (name for name in document.clusters if name not in found))
     steps += deletion_steps(deletions, session, waiting_period, follows=bool(steps))
     changed = {each.resource for each in steps}
     plan = Plan(
