@@ -227,11 +227,12 @@ def test_get_prints_what_apply_takes(cli: Cli, server: Served) -> None:
         ("cluster",),
         ("all",),
     ):
-        for form in ("yaml", "json"):
-            printed = cli("get", *arguments, "-o", form)
-            assert printed.code == 0
-            ran = cli("apply", "-f", "-", "--plan", stdin=printed.out)
-            assert (ran.code, ran.err) == (0, ""), arguments
+        printed = cli("get", *arguments)
+        assert printed.code == 0
+        ran = cli("apply", "-f", "-", "--plan", stdin=printed.out)
+        assert (ran.code, ran.err) == (0, ""), arguments
+    printed = cli("get", "all", "-o", "json")
+    assert cli("apply", "-f", "-", "--plan", stdin=printed.out).code == 0
     shown = cli("get", "all", "made").out.decode()
     assert "display_name: 'Müller: *1'" in shown
     assert "region: 'no'" in shown
@@ -322,7 +323,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes longer than a test may
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -336,9 +337,9 @@ def test_any_document_goes_round(cli: Cli, document: dict[str, Any]) -> None:
     assert all(one["proven"] for one in made.json["changes"])
     assert cli("apply", "-f", "-", "--plan", stdin=text).code == 0
     name = document["organizations"][0]["organization"]
-    printed = cli("get", "all", name)
+    printed = cli("get", "all", name, "--json")
     assert cli("apply", "-f", "-", "--plan", stdin=printed.out).code == 0
-    shown = json.loads(cli("get", "all", name, "--json").out)
+    shown = printed.json
     for kind, found in (("key_links", "key_link"), ("clusters", "cluster")):
         assert sorted(one[found] for one in shown.get(kind, [])) == sorted(
             one[found] for one in document[kind]
