@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -159,3 +160,14 @@ def test_an_export_goes_on_where_it_ended(cli: Run, server: Served, tmp_path: Pa
     assert "the store is another one" in cli("events", "export", "--out", str(out), code=2).err
     out.write_text("no event\n")
     assert "does not hold events" in cli("events", "export", "--out", str(out), code=2).err
+
+
+def test_two_exports_do_not_share_a_file(cli: Run, tmp_path: Path) -> None:
+    """While one command continues a file another is refused, or each event would come twice."""
+    out = tmp_path / "events.jsonl"
+    cli("events", "export", "--out", str(out))
+    before = out.read_bytes()
+    with out.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "another command" in cli("events", "export", "--out", str(out), code=2).err
+    assert out.read_bytes() == before

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cli_runner import Cli, on_terminal
+from keyfold.models.specs import KeySpec, RegionSpec
 from served import Served, numbered_keys, served
 from wire_errors import KEY_DISABLED
 
@@ -263,6 +267,65 @@ def test_batch_of_rewraps(cli: Cli) -> None:
     broken = {"wrapped_key": made[0]["wrapped_key"], "destination": {"cluster": 5}}
     ran = cli("rewrap", "prod", "--batch", stdin=_lines(broken))
     assert ran.lines[0]["error"]["message"] == "line 1: destination.cluster: must be text"
+
+
+def test_unwrap_keeps_the_other_fields_of_a_line(cli: Cli, server: Served) -> None:
+    """`unwrap --batch` reads what `rewrap --batch` writes: fields of the caller's, and clusters."""
+    with server.client() as client:
+        client.enable("other", [RegionSpec("eu", KeySpec("LOCAL", "local:a"))])
+        keys = {one: client.wrap(one, "eu", one.encode()).wrapped_key for one in ("prod", "other")}
+    lines = [
+        {"id": 1.50, "wrapped_key": _base64(keys["prod"]), "error": {"reason": "BUSY"}},
+        {"cluster": "other", "wrapped_key": _base64(keys["other"]), "id": 2},
+        {"cluster": "prod", "wrapped_key": _base64(keys["other"]), "id": 3},
+        {"id": 4, "error": {"reason": "INVALID_INPUT"}},
+    ]
+    ran = cli("unwrap", "prod", "--batch", stdin=_lines(*lines))
+    first, second, third, fourth = ran.lines
+    told = {"region": "eu", "generation": 1}
+    assert first == {"id": 1.5, "plaintext": _base64(b"prod"), **told}
+    assert second == {"id": 2, "cluster": "other", "plaintext": _base64(b"other"), **told}
+    assert third["error"]["reason"] == "WRONG_CLUSTER"
+    assert (third["id"], third["wrapped_key"]) == (3, lines[2]["wrapped_key"])
+    assert fourth == lines[3]
+
+
+def test_lines_that_cannot_be_sent(cli: Cli) -> None:
+    """A text without a form in UTF-8, a field given twice and an endless line fail alone."""
+    lines = (
+        b'{"plaintext": "AQ==", "context": {"a": "\\ud800"}}\n'
+        b'{"plaintext": "AQ==", "region": "\\ud800"}\n'
+        b'{"plaintext": "AQ==", "plaintext": "Ag=="}\n{"plaintext": "'
+        + b"A" * 2_000_000
+        + b'"}\n{"plaintext": "AQ=="}'
+    )
+    ran = cli("wrap", "prod", "--batch", "--region", "eu", stdin=lines)
+    *wrong, good = ran.lines
+    assert [one["error"]["message"] for one in wrong] == [
+        "line 1: context: must be an object of text",
+        "line 2: region: must be text",
+        "line 3: plaintext: is given twice",
+        "line 4: is longer than 1,024 KiB",
+    ]
+    assert "wrapped_key" in good
+
+
+def test_a_reader_that_stops_is_not_a_fault_of_the_input(server: Served, tmp_path: Path) -> None:
+    """If the reader of stdout has gone, the command ends in silence; the input is not to blame."""
+    (tmp_path / "keys").write_bytes(_lines({"plaintext": _base64(KEY)}) * 3)
+    command = "from keyfold.cli import main; main()"
+    wrap = ("wrap", "prod", "--batch", "--region", "eu", "--in", str(tmp_path / "keys"))
+    ours, theirs = os.pipe()
+    os.close(ours)
+    ran = subprocess.run(
+        [sys.executable, "-c", command, *wrap, "--target", server.target],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(theirs)
+    assert (ran.returncode, ran.stderr) == (1, b"")
 
 
 def test_progress_is_for_people(server: Served, tmp_path: Path) -> None:

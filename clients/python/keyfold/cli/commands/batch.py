@@ -6,7 +6,8 @@ length.
 
 What one of the commands writes, another reads: a line that brings a context of its own gets it back
 in the output, and a command ignores what only reports on the command before. An error of that
-command stays an error, in its place.
+command stays an error, in its place. `unwrap` keeps a line's other fields. `wrap` refuses them,
+since a misspelt `context` would go unnoticed, and copies nothing of a line, which has a plaintext.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import typer
 
 from keyfold.calls.batches import MAX_ITEMS
 from keyfold.cli.errors import ExitCode, InputError, error_object, exit_code
+from keyfold.cli.input.json_lines import JsonObject, Line, read_lines
 from keyfold.cli.input.line_fields import bytes_of, context_of, known, text_of
-from keyfold.cli.input.streams import open_input, open_output
+from keyfold.cli.input.streams import open_input, open_output, size_of
 from keyfold.cli.input.values import to_base64
 from keyfold.cli.output.progress import Progress
 from keyfold.cli.session import Session
@@ -39,15 +41,19 @@ _REPORTED: Final = ("generation", "already_current")
 
 
 @dataclass(frozen=True, slots=True)
-class _Unsent:
-    """A line that is not sent to the server.
+class _Parsed(Generic[Item]):
+    """A line.
 
     Attributes:
+        content: Its object; None if it is not one.
+        items: What it asks of the server; none if the line is not sent.
         error: The reason, as the output shows it: what is wrong with the line, or, if the line is
             an error of the command that wrote it, that error.
     """
 
-    error: dict[str, Any]
+    content: JsonObject | None
+    items: tuple[Item, ...] = ()
+    error: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +61,13 @@ class _Job(Generic[Item, ItemResult]):
     """The steps that differ between the two commands.
 
     Attributes:
+        key: The name of the field that has the key.
         parse: Reads a line.
         send: Calls the server with the items of many lines.
         show: Turns a result into a line of the output.
     """
 
+    key: str
     parse: Callable[[dict[str, Any]], Item]
     send: Callable[[list[Item]], list[ItemResult | KeyfoldError]]
     show: Callable[[Item, ItemResult], dict[str, Any]]
@@ -90,7 +98,7 @@ def wrap(
             **_bound(item.context),
         }
 
-    _run(_Job(parse, send, show), source, target, secret=False)
+    _run(_Job("plaintext", parse, send, show), source, target)
 
 
 def unwrap(
@@ -103,26 +111,32 @@ def unwrap(
 ) -> None:
     """Unwraps the wrapped key of each line."""
 
-    def parse(line: dict[str, Any]) -> UnwrapItem:
-        known(line, "wrapped_key", "context", reported=_REPORTED)
-        return UnwrapItem(bytes_of(line, "wrapped_key"), context_of(line))
+    def parse(line: dict[str, Any]) -> tuple[str, UnwrapItem]:
+        named = text_of(line, "cluster") or cluster
+        return named, UnwrapItem(bytes_of(line, "wrapped_key"), context_of(line))
 
-    def send(items: list[UnwrapItem]) -> list[Unwrapped | KeyfoldError]:
-        return session.client.batch_unwrap(cluster, items, context=context)
+    def send(items: list[tuple[str, UnwrapItem]]) -> list[Unwrapped | KeyfoldError]:
+        of_cluster: dict[str, list[UnwrapItem]] = {}
+        for named, item in items:
+            of_cluster.setdefault(named, []).append(item)
+        results = {
+            named: iter(session.client.batch_unwrap(named, its_own, context=context))
+            for named, its_own in of_cluster.items()
+        }
+        return [next(results[named]) for named, _ in items]
 
-    def show(item: UnwrapItem, result: Unwrapped) -> dict[str, Any]:
+    def show(_: tuple[str, UnwrapItem], result: Unwrapped) -> dict[str, Any]:
         return {
             "plaintext": to_base64(result.plaintext),
             "region": result.region,
             "generation": result.generation,
-            **_bound(item.context),
         }
 
-    _run(_Job(parse, send, show), source, target, secret=True)
+    _run(_Job("wrapped_key", parse, send, show), source, target, keeps=True)
 
 
 def _run(
-    job: _Job[Item, ItemResult], source: str | None, target: str | None, *, secret: bool
+    job: _Job[Item, ItemResult], source: str | None, target: str | None, *, keeps: bool = False
 ) -> None:
     """Runs a command on every line.
 
@@ -130,7 +144,8 @@ def _run(
         job: The command's steps.
         source: The input's path, or `-` or None for stdin.
         target: The output's path, or `-` or None for stdout.
-        secret: Whether only the owner of the output file may read it.
+        keeps: Whether a line's other fields stay in the output, which is then as secret as a
+            plaintext: only the owner of its file may read it.
 
     Raises:
         typer.Exit: A line failed; the exit code is that of the first one that did.
@@ -138,52 +153,57 @@ def _run(
     code = ExitCode.OK
     with (
         open_input(source) as read,
-        open_output(target, secret=secret) as written,
-        Progress(target) as progress,
+        open_output(target, secret=keeps) as written,
+        Progress(target, size=size_of(read)) as progress,
     ):
-        numbered = ((number, line) for number, line in enumerate(read, 1) if line.strip())
-        while portion := list(itertools.islice(numbered, MAX_ITEMS)):
-            for failed, shown in _results(job, portion):
+        lines = (line for line in read_lines(read) if not line.is_empty)
+        while portion := list(itertools.islice(lines, MAX_ITEMS)):
+            for failed, shown in _results(job, portion, keeps=keeps):
                 code = code or failed
-                written.write(json.dumps(shown, ensure_ascii=False).encode() + b"\n")
+                written.write(shown.encode() + b"\n")
             written.flush()
-            progress.add(len(portion))
+            progress.add(len(portion), sum(line.size for line in portion))
     if code:
         raise typer.Exit(code)
 
 
 def _results(
-    job: _Job[Item, ItemResult], portion: Iterable[tuple[int, bytes]]
-) -> Iterator[tuple[ExitCode, dict[str, Any]]]:
+    job: _Job[Item, ItemResult], portion: Iterable[Line], *, keeps: bool
+) -> Iterator[tuple[ExitCode, str]]:
     """Yields the exit code and the output of each line, also of those that were not sent."""
-    parsed: list[Item | _Unsent] = []
-    for number, line in portion:
-        item = _parse(job, number, line)
-        parsed.append(item)
-    results = iter(job.send([one for one in parsed if not isinstance(one, _Unsent)]))
+    parsed = [_parse(job, line) for line in portion]
+    results = iter(job.send([item for one in parsed for item in one.items]))
     for one in parsed:
-        if isinstance(one, _Unsent):
-            yield ExitCode.INVALID, {"error": one.error}
-        elif isinstance(result := next(results), KeyfoldError):
-            yield exit_code(type(result)), {"error": error_object(result)}
-        else:
-            yield ExitCode.OK, job.show(one, result)
+        content, code = one.content, ExitCode.INVALID
+        shown: dict[str, Any] = {"error": one.error}
+        for item in one.items:
+            if isinstance(result := next(results), KeyfoldError):
+                code, shown = exit_code(type(result)), {"error": error_object(result)}
+            else:
+                code, shown = ExitCode.OK, job.show(item, result)
+        if not keeps or content is None:
+            yield code, json.dumps(shown, ensure_ascii=False)
+            continue
+        if isinstance(content.values.get("error"), dict):
+            content.drop("error")
+        if not code:
+            content.drop(job.key)
+            content.drop("already_current")
+        for name, value in shown.items():
+            content.set(name, value)
+        yield code, str(content).strip()
 
 
-def _parse(job: _Job[Item, ItemResult], number: int, line: bytes) -> Item | _Unsent:
+def _parse(job: _Job[Item, ItemResult], line: Line) -> _Parsed[Item]:
+    content = None
     try:
-        content = json.loads(line)
-        if isinstance(content, dict):
-            if content.keys() == {"error"} and isinstance(content["error"], dict):
-                return _Unsent(content["error"])
-            return job.parse(content)
-        fault = "must be an object"
+        content = line.to_object()
+        before = content.values.get("error")
+        if job.key not in content.values and isinstance(before, dict):
+            return _Parsed(content, error=before)
+        return _Parsed(content, (job.parse(content.values),))
     except InputError as wrong:
-        fault = str(wrong)
-    except (ValueError, RecursionError):
-        # The parser's own message would show part of the line, which may be part of a key.
-        fault = "is not JSON"
-    return _Unsent(error_object(InputError(f"line {number}: {fault}")))
+        return _Parsed(content, error=error_object(InputError(f"line {line.number}: {wrong}")))
 
 
 def _bound(context: Mapping[str, str]) -> dict[str, Any]:

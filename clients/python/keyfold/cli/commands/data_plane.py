@@ -115,8 +115,8 @@ def unwrap(
     It needs the context that the key was wrapped with. The wrapped key may be raw or base64. The
     plaintext goes to stdout, or to a file that only you may read.
 
-    A line of --batch is {"wrapped_key": base64, "context": {…}}. Without a context, the line uses
-    --context.
+    A line of --batch is {"wrapped_key": base64, "cluster": …, "context": {…}}. Without a cluster
+    or a context, the line uses CLUSTER and --context. Its other fields stay as they are.
     """
     bound = pairs(context or (), "--context")
     if batch:

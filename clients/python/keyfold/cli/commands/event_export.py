@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
@@ -17,6 +18,7 @@ from keyfold.calls import events as calls
 from keyfold.calls.call import next_page
 from keyfold.calls.events import EventFilter, EventPage
 from keyfold.cli.errors import InputError
+from keyfold.cli.input.growing import lock, write_all, writing
 from keyfold.cli.session import Session, json_of
 
 _LOOK_BACK: Final = 1 << 20
@@ -29,11 +31,13 @@ class Export:
 
     Attributes:
         file: The place.
+        name: The file's path; None for stdout.
         number: The number of the last event that it has; 0 if it has none.
         id: That event's id.
     """
 
-    file: BinaryIO
+    file: BinaryIO | FileIO
+    name: Path | None = None
     number: int = 0
     id: str = ""
 
@@ -42,7 +46,8 @@ class Export:
     def into(cls, path: Path | None) -> Iterator[Self]:
         """Opens a file to continue, or stdout.
 
-        A line that a crash cut off is removed, since the event comes again.
+        A line that a crash cut off is removed, since the event comes again. While one command
+        continues the file, another one is refused.
 
         Raises:
             InputError: The file cannot be used, or does not hold events.
@@ -54,7 +59,9 @@ class Export:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as problem:
             raise InputError(f"cannot write {path}: {problem.strerror}") from None
-        with os.fdopen(descriptor, "r+b") as file:
+        with FileIO(descriptor, "r+b") as file:
+            with writing(str(path)):
+                lock(file, str(path))
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - _LOOK_BACK))
             tail = file.read()
@@ -63,7 +70,7 @@ class Export:
             file.seek(0, os.SEEK_END)
             last = whole.rpartition(b"\n")[2]
             number, entry_id = _named(last, path) if last else (0, "")
-            yield cls(file, number, entry_id)
+            yield cls(file, path, number, entry_id)
 
     def write(self, session: Session, narrow: EventFilter) -> None:
         """Writes the events that follow, page by page.
@@ -77,10 +84,18 @@ class Export:
         page: EventPage | None = calls.first_events(narrow, newest_first=False, page_size=1_000)
         while page is not None:
             response = session.client.send(page)
-            for event in response.events:
-                self.file.write(json_of(event, indent=None).encode() + b"\n")
-            self.file.flush()
+            self._write(
+                b"".join(json_of(one, indent=None).encode() + b"\n" for one in response.events)
+            )
             page = next_page(page, response)
+
+    def _write(self, lines: bytes) -> None:
+        if isinstance(self.file, FileIO):
+            with writing(str(self.name)):
+                write_all(self.file, lines)
+        else:
+            self.file.write(lines)
+            self.file.flush()
 
     def _check_last(self, session: Session) -> None:
         """Checks that the last event of the file is the one that the server's log has."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_LINE: Final = 1024 * 1024
 """Most bytes of a line. A line with the largest wrapped key and context has about 10 KiB."""
 
+_BOM: Final = "\ufeff"
+
 _DECODER: Final = json.JSONDecoder()
 
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
@@ -35,13 +37,32 @@ class Line:
     raw: bytes | None
     size: int
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has white space only."""
+        return self.raw is not None and not self.raw.strip()
 
-def read_lines(file: BinaryIO, digest: _Hash, *, number: int = 0) -> Iterator[Line]:
+    def to_object(self) -> JsonObject:
+        """Reads the line.
+
+        Raises:
+            InputError: It is not an object, or has a field twice.
+        """
+        if self.raw is None:
+            raise InputError(f"is longer than {MAX_LINE // 1024:,} KiB")
+        try:
+            return JsonObject(self.raw.decode().removeprefix(_BOM))
+        except (ValueError, RecursionError):
+            # The parser's own message would show part of the line, which may be part of a key.
+            raise InputError("is not JSON") from None
+
+
+def read_lines(file: BinaryIO, digest: _Hash | None = None, *, number: int = 0) -> Iterator[Line]:
     """Yields the rest of a file, line by line, and holds at most `MAX_LINE` bytes of a line.
 
     Args:
         file: The file.
-        digest: A hash, which takes the bytes of each line before the line is yielded.
+        digest: A hash, which takes the bytes of each line before the line is yielded; or None.
         number: The number of the line before.
 
     Raises:
@@ -49,13 +70,15 @@ def read_lines(file: BinaryIO, digest: _Hash, *, number: int = 0) -> Iterator[Li
     """
     while raw := _read(file, MAX_LINE + 1):
         number += 1
-        digest.update(raw)
+        if digest is not None:
+            digest.update(raw)
         size = len(raw)
         if size <= MAX_LINE:
             yield Line(number, raw, size)
             continue
         while not raw.endswith(b"\n") and (raw := _read(file, MAX_LINE)):
-            digest.update(raw)
+            if digest is not None:
+                digest.update(raw)
             size += len(raw)
         yield Line(number, None, size)
 

@@ -164,6 +164,21 @@ def _replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
 
 
+def regular(file: BinaryIO) -> os.stat_result | None:
+    """Returns what the system knows of an open file; None for a pipe, a device or a terminal."""
+    try:
+        found = os.fstat(file.fileno())
+    except (OSError, AttributeError):  # a test's stdin has no descriptor
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def size_of(file: BinaryIO) -> int | None:
+    """Returns the bytes of an open file; None if only its end will tell."""
+    found = regular(file)
+    return None if found is None else found.st_size
+
+
 def note(text: str) -> None:
     """Prints a remark on stderr if it is a terminal, because a script has no use for it."""
     if sys.stderr.isatty():

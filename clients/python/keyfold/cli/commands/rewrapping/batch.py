@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 import typer
 
@@ -23,7 +22,7 @@ from keyfold.cli.commands.rewrapping.report import show_census, show_summary
 from keyfold.cli.commands.rewrapping.tally import Tally
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.json_lines import read_lines
-from keyfold.cli.input.streams import STDIO, open_input, open_output
+from keyfold.cli.input.streams import STDIO, open_input, open_output, regular, size_of
 from keyfold.cli.output.progress import Progress
 from keyfold.cli.session import Session
 from keyfold.errors import KeyfoldError
@@ -70,7 +69,7 @@ class _Stream:
 def census(session: Session, defaults: Defaults, source: str | None) -> None:
     """Counts what `rewrap` would have to do, and prints it; moves nothing."""
     tally, calls = Tally(), 0
-    with open_input(source) as file, Progress(None, size=_size(file)) as progress:
+    with open_input(source) as file, Progress(None, size=size_of(file)) as progress:
         for window in windows(read_lines(file, hashlib.sha256()), defaults):
             tally = tally.counted(window.entries)
             calls += sum(1 for _ in parts(window.entries))
@@ -93,7 +92,7 @@ def rewrap(session: Session, defaults: Defaults, files: Files, concurrency: int)
             if files.checkpoint is not None:
                 digest = checkpoint.skip(read, files.checkpoint)
             before = checkpoint.tally.lines
-            progress = Progress(files.target, size=_size(read), done=checkpoint.read)
+            progress = Progress(files.target, size=size_of(read), done=checkpoint.read)
             run = _Run(session, output, progress, checkpoint.read, checkpoint.tally)
             try:
                 with progress:
@@ -191,13 +190,13 @@ def _check_apart(read: BinaryIO, files: Files) -> None:
     Raises:
         InputError: Two of the files are one.
     """
-    source = _regular(read)
+    source = regular(read)
     written: list[tuple[str, os.stat_result | None]] = []
     for name, path in (("--out", files.target), ("--checkpoint", files.checkpoint)):
         if path not in (None, STDIO):
             written.append((name, _stat(Path(str(path)))))
         elif name == "--out":
-            written.append(("stdout", _regular(sys.stdout.buffer)))
+            written.append(("stdout", regular(sys.stdout.buffer)))
     for name, there in written:
         if source is not None and there is not None and os.path.samestat(source, there):
             raise InputError(f"{name} is the input itself; name another file")
@@ -205,22 +204,8 @@ def _check_apart(read: BinaryIO, files: Files) -> None:
         raise InputError("--checkpoint is --out itself; name another file")
 
 
-def _regular(file: Any) -> os.stat_result | None:
-    """Returns what the system knows of an open file; None for a pipe, a device or a terminal."""
-    try:
-        found = os.fstat(file.fileno())
-    except (OSError, AttributeError):  # a test's stdin has no descriptor
-        return None
-    return found if stat.S_ISREG(found.st_mode) else None
-
-
 def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
     except OSError:  # opening it will say what is wrong
         return None
-
-
-def _size(file: BinaryIO) -> int | None:
-    found = _regular(file)
-    return None if found is None else found.st_size

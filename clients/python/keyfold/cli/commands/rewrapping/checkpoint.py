@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from keyfold.cli.commands.rewrapping.tally import Count, Kek, Tally
 from keyfold.cli.errors import ExitCode, InputError
-
-if sys.platform != "win32":
-    import fcntl
+from keyfold.cli.input.growing import lock, write_all, writing
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -169,16 +167,16 @@ class Resumable:
                     "begin anew, or name another file"
                 )
             checkpoint = Checkpoint(options)
-            with _writing(str(place)):
+            with writing(str(place)):
                 checkpoint.save(place)
         checkpoint.check_options(place, options)
         # Made by the first run, or by one that goes on, since the checkpoint comes first.
         flags = os.O_RDWR | (0 if checkpoint.written else os.O_CREAT)
-        with _writing(target):
+        with writing(target):
             file = FileIO(os.open(path, flags, 0o666), "r+b")
         with file:
-            with _writing(target):
-                _lock(file, target)
+            with writing(target):
+                lock(file, target)
                 _cut(file, target, checkpoint)
                 _sync_folder(path)
             yield cls(file, target, place, checkpoint)
@@ -192,10 +190,8 @@ class Resumable:
             digest: The hash of these bytes.
             tally: The counts of these lines.
         """
-        with _writing(self._target):
-            view = memoryview(data)
-            while view:
-                view = view[self._file.write(view) :]
+        with writing(self._target):
+            write_all(self._file, data)
             os.fsync(self._file.fileno())
             written = self.checkpoint.written + len(data)
             tail = _tail(self._file, written)
@@ -207,32 +203,9 @@ class Resumable:
             tail=tail,
             tally=tally,
         )
-        with _writing(str(self._place)):
+        with writing(str(self._place)):
             made.save(self._place)
         self.checkpoint = made
-
-
-@contextmanager
-def _writing(name: str) -> Iterator[None]:
-    """Reports that a file cannot be written, as when the disk is full."""
-    try:
-        yield
-    except OSError as problem:
-        raise InputError(f"cannot write {name}: {problem.strerror}") from problem
-
-
-def _lock(file: FileIO, target: str) -> None:
-    """Makes sure that no other run writes the output, until this one ends in whatever way.
-
-    Raises:
-        InputError: Another run does.
-    """
-    if sys.platform == "win32":
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"another command is writing {target}; wait for its end") from None
 
 
 def _cut(file: FileIO, target: str, checkpoint: Checkpoint) -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from keyfold.cli.errors import InputError, error_object
-from keyfold.cli.input.json_lines import MAX_LINE, JsonObject, Line
+from keyfold.cli.input.json_lines import JsonObject, Line
 from keyfold.cli.input.line_fields import bytes_of, context_of, known, text_of
 from keyfold.cli.input.values import to_base64
 from keyfold.errors import KeyfoldError
 from keyfold.models.results import Rewrapped
 from keyfold.models.specs import Destination, RewrapItem
-
-_BOM: Final = "\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +86,18 @@ class Entry:
     @classmethod
     def read(cls, line: Line, defaults: Defaults) -> Entry:
         """Reads a line; what is wrong with it becomes its error."""
-        if line.raw is not None and not line.raw.strip():
-            return cls(line)
         entry = cls(line)
+        if line.is_empty:
+            return entry
         try:
-            entry.content = JsonObject(_text(line))
+            entry.content = line.to_object()
             entry._take(entry.content.values, defaults)
         except InputError as wrong:
-            fault = str(wrong)
-        except (ValueError, RecursionError):
-            # The parser's own message would show part of the line, which may be part of a key.
-            fault = "is not JSON"
-        else:
-            return entry
-        entry.item = None
-        entry.error = error_object(InputError(f"line {line.number}: {fault}"))
+            entry.error = error_object(InputError(f"line {line.number}: {wrong}"))
         return entry
 
     def _take(self, values: dict[str, Any], defaults: Defaults) -> None:
-        if values.keys() == {"error"} and isinstance(values["error"], dict):
+        if "wrapped_key" not in values and isinstance(values.get("error"), dict):
             # What the command before could not read stays an error, as it was.
             self.error = values["error"]
             return
@@ -164,12 +155,6 @@ class Entry:
             return self.unchanged()
         self.content.set("error", error)
         return _line(str(self.content))
-
-
-def _text(line: Line) -> str:
-    if line.raw is None:
-        raise InputError(f"is longer than {MAX_LINE // 1024:,} KiB")
-    return line.raw.decode().removeprefix(_BOM)
 
 
 def _line(text: str) -> bytes:
