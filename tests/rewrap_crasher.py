@@ -1,8 +1,12 @@
-"""Runs `keyfold` with small windows, on a disk that dies or is full at a given step.
+"""Runs `keyfold` again and again with small windows, each time on a disk that fails at some step.
 
-This is a program: `rewrap_crasher.py STEP ACTION ARGUMENTS`. A step is a write of the output, a
-synchronization or a replacement of the checkpoint. At step STEP, `kill` ends the process with
-SIGKILL after half of the step, and `full` makes the disk full from then on.
+This is a program: `rewrap_crasher.py ACTION STEPS ARGUMENTS`. A step is a write of the output, a
+synchronization or a replacement of the checkpoint; STEPS has the failing one of each run, with
+commas between them, and 0 for a run in which none fails. There, `kill` ends the process with
+SIGKILL in the middle of the step, and `full` makes the disk full from then on. It prints how each
+run ended, as `os.waitstatus_to_exitcode` tells it.
+
+It imports everything once and forks for each run, because a start takes seconds on a busy machine.
 """
 
 from __future__ import annotations
@@ -15,18 +19,18 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from keyfold.cli import main
+from keyfold.cli.app import app
 from keyfold.cli.commands.rewrapping import checkpoint, pipeline
 
-_step, _action = int(sys.argv[1]), sys.argv[2]
-_count = 0
+_action = sys.argv[1]
+_step = _count = 0
 
 
 def _dies() -> bool:
     """Returns whether the process is to die in this step."""
     global _count  # noqa: PLW0603  a program of its own
     _count += 1
-    if _action == "full" and _count >= _step:
+    if _action == "full" and 0 < _step <= _count:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return _action == "kill" and _count == _step
 
@@ -59,5 +63,8 @@ if __name__ == "__main__":
     checkpoint.FileIO = _File  # type: ignore[attr-defined]
     os.fsync = _synchronize  # type: ignore[assignment]
     Path.replace = _take_place  # type: ignore[assignment,method-assign]
-    sys.argv[1:3] = []
-    main()
+    for _step in map(int, sys.argv[2].split(",")):
+        child = os.fork()
+        if not child:
+            app(sys.argv[3:], prog_name="keyfold")
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
