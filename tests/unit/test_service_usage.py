@@ -43,10 +43,12 @@ async def one(house: House) -> Member:
     return member
 
 
-def use(member: Member, cluster: str = "acme", region: str = "eu", items: int = 1) -> None:
+def use(
+    member: Member, cluster: str = "acme", region: str = "eu", items: int = 1, outcome: str = "OK"
+) -> None:
     """Counts uses, as the server does after a call."""
     time = member.house.clock.wall()
-    member.replica.usage_recorder.add(time, "Wrap", cluster, region, "me", "OK", items)
+    member.replica.usage_recorder.add(time, "Wrap", cluster, region, "me", outcome, items)
 
 
 async def listed(
@@ -94,12 +96,30 @@ async def test_uses_are_counted_by_the_minute(house: House, one: Member) -> None
 
 async def test_made_up_names_are_not_counted(one: Member) -> None:
     """Nobody fills the store with names of clusters and regions that do not exist."""
-    use(one, cluster="made-up")
-    use(one, region="made-up")
-    use(one, region="made-up-too")
+    use(one, cluster="made-up", outcome="CLUSTER_NOT_FOUND")
+    use(one, region="made-up", outcome="REGION_NOT_FOUND")
+    use(one, region="made-up-too", outcome="REGION_NOT_FOUND")
     await one.replica.usage_recorder.flush()
     [count] = await listed(one)
     assert (count.key.cluster, count.key.region, count.count) == ("acme", "", 2)
+
+
+async def test_a_change_loses_no_use(one: Member) -> None:
+    """Calls that ended before a change are counted after it, when the cluster is out of memory."""
+    use(one, outcome="DEADLINE")
+    for name in ("acme", "rival"):
+        await one.revoke(name)
+    use(one)
+    use(one, outcome="REVOKED")
+    use(one, cluster="rival")
+    await one.replica.usage_recorder.flush()
+    found = {(c.key.cluster, c.key.region, c.key.outcome): c.count for c in await listed(one)}
+    assert found == {
+        ("acme", "eu", "DEADLINE"): 1,
+        ("acme", "eu", "OK"): 1,
+        ("acme", "eu", "REVOKED"): 1,
+        ("rival", "eu", "OK"): 1,
+    }
 
 
 async def test_a_store_that_is_away_costs_no_count(one: Member) -> None:

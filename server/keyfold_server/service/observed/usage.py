@@ -25,6 +25,9 @@ _AT_ONCE: Final = 1_000
 _MOST: Final = 50_000
 """Most counts that wait for the store; further uses are dropped and counted as dropped."""
 
+_KNOWN: Final = 10_000
+"""Clusters whose regions are remembered at once."""
+
 
 class UsageRecorder:
     """The counts of uses that the store does not have yet."""
@@ -35,6 +38,7 @@ class UsageRecorder:
         self._storage = storage
         self._writer = writer
         self._counts: Counter[UsageKey] = Counter()
+        self._regions: dict[str, frozenset[str]] = {}
         self._flush = 1
         # Two at once would take each other's counts for written.
         self._alone = asyncio.Lock()
@@ -52,8 +56,8 @@ class UsageRecorder:
     ) -> None:
         """Counts uses of a cluster's keys, or attempts at them.
 
-        Calls for a cluster that this replica does not know are not counted, and a region that the
-        cluster does not have counts as none: their callers may have made the names up.
+        Failed calls for a cluster that this replica does not know are not counted, and a region
+        that the cluster does not have counts as none: their callers may have made the names up.
 
         Args:
             time: When the call ended, in seconds of Unix time.
@@ -67,15 +71,30 @@ class UsageRecorder:
         minute = int(time) // 60 * MINUTE
         key = UsageKey(minute, cluster, region, caller, method, outcome)
         if key not in self._counts:
-            view = self._cache.peek(cluster)
-            if view is None:
-                return
-            if region and region not in view.regions:
-                key = key._replace(region="")
+            regions = self._regions_of(cluster)
+            # A call that succeeded has met both.
+            if outcome != telemetry.OK:
+                if regions is None:
+                    return
+                if region not in regions:
+                    key = key._replace(region="")
             if key not in self._counts and len(self._counts) >= _MOST:
                 telemetry.USES_NOT_COUNTED.inc(items)
                 return
         self._counts[key] += items
+
+    def _regions_of(self, cluster: str) -> frozenset[str] | None:
+        """Returns the regions of a cluster that this replica knows, or has known lately.
+
+        A change drops the cluster's view, often before the calls ahead of it have been counted.
+        """
+        view = self._cache.peek(cluster)
+        if view is not None:
+            self._regions.pop(cluster, None)
+            self._regions[cluster] = frozenset(view.regions)
+            if len(self._regions) > _KNOWN:
+                del self._regions[next(iter(self._regions))]
+        return self._regions.get(cluster)
 
     async def flush(self) -> None:
         """Adds the counts to those in the store.
