@@ -114,7 +114,7 @@ def set_regions(replica: Replica, regions: ResidencyPolicy) -> None:
     """Gives a replica settings of its own, in the parts that read them."""
     replica.clusters._spec_keys.replica_keys._regions = regions
     replica.clusters._spec_keys.geo_keys._regions = regions
-    replica.reports._residency._regions = regions
+    replica.reports._residency._regions = replica._link_proofs._regions = regions
     replica.geos = replica.reports._geos = regions.geos
 
 

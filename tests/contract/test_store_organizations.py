@@ -35,7 +35,7 @@ from keyfold_server.domain.errors import (
     TooManyKeyLinksError,
 )
 from keyfold_server.domain.events import EventQuery
-from keyfold_server.domain.key_links import LinkUse, LinkUser
+from keyfold_server.domain.key_links import KeyUse, LinkUse, LinkUser
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.organization_changes import (
@@ -232,10 +232,13 @@ def test_a_link_knows_its_users(store: SqlStore) -> None:
     every = store.organization("org", users=3).uses
     one = store.organization("org", link="main", users=100).uses
 
+    key = a_region("eu").key_spec
     assert every["main"] == LinkUse(
-        (LinkUser("a", "eu"), LinkUser("a", "us"), LinkUser("b", "eu")), 4
+        (LinkUser("a", "eu"), LinkUser("a", "us"), LinkUser("b", "eu")),
+        4,
+        (KeyUse("eu", key, 2), KeyUse("us", key, 2)),
     )
-    assert every["main-1"] == LinkUse((LinkUser("c", "eu"),), 1)
+    assert every["main-1"] == LinkUse((LinkUser("c", "eu"),), 1, (KeyUse("eu", key, 1),))
     assert set(one) == {"main"}
     assert len(one["main"].users) == 4
     assert store.organization("org").uses == {}
@@ -250,7 +253,7 @@ def test_a_link_in_use_stays(store: SqlStore) -> None:
 
     with pytest.raises(KeyLinkInUseError, match="c/eu"):
         change(store, link_deleted("main", "", NOW))
-    with pytest.raises(KeyLinkInUseError, match=r"c/eu.*Rotate"):
+    with pytest.raises(KeyLinkInUseError, match=r"c/eu.*move_link"):
         change(store, link_updated("main", "", NOW, seen=link, description=None, key=other))
 
     described = link_updated("main", "", NOW, seen=link, description="new", key=None)

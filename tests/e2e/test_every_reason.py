@@ -325,8 +325,12 @@ def test_organizations(reasons: Reasons) -> None:
         see_enabled("TOO_MANY_CLUSTERS", "org-2")
         delete = org.DeleteKeyLinkRequest(organization="org", key_link="one")
         see("KEY_LINK_IN_USE", "DeleteKeyLink", delete)
-        delete_all = org.DeleteOrganizationRequest(organization="org")
-        see("ORGANIZATION_NOT_EMPTY", "DeleteOrganization", delete_all)
+        see_moving(reasons, channel, delete)
+        see(
+            "ORGANIZATION_NOT_EMPTY",
+            "DeleteOrganization",
+            org.DeleteOrganizationRequest(organization="org"),
+        )
         delete.key_link = "us"
         stub.DeleteKeyLink(delete, timeout=9)
         local = link("second")
@@ -334,6 +338,23 @@ def test_organizations(reasons: Reasons) -> None:
         stub.CreateKeyLink(local, timeout=9)
         more = pb.EnableRequest(cluster="org-2", organization="org", regions=["eu"])
         reasons.see("KEY_LINK_AMBIGUOUS", "Enable", more)
+
+
+def see_moving(reasons: Reasons, channel: grpc.Channel, delete: org.DeleteKeyLinkRequest) -> None:
+    """Sees the reason of a change of link `one` while an operation moves it."""
+    reasons.provider.create_key("link-new")
+    action = ops.OperationAction(
+        move_link=ops.MoveLinkAction(key_spec=fake("eu", "fake:link-new").key_spec)
+    )
+    scope = ops.OperationScope(key_link=ops.KeyLinkScope(organization="org", key_link="one"))
+    start = pb.StartOperationRequest(operation="move", action=action, scope=scope)
+    stub = org_service.OrganizationServiceStub(channel)
+    with hanging(reasons, "fake:link-one") as entered:
+        name = reasons.stub.StartOperation(start, timeout=9).name
+        entered(1)
+        reasons.note(refused(stub.DeleteKeyLink, delete), "KEY_LINK_MOVING")
+    running = operations_pb2_grpc.OperationsStub(channel)  # type: ignore[no-untyped-call]
+    assert running.WaitOperation(longrunning.WaitOperationRequest(name=name), timeout=30).done
 
 
 @contextmanager

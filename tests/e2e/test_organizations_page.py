@@ -19,7 +19,9 @@ from e2e.server import ROOT, Server
 
 PAGE: Final = (ROOT / "docs" / "organizations.md").read_text(encoding="utf-8")
 BLOCKS: Final = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-_KEYS: Final = ("platform", "acme", "new")
+_KEYS: Final = ("platform", "acme", "acme-2026", "new")
+_BEGIN: Final = 3
+"""Commands with which the page begins; those after them move a link."""
 
 
 @pytest.fixture(name="server")
@@ -30,10 +32,15 @@ def server_fixture(start_server: StartServer) -> Server:
 
 def begin(server: Server) -> None:
     """Types the three commands with which the page begins."""
-    typed = re.findall(r"^    keyfold (.*)$", PAGE, re.MULTILINE)
-    assert [line.split()[0] for line in typed] == ["organizations", "links", "enable"]
+    typed = commands()[:_BEGIN]
+    assert [line[0] for line in typed] == ["organizations", "links", "enable"]
     for line in typed:
-        server.cli(*shlex.split(line))
+        server.cli(*line)
+
+
+def commands() -> list[list[str]]:
+    """Returns the commands that the page shows as blocks."""
+    return [shlex.split(line) for line in re.findall(r"^    keyfold (.*)$", PAGE, re.MULTILINE)]
 
 
 def answered(server: Server, *arguments: str) -> Any:
@@ -62,8 +69,46 @@ def test_the_first_three_commands(server: Server) -> None:
     assert "clusters acme-prod and key links main" in refused
 
 
+def test_a_link_moves_as_the_page_says(server: Server) -> None:
+    """C6: the dry run changes nothing, the move changes the key, and what was wrapped opens."""
+    begin(server)
+    with server.client() as client:
+        wrapped = client.wrap("acme-prod", "eu", b"the first").wrapped_key
+    dry_run, move = commands()[_BEGIN:]
+    assert "1 regions under 1 root keys" in server.cli(*dry_run)
+    assert owner(server) == ("KEY_OWNER_ORGANIZATION", "main", "local:acme")
+    assert "1 done, 0 failed, 0 skipped" in server.cli(*move)
+    assert owner(server) == ("KEY_OWNER_ORGANIZATION", "main", "local:acme-2026")
+    link = answered(server, "links", "get", "acme", "main")["key_link"]
+    assert (link["use"], link["key_spec"]["uri"]) == ("KEY_LINK_USE_IN_USE", "local:acme-2026")
+    usage = answered(server, "key-usage", "local:acme")
+    assert not [use for use in usage.get("uses", []) if use.get("cluster") == "acme-prod"]
+    with server.client() as client:
+        assert client.unwrap("acme-prod", wrapped).plaintext == b"the first"
+
+
+def test_a_link_goes_on_and_back(server: Server) -> None:
+    """A region that was revoked is left, and the page's ways out lead to a clean end."""
+    begin(server)
+    with server.client() as client:
+        wrapped = client.wrap("acme-prod", "eu", b"the first").wrapped_key
+    move = ("links", "move", "acme", "main", "--type", "LOCAL", "--wait", "--uri")
+    server.cli("revoke", "acme-prod", "--yes")
+    assert "REVOKED" in server.cli(*move, "local:acme-2026", code=12)
+    link = answered(server, "links", "get", "acme", "main")["key_link"]
+    assert (link["use"], link["unmoved_count"]) == ("KEY_LINK_USE_MOVING", 1)
+    assert link["previous_key_spec"]["uri"] == "local:acme"
+    assert "moving from LOCAL local:acme" in server.cli("links", "get", "acme", "main")
+    server.cli("restore", "acme-prod")
+    assert "1 done, 0 failed" in server.cli(*move, "local:acme-2026")
+    assert "1 done, 0 failed" in server.cli(*move, "local:acme")
+    assert owner(server) == ("KEY_OWNER_ORGANIZATION", "main", "local:acme")
+    with server.client() as client:
+        assert client.unwrap("acme-prod", wrapped).plaintext == b"the first"
+
+
 def test_users_of_a_link_move_one_by_one(server: Server) -> None:
-    """C6: with the page's steps a link comes to another key, and what was wrapped opens."""
+    """C6: by hand, too, a link comes to another key, and what was wrapped opens."""
     begin(server)
     with server.client() as client:
         wrapped = client.wrap("acme-prod", "eu", b"the first").wrapped_key

@@ -77,6 +77,10 @@ COMMANDS = {
     "links get": ["links", "get", "acme", "main"],
     "links list": ["links", "list", "acme"],
     "links update": ["links", "update", "acme", "main", "--description", "new"],
+    "links move": [
+        *("links", "move", "acme", "main", "--operation", "m"),
+        *("--type", "LOCAL", "--uri", "local:b"),
+    ],
     "links delete": ["links", "delete", "acme", "main", "--yes"],
     "wrap": ["wrap", "prod", "--region", "eu"],
     "unwrap": ["unwrap", "prod"],
@@ -110,6 +114,7 @@ ANSWERS = {
     "links get": "GetKeyLink",
     "links list": "ListKeyLinks",
     "links update": "UpdateKeyLink",
+    "links move": "StartOperation",
     "links delete": "DeleteKeyLink",
 }
 """The RPC whose response a command prints, if it is not that of the command's name."""
@@ -369,7 +374,7 @@ def test_json_of_every_command(cli: Cli, command: str) -> None:
         return
     name = ANSWERS.get(command, command.title().replace("-", ""))
     contract: Any = event_service_pb2 if command.startswith(("events ", "usage")) else api
-    if command.startswith(("organizations ", "links ")):
+    if command.startswith(("organizations ", "links ")) and command != "links move":
         contract = organization_service_pb2
     Parse(ran.out, getattr(contract, f"{name}Response")())
     camel = {"keySpec", "wrappedKey", "keyVersion", "alreadyCurrent", "nextPageToken"}

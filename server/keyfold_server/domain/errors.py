@@ -74,6 +74,7 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── KeyVersionPinnedError               KEY_VERSION_PINNED
     │   ├── OrganizationNotEmptyError           ORGANIZATION_NOT_EMPTY
     │   ├── KeyLinkInUseError                   KEY_LINK_IN_USE
+    │   ├── KeyLinkMovingError                  KEY_LINK_MOVING
     │   ├── KeyLinkMissingError                 KEY_LINK_MISSING
     │   ├── KeyLinkAmbiguousError               KEY_LINK_AMBIGUOUS
     │   ├── KeyLinkElsewhereError               KEY_LINK_ELSEWHERE
@@ -708,7 +709,20 @@ class KeyLinkInUseError(StateError):
     """Regions use the key link, so it cannot be deleted or get another key."""
 
     reason = "KEY_LINK_IN_USE"
-    remedy = "Move the regions that the message names to another key with Rotate first."
+    remedy = (
+        "To give the link another key, start an operation with the action move_link. To delete it, "
+        "have the regions that the message names leave it with Rotate and a key_spec."
+    )
+
+
+class KeyLinkMovingError(StateError):
+    """An operation is moving the key link to another key, and nothing else may change it."""
+
+    reason = "KEY_LINK_MOVING"
+    remedy = (
+        "Wait for the end of the operation that the message names, or cancel it with "
+        "CancelOperation."
+    )
 
 
 class KeyLinkMissingError(StateError):

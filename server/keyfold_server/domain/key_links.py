@@ -7,7 +7,7 @@ out from them. This module knows no store and no provider.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -30,6 +30,24 @@ def etag(*parts: str | int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """The last move of a link to another key, by an operation (`operations.ActionKind.MOVE_LINK`).
+
+    The link has its new key from the first moment, so that every region that comes to the link
+    meanwhile takes that one. Its users follow one by one.
+
+    Attributes:
+        previous: The key that the link had before.
+        operation: The full name of the operation.
+        open: Whether the operation has not ended. No other change of the link comes in between.
+    """
+
+    previous: KeySpec
+    operation: str
+    open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class KeyLink:
     """A root key that an organization has linked.
 
@@ -44,6 +62,7 @@ class KeyLink:
         revision: 1, 2, 3 …, raised by every change of the link.
         created_at: Milliseconds of Unix time.
         updated_at: Milliseconds of Unix time.
+        move: Its last move to another key, open or not; None: it was never moved.
     """
 
     organization: str
@@ -56,6 +75,7 @@ class KeyLink:
     revision: int
     created_at: int
     updated_at: int
+    move: Move | None = None
 
     @property
     def etag(self) -> str:
@@ -85,16 +105,41 @@ class LinkUser(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class KeyUse:
+    """The users of a link in one region that have one key.
+
+    Attributes:
+        region: The region's name.
+        key_spec: The key that they have now.
+        count: How many they are, without those that are deleted.
+    """
+
+    region: str
+    key_spec: KeySpec
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class LinkUse:
     """The use of a link.
 
     Attributes:
         users: The first of the regions that use it, by cluster and region.
         count: How many regions use it.
+        keys: The keys that they have, if the look-up was asked for them.
     """
 
     users: tuple[LinkUser, ...] = ()
     count: int = 0
+    keys: tuple[KeyUse, ...] = ()
+
+    def unmoved(self, keys: Mapping[str, KeySpec]) -> int:
+        """Returns how many users do not have the key that the link has for their region.
+
+        Args:
+            keys: The link's key in each region that it serves.
+        """
+        return sum(each.count for each in self.keys if each.key_spec != keys.get(each.region))
 
 
 UNUSED: Final = LinkUse()

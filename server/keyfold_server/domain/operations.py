@@ -73,6 +73,10 @@ class ActionKind(Enum):
     POLICY = "POLICY"
     """Gives it another policy."""
 
+    MOVE_LINK = "MOVE_LINK"
+    """Rotates it to the key that its key link has now; the operation's start gave the link that
+    key."""
+
     @property
     def rpc(self) -> str:
         """The method whose role the caller needs for each region."""
@@ -84,6 +88,7 @@ _RPCS: Final = {
     ActionKind.TEST: "TestKey",
     ActionKind.RECHECK: "Recheck",
     ActionKind.POLICY: "Rotate",
+    ActionKind.MOVE_LINK: "Rotate",
 }
 
 
@@ -99,7 +104,7 @@ class Work:
         key_version: Of these, takes those that have a KEK under this version; empty: any.
         principal: Takes the regions whose root key is called as this principal; None: any.
         clusters: Takes the regions of these clusters, sorted; empty: of all.
-        key_spec: The key to rotate to; None: each region's own key.
+        key_spec: The key to rotate to, or that the link gets; None: each region's own key.
         new_generation: Whether to make new KEKs as well.
         policy: The policy to set; None: none.
         at_once: Most regions under way at once.
@@ -183,6 +188,15 @@ class OperationKey(NamedTuple):
 
     owner: str
     name: str
+
+
+PREFIX: Final = "operations/"
+"""The beginning of every full name, as callers know it."""
+
+
+def full_name(key: OperationKey) -> str:
+    """Returns the full name of an operation, which is the same for every caller."""
+    return f"{PREFIX}{key.owner}/{key.name}"
 
 
 def owner_of(caller: str) -> str:

@@ -18,14 +18,16 @@ from keyfold_server.domain.errors import (
     EtagMismatchError,
     KeyLinkExistsError,
     KeyLinkInUseError,
+    KeyLinkMovingError,
     OrganizationExistsError,
     OrganizationNotEmptyError,
     OrganizationNotFoundError,
     TooManyKeyLinksError,
 )
-from keyfold_server.domain.key_links import KeyLink, LinkUse, listed
+from keyfold_server.domain.key_links import KeyLink, LinkUse, Move, listed
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.log import AuditEvent
+from keyfold_server.domain.operations import OperationChange
 from keyfold_server.domain.organizations import (
     DEFAULTS,
     NAMED,
@@ -49,12 +51,16 @@ class OrganizationChange:
         decide: The change, which the store calls under the row's lock.
         event: Who asked for it, for the entry of the log in the same transaction.
         request: The request_id to record, in the same transaction, or None.
+        operation: The change of the operation that moves one of the organization's links, in the
+            same transaction, so that neither goes without the other; or None. It has an entry of
+            its own. Where it changes nothing, the organization does not change either.
     """
 
     organization: str
     decide: DecideOrganization
     event: AuditEvent
     request: RequestKey | None = None
+    operation: OperationChange | None = None
 
 
 def no_organization(name: str) -> OrganizationNotFoundError:
@@ -99,9 +105,17 @@ def _settings(settings: Settings) -> dict[str, Any]:
 
 
 def _link(link: KeyLink) -> dict[str, Any]:
-    spec = link.key_spec
-    told = {"type": spec.type, "uri": spec.uri, "principal": spec.principal, "proven": link.proven}
-    return told | ({"geo": link.geo} if link.geo else {"region": link.region})
+    told = _key(link.key_spec) | {"proven": link.proven}
+    told |= {"geo": link.geo} if link.geo else {"region": link.region}
+    move = link.move
+    if move is not None:
+        previous = _key(move.previous)
+        told["move"] = {"previous": previous, "operation": move.operation, "open": move.open}
+    return told
+
+
+def _key(spec: KeySpec) -> dict[str, Any]:
+    return {"type": spec.type, "uri": spec.uri, "principal": spec.principal}
 
 
 def created(settings: Settings, now: int) -> DecideOrganization:
@@ -243,6 +257,7 @@ def link_updated(
         current = view.organization
         link = current.link(name)
         check_link_etag(link, expected_etag)
+        check_still(link)
         if key is not None and link != seen:
             raise ConcurrentChangeError(
                 f"key link {name} was changed by another request while its key was proven; ask "
@@ -256,6 +271,7 @@ def link_updated(
             spec, proven = key
             if spec != link.key_spec:
                 check_unused(link, view.use(name))
+                changed = replace(changed, move=None)
             changed = replace(changed, key_spec=spec, proven=proven)
             _check_apart(current, changed)
         if changed == link:
@@ -274,11 +290,12 @@ def link_deleted(name: str, expected_etag: str, now: int) -> DecideOrganization:
         current = view.organization
         link = current.link(name)
         check_link_etag(link, expected_etag)
+        check_still(link)
         use = view.use(name)
         if use.count:
             raise KeyLinkInUseError(
-                f"key link {name} of organization {current.name} is used by {_users(use)}; move "
-                "them to another key with Rotate first, or delete their clusters",
+                f"key link {name} of organization {current.name} is used by {_users(use)}; have "
+                "them leave it first, with Rotate and a key_spec, or delete their clusters",
                 field="key_link",
             )
         return _with_links(current, tuple(x for x in current.links if x.name != name), now)
@@ -295,10 +312,99 @@ def check_unused(link: KeyLink, use: LinkUse) -> None:
     if use.count:
         raise KeyLinkInUseError(
             f"key link {link.name} is used by {_users(use)}, which would stay with its old key; "
-            "move each of them with Rotate and the new key_spec, which takes it off the link, then "
-            "change the link, and have each adopt it again with Rotate and key_link",
+            "move it with StartOperation and the action move_link (`keyfold links move`), which "
+            "rotates each of them to the new key",
             field="key_link.key_spec",
         )
+
+
+def check_still(link: KeyLink) -> None:
+    """Refuses a change of a link while an operation moves it.
+
+    Raises:
+        KeyLinkMovingError: One does.
+    """
+    if link.move is not None and link.move.open:
+        raise KeyLinkMovingError(
+            f"{link.move.operation} is moving key link {link.name} of organization "
+            f"{link.organization} to another key; wait for its end with WaitOperation, or cancel "
+            "it with CancelOperation, and ask again then",
+            field="key_link",
+        )
+
+
+def link_moving(
+    name: str,
+    key: tuple[KeySpec, tuple[str, ...]],
+    operation: str,
+    now: int,
+    *,
+    seen: KeyLink,
+) -> DecideOrganization:
+    """Returns the change by which an operation begins to move a link to another key.
+
+    With the key that the link has, it goes on with the move before, whose users were not all moved.
+
+    Args:
+        name: The link's name.
+        key: The new key, with the regions in which it was proven.
+        operation: The full name of the operation.
+        now: Milliseconds of Unix time.
+        seen: The link as it was when its key was proven.
+    """
+
+    def decide(view: OrganizationView) -> Organization:
+        current = view.organization
+        link = current.link(name)
+        if link.move is not None and link.move.open and link.move.operation == operation:
+            return current
+        check_still(link)
+        if link != seen:
+            raise ConcurrentChangeError(
+                f"key link {name} was changed by another request while its new key was proven; "
+                "ask again",
+                field="key_link",
+            )
+        spec, proven = key
+        goes_on = link.move is not None and spec == link.key_spec
+        previous = link.move.previous if link.move is not None and goes_on else link.key_spec
+        moving = replace(
+            link,
+            key_spec=spec,
+            proven=proven,
+            move=Move(previous, operation),
+            revision=link.revision + 1,
+            updated_at=now,
+        )
+        _check_apart(current, moving)
+        others = [other for other in current.links if other.name != name]
+        return _with_links(current, (*others, moving), now)
+
+    return decide
+
+
+def link_moved(name: str, operation: str, now: int) -> DecideOrganization:
+    """Returns the change by which the operation that moves a link ends, however that is.
+
+    Users that it did not move keep the keys that they have, and can be told by them.
+    """
+
+    def decide(view: OrganizationView) -> Organization:
+        current = view.organization
+        for link in current.links:
+            move = link.move
+            if link.name == name and move is not None and move.operation == operation and move.open:
+                done = replace(
+                    link,
+                    move=replace(move, open=False),
+                    revision=link.revision + 1,
+                    updated_at=now,
+                )
+                others = [other for other in current.links if other.name != name]
+                return _with_links(current, (*others, done), now)
+        return current
+
+    return decide
 
 
 def check_link_etag(link: KeyLink, expected: str) -> None:

@@ -63,6 +63,7 @@ from keyfold_server.service.operations.run import Run
 from keyfold_server.service.operations.runner import Runner
 from keyfold_server.service.operations.steps import RightsOf, Steps
 from keyfold_server.service.organizations.key_links import KeyLinks
+from keyfold_server.service.organizations.link_moves import LinkMoves
 from keyfold_server.service.organizations.link_proofs import LinkProofs
 from keyfold_server.service.organizations.mutations import OrganizationMutations
 from keyfold_server.service.organizations.organizations import Organizations
@@ -355,6 +356,7 @@ class Replica:
         self.key_links = KeyLinks(
             organization_mutations, self._link_proofs, storage, clock, check_fresh=check_fresh
         )
+        self._link_moves = LinkMoves(organization_mutations, self._link_proofs, storage)
         self.listing = Listing(storage, self.reports, clock, check_fresh=check_fresh)
         self.key_usage = KeyUsage(
             storage,
@@ -377,7 +379,9 @@ class Replica:
             if self._runner is not None:
                 self._runner.hasten()
 
-        self.operations = Operations(self._storage, items, self._counting, self.clock, hasten)
+        self.operations = Operations(
+            self._storage, items, self._counting, self._link_moves, self.clock, hasten
+        )
         self.decisions = Decisions(
             self._storage, self._confirmations, self.changes.has_applied, self.operations.left
         )
@@ -394,7 +398,14 @@ class Replica:
         storage, clock, lease = self._storage, self.clock, self.timing.operation_lease
         policies = Policies(self._mutations, self._kms)
         steps = Steps(
-            self._mutations, self.rotation, policies, self.trials, self.rechecks, rights, clock
+            self._mutations,
+            self.rotation,
+            policies,
+            self.trials,
+            self.rechecks,
+            self._link_moves,
+            rights,
+            clock,
         )
         items = Items(storage)
 

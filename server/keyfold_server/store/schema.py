@@ -282,9 +282,12 @@ key_links: Final = Table(
     _must("revision", BigInteger),
     _must("created_at", BigInteger),
     _must("updated_at", BigInteger),
+    Column("move", Text, nullable=True),
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["organization"], ["organizations.name"]),
 )
+"""The key links of organizations. `move` is the last move of a link to another key: the key that it
+had before, the full name of the operation, and whether that has not ended."""
 
 requests: Final = Table(
     "requests",

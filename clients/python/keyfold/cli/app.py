@@ -124,6 +124,7 @@ _links.command("create")(with_session(key_links.create))
 _links.command("get")(with_session(key_links.get))
 _links.command("list")(with_session(key_links.list_links))
 _links.command("update")(with_session(key_links.update))
+_links.command("move")(with_session(key_links.move))
 _links.command("delete")(with_session(key_links.delete))
 app.add_typer(_links)
 

@@ -427,6 +427,12 @@ class KeyLinkInUseError(StateError):
     reason = "KEY_LINK_IN_USE"
 
 
+class KeyLinkMovingError(StateError):
+    """An operation is moving the key link to another key, and nothing else may change it."""
+
+    reason = "KEY_LINK_MOVING"
+
+
 class KeyLinkMissingError(StateError):
     """A region is to use its organization's key link, and there is none for the region."""
 
@@ -701,6 +707,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         KeyVersionPinnedError,
         OrganizationNotEmptyError,
         KeyLinkInUseError,
+        KeyLinkMovingError,
         KeyLinkMissingError,
         KeyLinkAmbiguousError,
         KeyLinkElsewhereError,

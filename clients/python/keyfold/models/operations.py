@@ -61,6 +61,15 @@ class OperationAction:
         """Gives each region another policy, as a whole."""
         return cls(ops.OperationAction(policy=ops.PolicyAction(policy=policy.to_message())))
 
+    @classmethod
+    def move_link(cls, key_spec: KeySpec) -> OperationAction:
+        """Gives a key link, which is the scope, another key, and rotates what uses it.
+
+        With the key that the link has, it goes on where an operation before it failed.
+        """
+        move = ops.MoveLinkAction(key_spec=key_spec.to_message())
+        return cls(ops.OperationAction(move_link=move))
+
 
 @dataclass(frozen=True, slots=True)
 class OperationScope:
@@ -185,8 +194,8 @@ class Operation:
 
     Attributes:
         name: Its full name, which is the same for every caller.
-        action: What it does: `rotate`, `test`, `recheck` or `policy`; empty if it only shows which
-            replicas have confirmed a decision.
+        action: What it does: `rotate`, `test`, `recheck`, `policy` or `move_link`; empty if it only
+            shows which replicas have confirmed a decision.
         state: Its state.
         total: The number of its regions; 0 until the server has counted them.
         done: The number of regions that it has carried out.

@@ -209,12 +209,14 @@ class KeyLink:
         use: Whether regions use it.
         users: The regions that use it, at most 100.
         users_count: How many regions use it.
-        previous_key_spec: While an operation moves its users: the key that they had before.
+        previous_key_spec: While it is `MOVING`: the key that it had before.
         replicas: Of a geo: each of its regions, with the replica there or what is wrong.
         etag: Differs after every change.
         create_time: The time at which it was made.
         update_time: The time at which it last changed.
-        operation: The name of the operation that moves its users; empty: none does.
+        operation: While it is `MOVING`: the full name of the operation that moves its users, or
+            that has ended before all of them had its key.
+        unmoved_count: How many regions that use it do not have its key yet.
     """
 
     organization: str
@@ -232,6 +234,7 @@ class KeyLink:
     create_time: datetime | None = None
     update_time: datetime | None = None
     operation: str = ""
+    unmoved_count: int = 0
 
     def to_message(self) -> api.KeyLink:
         """Returns the protobuf message, with the fields that a caller sets."""
@@ -265,6 +268,7 @@ class KeyLink:
             time_of(message.create_time),
             time_of(message.update_time),
             message.operation,
+            message.unmoved_count,
         )
 
 

@@ -2853,6 +2853,7 @@ class StartOperationRequest(_message.Message):
     """
     dry_run: _builtins.bool
     """Optional. If true, Keyfold counts what the operation would have before it, and starts nothing.
+    It asks no KMS but for `move_link`, whose new key it proves.
     Counting takes longer the more regions there are: allow a longer deadline.
     """
     max_concurrency: _builtins.int

@@ -27,43 +27,45 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from keyfold.v1 import resources_pb2 as keyfold_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkeyfold/v1/operations.proto\x12\nkeyfold.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akeyfold/v1/resources.proto\"\xc9\x01\n\x0fOperationAction\x12*\n\x06rotate\x18\x01 \x01(\x0b\x32\x18.keyfold.v1.RotateActionH\x00\x12&\n\x04test\x18\x02 \x01(\x0b\x32\x16.keyfold.v1.TestActionH\x00\x12,\n\x07recheck\x18\x03 \x01(\x0b\x32\x19.keyfold.v1.RecheckActionH\x00\x12*\n\x06policy\x18\x04 \x01(\x0b\x32\x18.keyfold.v1.PolicyActionH\x00\x42\x08\n\x06\x61\x63tion\"M\n\x0cRotateAction\x12%\n\x08key_spec\x18\x01 \x01(\x0b\x32\x13.keyfold.v1.KeySpec\x12\x16\n\x0enew_generation\x18\x02 \x01(\x08\"\x0c\n\nTestAction\"\x0f\n\rRecheckAction\"8\n\x0cPolicyAction\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.keyfold.v1.RegionPolicy\"\xed\x01\n\x0eOperationScope\x12\x16\n\x0corganization\x18\x01 \x01(\tH\x00\x12,\n\x08key_link\x18\x02 \x01(\x0b\x32\x18.keyfold.v1.KeyLinkScopeH\x00\x12,\n\x08root_key\x18\x03 \x01(\x0b\x32\x18.keyfold.v1.RootKeyScopeH\x00\x12/\n\tprincipal\x18\x04 \x01(\x0b\x32\x1a.keyfold.v1.PrincipalScopeH\x00\x12-\n\x08\x63lusters\x18\x05 \x01(\x0b\x32\x19.keyfold.v1.ClustersScopeH\x00\x42\x07\n\x05scope\"6\n\x0cKeyLinkScope\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x10\n\x08key_link\x18\x02 \x01(\t\",\n\x0cRootKeyScope\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"(\n\x0ePrincipalScope\x12\x16\n\x0e\x61uth_principal\x18\x01 \x01(\t\"!\n\rClustersScope\x12\x10\n\x08\x63lusters\x18\x01 \x03(\t\"\x82\x01\n\x0fOperationCensus\x12\x0f\n\x07regions\x18\x01 \x01(\x04\x12\x0c\n\x04keys\x18\x02 \x01(\x04\x12\x1a\n\x12\x65xpected_kms_calls\x18\x03 \x01(\x04\x12\x34\n\x11\x65xpected_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"~\n\x10OperationFailure\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd8\x04\n\x11OperationMetadata\x12\x11\n\toperation\x18\x01 \x01(\t\x12+\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x1b.keyfold.v1.OperationAction\x12)\n\x05scope\x18\x03 \x01(\x0b\x32\x1a.keyfold.v1.OperationScope\x12)\n\x05state\x18\x04 \x01(\x0e\x32\x1a.keyfold.v1.OperationState\x12\r\n\x05total\x18\x05 \x01(\x04\x12\x0c\n\x04\x64one\x18\x06 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x04\x12\x0f\n\x07skipped\x18\x08 \x01(\x04\x12+\n\x06\x63\x65nsus\x18\t \x01(\x0b\x32\x1b.keyfold.v1.OperationCensus\x12.\n\x08\x66\x61ilures\x18\n \x03(\x0b\x32\x1c.keyfold.v1.OperationFailure\x12\x0e\n\x06\x63\x61ller\x18\x0b \x01(\t\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x17\n\x0fmax_concurrency\x18\r \x01(\r\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07replica\x18\x11 \x01(\t\x12\x38\n\rconfirmations\x18\x12 \x01(\x0b\x32!.keyfold.v1.DecisionConfirmations\"\x89\x01\n\x15\x44\x65\x63isionConfirmations\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x0f\n\x07regions\x18\x03 \x03(\t\x12\x11\n\tconfirmed\x18\x04 \x03(\t\x12+\n\x07pending\x18\x05 \x03(\x0b\x32\x1a.keyfold.v1.PendingReplica\"@\n\x0fOperationResult\x12\x0c\n\x04\x64one\x18\x01 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x04\x12\x0f\n\x07skipped\x18\x03 \x01(\x04*\xa5\x01\n\x0eOperationState\x12\x1f\n\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STATE_PENDING\x10\x01\x12\x1b\n\x17OPERATION_STATE_RUNNING\x10\x02\x12\x1e\n\x1aOPERATION_STATE_CANCELLING\x10\x03\x12\x18\n\x14OPERATION_STATE_DONE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkeyfold/v1/operations.proto\x12\nkeyfold.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akeyfold/v1/resources.proto\"\xfa\x01\n\x0fOperationAction\x12*\n\x06rotate\x18\x01 \x01(\x0b\x32\x18.keyfold.v1.RotateActionH\x00\x12&\n\x04test\x18\x02 \x01(\x0b\x32\x16.keyfold.v1.TestActionH\x00\x12,\n\x07recheck\x18\x03 \x01(\x0b\x32\x19.keyfold.v1.RecheckActionH\x00\x12*\n\x06policy\x18\x04 \x01(\x0b\x32\x18.keyfold.v1.PolicyActionH\x00\x12/\n\tmove_link\x18\x05 \x01(\x0b\x32\x1a.keyfold.v1.MoveLinkActionH\x00\x42\x08\n\x06\x61\x63tion\"M\n\x0cRotateAction\x12%\n\x08key_spec\x18\x01 \x01(\x0b\x32\x13.keyfold.v1.KeySpec\x12\x16\n\x0enew_generation\x18\x02 \x01(\x08\"\x0c\n\nTestAction\"\x0f\n\rRecheckAction\"7\n\x0eMoveLinkAction\x12%\n\x08key_spec\x18\x01 \x01(\x0b\x32\x13.keyfold.v1.KeySpec\"8\n\x0cPolicyAction\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.keyfold.v1.RegionPolicy\"\xed\x01\n\x0eOperationScope\x12\x16\n\x0corganization\x18\x01 \x01(\tH\x00\x12,\n\x08key_link\x18\x02 \x01(\x0b\x32\x18.keyfold.v1.KeyLinkScopeH\x00\x12,\n\x08root_key\x18\x03 \x01(\x0b\x32\x18.keyfold.v1.RootKeyScopeH\x00\x12/\n\tprincipal\x18\x04 \x01(\x0b\x32\x1a.keyfold.v1.PrincipalScopeH\x00\x12-\n\x08\x63lusters\x18\x05 \x01(\x0b\x32\x19.keyfold.v1.ClustersScopeH\x00\x42\x07\n\x05scope\"6\n\x0cKeyLinkScope\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x10\n\x08key_link\x18\x02 \x01(\t\",\n\x0cRootKeyScope\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"(\n\x0ePrincipalScope\x12\x16\n\x0e\x61uth_principal\x18\x01 \x01(\t\"!\n\rClustersScope\x12\x10\n\x08\x63lusters\x18\x01 \x03(\t\"\x82\x01\n\x0fOperationCensus\x12\x0f\n\x07regions\x18\x01 \x01(\x04\x12\x0c\n\x04keys\x18\x02 \x01(\x04\x12\x1a\n\x12\x65xpected_kms_calls\x18\x03 \x01(\x04\x12\x34\n\x11\x65xpected_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"~\n\x10OperationFailure\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd8\x04\n\x11OperationMetadata\x12\x11\n\toperation\x18\x01 \x01(\t\x12+\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x1b.keyfold.v1.OperationAction\x12)\n\x05scope\x18\x03 \x01(\x0b\x32\x1a.keyfold.v1.OperationScope\x12)\n\x05state\x18\x04 \x01(\x0e\x32\x1a.keyfold.v1.OperationState\x12\r\n\x05total\x18\x05 \x01(\x04\x12\x0c\n\x04\x64one\x18\x06 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x04\x12\x0f\n\x07skipped\x18\x08 \x01(\x04\x12+\n\x06\x63\x65nsus\x18\t \x01(\x0b\x32\x1b.keyfold.v1.OperationCensus\x12.\n\x08\x66\x61ilures\x18\n \x03(\x0b\x32\x1c.keyfold.v1.OperationFailure\x12\x0e\n\x06\x63\x61ller\x18\x0b \x01(\t\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x17\n\x0fmax_concurrency\x18\r \x01(\r\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07replica\x18\x11 \x01(\t\x12\x38\n\rconfirmations\x18\x12 \x01(\x0b\x32!.keyfold.v1.DecisionConfirmations\"\x89\x01\n\x15\x44\x65\x63isionConfirmations\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x0f\n\x07regions\x18\x03 \x03(\t\x12\x11\n\tconfirmed\x18\x04 \x03(\t\x12+\n\x07pending\x18\x05 \x03(\x0b\x32\x1a.keyfold.v1.PendingReplica\"@\n\x0fOperationResult\x12\x0c\n\x04\x64one\x18\x01 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x04\x12\x0f\n\x07skipped\x18\x03 \x01(\x04*\xa5\x01\n\x0eOperationState\x12\x1f\n\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STATE_PENDING\x10\x01\x12\x1b\n\x17OPERATION_STATE_RUNNING\x10\x02\x12\x1e\n\x1aOPERATION_STATE_CANCELLING\x10\x03\x12\x18\n\x14OPERATION_STATE_DONE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keyfold.v1.operations_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATIONSTATE']._serialized_start=1998
-  _globals['_OPERATIONSTATE']._serialized_end=2163
+  _globals['_OPERATIONSTATE']._serialized_start=2104
+  _globals['_OPERATIONSTATE']._serialized_end=2269
   _globals['_OPERATIONACTION']._serialized_start=137
-  _globals['_OPERATIONACTION']._serialized_end=338
-  _globals['_ROTATEACTION']._serialized_start=340
-  _globals['_ROTATEACTION']._serialized_end=417
-  _globals['_TESTACTION']._serialized_start=419
-  _globals['_TESTACTION']._serialized_end=431
-  _globals['_RECHECKACTION']._serialized_start=433
-  _globals['_RECHECKACTION']._serialized_end=448
-  _globals['_POLICYACTION']._serialized_start=450
-  _globals['_POLICYACTION']._serialized_end=506
-  _globals['_OPERATIONSCOPE']._serialized_start=509
-  _globals['_OPERATIONSCOPE']._serialized_end=746
-  _globals['_KEYLINKSCOPE']._serialized_start=748
-  _globals['_KEYLINKSCOPE']._serialized_end=802
-  _globals['_ROOTKEYSCOPE']._serialized_start=804
-  _globals['_ROOTKEYSCOPE']._serialized_end=848
-  _globals['_PRINCIPALSCOPE']._serialized_start=850
-  _globals['_PRINCIPALSCOPE']._serialized_end=890
-  _globals['_CLUSTERSSCOPE']._serialized_start=892
-  _globals['_CLUSTERSSCOPE']._serialized_end=925
-  _globals['_OPERATIONCENSUS']._serialized_start=928
-  _globals['_OPERATIONCENSUS']._serialized_end=1058
-  _globals['_OPERATIONFAILURE']._serialized_start=1060
-  _globals['_OPERATIONFAILURE']._serialized_end=1186
-  _globals['_OPERATIONMETADATA']._serialized_start=1189
-  _globals['_OPERATIONMETADATA']._serialized_end=1789
-  _globals['_DECISIONCONFIRMATIONS']._serialized_start=1792
-  _globals['_DECISIONCONFIRMATIONS']._serialized_end=1929
-  _globals['_OPERATIONRESULT']._serialized_start=1931
-  _globals['_OPERATIONRESULT']._serialized_end=1995
+  _globals['_OPERATIONACTION']._serialized_end=387
+  _globals['_ROTATEACTION']._serialized_start=389
+  _globals['_ROTATEACTION']._serialized_end=466
+  _globals['_TESTACTION']._serialized_start=468
+  _globals['_TESTACTION']._serialized_end=480
+  _globals['_RECHECKACTION']._serialized_start=482
+  _globals['_RECHECKACTION']._serialized_end=497
+  _globals['_MOVELINKACTION']._serialized_start=499
+  _globals['_MOVELINKACTION']._serialized_end=554
+  _globals['_POLICYACTION']._serialized_start=556
+  _globals['_POLICYACTION']._serialized_end=612
+  _globals['_OPERATIONSCOPE']._serialized_start=615
+  _globals['_OPERATIONSCOPE']._serialized_end=852
+  _globals['_KEYLINKSCOPE']._serialized_start=854
+  _globals['_KEYLINKSCOPE']._serialized_end=908
+  _globals['_ROOTKEYSCOPE']._serialized_start=910
+  _globals['_ROOTKEYSCOPE']._serialized_end=954
+  _globals['_PRINCIPALSCOPE']._serialized_start=956
+  _globals['_PRINCIPALSCOPE']._serialized_end=996
+  _globals['_CLUSTERSSCOPE']._serialized_start=998
+  _globals['_CLUSTERSSCOPE']._serialized_end=1031
+  _globals['_OPERATIONCENSUS']._serialized_start=1034
+  _globals['_OPERATIONCENSUS']._serialized_end=1164
+  _globals['_OPERATIONFAILURE']._serialized_start=1166
+  _globals['_OPERATIONFAILURE']._serialized_end=1292
+  _globals['_OPERATIONMETADATA']._serialized_start=1295
+  _globals['_OPERATIONMETADATA']._serialized_end=1895
+  _globals['_DECISIONCONFIRMATIONS']._serialized_start=1898
+  _globals['_DECISIONCONFIRMATIONS']._serialized_end=2035
+  _globals['_OPERATIONRESULT']._serialized_start=2037
+  _globals['_OPERATIONRESULT']._serialized_end=2101
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,7 @@ class OperationAction(_message.Message):
     TEST_FIELD_NUMBER: _builtins.int
     RECHECK_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    MOVE_LINK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rotate(self) -> Global___RotateAction:
         """Rotates each region, as Rotate does."""
@@ -82,6 +83,12 @@ class OperationAction(_message.Message):
     def policy(self) -> Global___PolicyAction:
         """Gives each region another policy. Makes no call to a KMS."""
 
+    @_builtins.property
+    def move_link(self) -> Global___MoveLinkAction:
+        """Moves a key link to another key: gives it that key at once, and rotates each region that uses
+        it. The scope is the key link.
+        """
+
     def __init__(
         self,
         *,
@@ -89,12 +96,13 @@ class OperationAction(_message.Message):
         test: Global___TestAction | None = ...,
         recheck: Global___RecheckAction | None = ...,
         policy: Global___PolicyAction | None = ...,
+        move_link: Global___MoveLinkAction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "policy", b"policy", "recheck", b"recheck", "rotate", b"rotate", "test", b"test"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "move_link", b"move_link", "policy", b"policy", "recheck", b"recheck", "rotate", b"rotate", "test", b"test"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "policy", b"policy", "recheck", b"recheck", "rotate", b"rotate", "test", b"test"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "move_link", b"move_link", "policy", b"policy", "recheck", b"recheck", "rotate", b"rotate", "test", b"test"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["rotate", "test", "recheck", "policy"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["rotate", "test", "recheck", "policy", "move_link"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -165,6 +173,37 @@ class RecheckAction(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecheckAction: _TypeAlias = RecheckAction  # noqa: Y015
+
+@_typing.final
+class MoveLinkAction(_message.Message):
+    """Moves a key link to another key. Keyfold proves the key first, in each region that the link serves;
+    StartOperation fails if it does not work, and changes nothing. From then on the link has the new
+    key, so that what comes to it later takes that one, and it is `KEY_LINK_USE_MOVING` until every
+    region that used it has the new key. Each region rotates as with `RegionSpec.key_link`, with the
+    replicas of its key. A region that has the new key already is skipped, so that a second operation
+    with the same key does what the first one could not; one with the previous key moves all back. The
+    caller needs the role for UpdateKeyLink as well, and the grant of the new key.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key_spec(self) -> _resources_pb2.KeySpec:
+        """Required. The new root key; for the link of a geo, one of its replicas."""
+
+    def __init__(
+        self,
+        *,
+        key_spec: _resources_pb2.KeySpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveLinkAction: _TypeAlias = MoveLinkAction  # noqa: Y015
 
 @_typing.final
 class PolicyAction(_message.Message):

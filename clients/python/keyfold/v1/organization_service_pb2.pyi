@@ -91,7 +91,7 @@ class _KeyLinkUseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyLinkUse
     KEY_LINK_USE_IN_USE: _KeyLinkUse.ValueType  # 2
     """Regions use the link."""
     KEY_LINK_USE_MOVING: _KeyLinkUse.ValueType  # 3
-    """An operation is moving what uses the link to another key."""
+    """An operation is moving what uses the link to another key, or has ended before all had it."""
 
 class KeyLinkUse(_KeyLinkUse, metaclass=_KeyLinkUseEnumTypeWrapper):
     """The use of a key link. Keyfold works it out from the regions; no store has it."""
@@ -103,7 +103,7 @@ KEY_LINK_USE_AVAILABLE: KeyLinkUse.ValueType  # 1
 KEY_LINK_USE_IN_USE: KeyLinkUse.ValueType  # 2
 """Regions use the link."""
 KEY_LINK_USE_MOVING: KeyLinkUse.ValueType  # 3
-"""An operation is moving what uses the link to another key."""
+"""An operation is moving what uses the link to another key, or has ended before all had it."""
 Global___KeyLinkUse: _TypeAlias = KeyLinkUse  # noqa: Y015
 
 @_typing.final
@@ -273,6 +273,7 @@ class KeyLink(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
+    UNMOVED_COUNT_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     """Required. The name of the organization."""
     key_link: _builtins.str
@@ -292,7 +293,13 @@ class KeyLink(_message.Message):
     etag: _builtins.str
     """Output only. Differs after every change of the link."""
     operation: _builtins.str
-    """Output only. The name of the operation that moves its users; empty: none does."""
+    """Output only. While it is `MOVING`: the full name of the operation that moves its users, or that
+    has ended before all of them had the link's key.
+    """
+    unmoved_count: _builtins.int
+    """Output only. How many of the regions that use it do not have its key yet, without deleted ones.
+    If it is not 0 once the operation has ended, start another one with the same key.
+    """
     @_builtins.property
     def key_spec(self) -> _resources_pb2.KeySpec:
         """Required. The root key; of a geo, one of its replicas. It is not of type `PLATFORM`."""
@@ -303,7 +310,7 @@ class KeyLink(_message.Message):
 
     @_builtins.property
     def previous_key_spec(self) -> _resources_pb2.KeySpec:
-        """Output only. While an operation moves its users: the key that they had before."""
+        """Output only. While it is `MOVING`: the key that it had before."""
 
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyLinkReplica]:
@@ -335,10 +342,11 @@ class KeyLink(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         operation: _builtins.str = ...,
+        unmoved_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "key_spec", b"key_spec", "previous_key_spec", b"previous_key_spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "etag", b"etag", "geo", b"geo", "key_link", b"key_link", "key_spec", b"key_spec", "operation", b"operation", "organization", b"organization", "previous_key_spec", b"previous_key_spec", "region", b"region", "replicas", b"replicas", "update_time", b"update_time", "use", b"use", "users", b"users", "users_count", b"users_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "etag", b"etag", "geo", b"geo", "key_link", b"key_link", "key_spec", b"key_spec", "operation", b"operation", "organization", b"organization", "previous_key_spec", b"previous_key_spec", "region", b"region", "replicas", b"replicas", "unmoved_count", b"unmoved_count", "update_time", b"update_time", "use", b"use", "users", b"users", "users_count", b"users_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

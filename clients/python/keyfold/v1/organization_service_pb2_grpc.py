@@ -164,14 +164,15 @@ class OrganizationServiceServicer(object):
     def UpdateKeyLink(self, request, context):
         """Changes the description of a key link, or its key, which Keyfold then proves. The key of a link
         that is in use does not change here, because what uses it would not change with it: the call
-        fails with FAILED_PRECONDITION and says how to move its users.
+        fails with FAILED_PRECONDITION, and says that StartOperation moves it (`MoveLinkAction`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteKeyLink(self, request, context):
-        """Deletes a key link. Fails with FAILED_PRECONDITION, and names them, while regions use it.
+        """Deletes a key link. Fails with FAILED_PRECONDITION, and names them, while regions use it, and
+        while an operation moves it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -66,10 +66,12 @@ class OrganizationServiceStub:
     UpdateKeyLink: _grpc.UnaryUnaryMultiCallable[_organization_service_pb2.UpdateKeyLinkRequest, _organization_service_pb2.UpdateKeyLinkResponse]
     """Changes the description of a key link, or its key, which Keyfold then proves. The key of a link
     that is in use does not change here, because what uses it would not change with it: the call
-    fails with FAILED_PRECONDITION and says how to move its users.
+    fails with FAILED_PRECONDITION, and says that StartOperation moves it (`MoveLinkAction`).
     """
     DeleteKeyLink: _grpc.UnaryUnaryMultiCallable[_organization_service_pb2.DeleteKeyLinkRequest, _organization_service_pb2.DeleteKeyLinkResponse]
-    """Deletes a key link. Fails with FAILED_PRECONDITION, and names them, while regions use it."""
+    """Deletes a key link. Fails with FAILED_PRECONDITION, and names them, while regions use it, and
+    while an operation moves it.
+    """
 
 @_typing.type_check_only
 class OrganizationServiceAsyncStub(OrganizationServiceStub):
@@ -109,10 +111,12 @@ class OrganizationServiceAsyncStub(OrganizationServiceStub):
     UpdateKeyLink: _aio.UnaryUnaryMultiCallable[_organization_service_pb2.UpdateKeyLinkRequest, _organization_service_pb2.UpdateKeyLinkResponse]  # type: ignore[assignment]
     """Changes the description of a key link, or its key, which Keyfold then proves. The key of a link
     that is in use does not change here, because what uses it would not change with it: the call
-    fails with FAILED_PRECONDITION and says how to move its users.
+    fails with FAILED_PRECONDITION, and says that StartOperation moves it (`MoveLinkAction`).
     """
     DeleteKeyLink: _aio.UnaryUnaryMultiCallable[_organization_service_pb2.DeleteKeyLinkRequest, _organization_service_pb2.DeleteKeyLinkResponse]  # type: ignore[assignment]
-    """Deletes a key link. Fails with FAILED_PRECONDITION, and names them, while regions use it."""
+    """Deletes a key link. Fails with FAILED_PRECONDITION, and names them, while regions use it, and
+    while an operation moves it.
+    """
 
 class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages organizations and their key links. An organization is one of the vendor's customers; its
@@ -203,7 +207,7 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_organization_service_pb2.UpdateKeyLinkResponse, _abc.Awaitable[_organization_service_pb2.UpdateKeyLinkResponse]]:
         """Changes the description of a key link, or its key, which Keyfold then proves. The key of a link
         that is in use does not change here, because what uses it would not change with it: the call
-        fails with FAILED_PRECONDITION and says how to move its users.
+        fails with FAILED_PRECONDITION, and says that StartOperation moves it (`MoveLinkAction`).
         """
 
     @_abc_1.abstractmethod
@@ -212,6 +216,8 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_service_pb2.DeleteKeyLinkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_organization_service_pb2.DeleteKeyLinkResponse, _abc.Awaitable[_organization_service_pb2.DeleteKeyLinkResponse]]:
-        """Deletes a key link. Fails with FAILED_PRECONDITION, and names them, while regions use it."""
+        """Deletes a key link. Fails with FAILED_PRECONDITION, and names them, while regions use it, and
+        while an operation moves it.
+        """
 
 def add_OrganizationServiceServicer_to_server(servicer: OrganizationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

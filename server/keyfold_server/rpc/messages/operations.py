@@ -16,22 +16,25 @@ from keyfold_server.domain.operations import (
     AT_ONCE,
     CANCELLED,
     DONE,
+    PREFIX,
     ActionKind,
     Census,
     Failure,
     Operation,
     Work,
+    full_name,
 )
 from keyfold_server.rpc.messages import replies, requests
 from keyfold_server.rpc.messages.status import DOMAIN
 from keyfold_server.service.operations.decisions import Followed
-from keyfold_server.service.operations.operations import PREFIX, StartResult, full_name
+from keyfold_server.service.operations.operations import StartResult
 
 _KINDS: Final = {
     "rotate": ActionKind.ROTATE,
     "test": ActionKind.TEST,
     "recheck": ActionKind.RECHECK,
     "policy": ActionKind.POLICY,
+    "move_link": ActionKind.MOVE_LINK,
 }
 
 
@@ -46,9 +49,11 @@ def work(asked: pb.StartOperationRequest) -> Work:
     kind = action.WhichOneof("action")
     if kind is None:
         raise InvalidOperationError(
-            "the request names no action; give rotate, test, recheck or policy", field="action"
+            "the request names no action; give rotate, test, recheck, policy or move_link",
+            field="action",
         )
     rotate, policy = action.rotate, action.policy
+    moves = action.move_link if kind == "move_link" else rotate
     organization, clusters = _organization(scope), tuple(sorted(set(scope.clusters.clusters)))
     principal = None
     match scope.WhichOneof("scope"):
@@ -75,7 +80,7 @@ def work(asked: pb.StartOperationRequest) -> Work:
         key_version=requests.sought(scope.root_key.version, "scope.root_key.version") or "",
         principal=principal,
         clusters=clusters,
-        key_spec=requests.key_spec(rotate.key_spec) if rotate.HasField("key_spec") else None,
+        key_spec=requests.key_spec(moves.key_spec) if moves.HasField("key_spec") else None,
         new_generation=rotate.new_generation,
         policy=requests.policy(policy.policy) if policy.HasField("policy") else None,
         at_once=asked.max_concurrency or AT_ONCE,
@@ -201,6 +206,9 @@ def _action(asked: Work) -> ops.OperationAction:
         case ActionKind.POLICY:
             told = None if asked.policy is None else replies.region_policy(asked.policy)
             return ops.OperationAction(policy=ops.PolicyAction(policy=told))
+        case ActionKind.MOVE_LINK:
+            spec = None if asked.key_spec is None else replies.key_spec(asked.key_spec)
+            return ops.OperationAction(move_link=ops.MoveLinkAction(key_spec=spec))
         case ActionKind.ROTATE:
             spec = None if asked.key_spec is None else replies.key_spec(asked.key_spec)
             rotate = ops.RotateAction(key_spec=spec, new_generation=asked.new_generation)

@@ -10,7 +10,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from keyfold.v1 import organization_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.errors import InvalidKeySpecError, InvalidOrganizationError
-from keyfold_server.domain.key_links import LinkUse
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.organizations import (
     MAX_PATTERNS,
@@ -183,7 +182,7 @@ def organization(view: OrganizationView) -> pb.Organization:
 
 def key_link(report: LinkReport) -> pb.KeyLink:
     """Returns a key link with what uses it."""
-    link, use = report.link, report.use
+    link, use, move = report.link, report.use, report.move
     return pb.KeyLink(
         organization=link.organization,
         key_link=link.name,
@@ -191,18 +190,23 @@ def key_link(report: LinkReport) -> pb.KeyLink:
         region=link.region,
         geo=link.geo,
         key_spec=_spec(link.key_spec),
-        use=_use(use),
+        use=_use(report),
         users=[pb.KeyLinkUser(cluster=u.cluster, region=u.region) for u in use.users],
         users_count=min(use.count, _MOST),
+        previous_key_spec=None if move is None else _spec(move.previous),
         replicas=_replicas(report),
         etag=link.etag,
         create_time=time_of(link.created_at),
         update_time=time_of(link.updated_at),
+        operation="" if move is None else move.operation,
+        unmoved_count=min(report.unmoved, _MOST),
     )
 
 
-def _use(use: LinkUse) -> Any:
-    return pb.KEY_LINK_USE_IN_USE if use.count else pb.KEY_LINK_USE_AVAILABLE
+def _use(report: LinkReport) -> Any:
+    if report.move is not None:
+        return pb.KEY_LINK_USE_MOVING
+    return pb.KEY_LINK_USE_IN_USE if report.use.count else pb.KEY_LINK_USE_AVAILABLE
 
 
 def _replicas(report: LinkReport) -> list[pb.KeyLinkReplica]:

@@ -11,7 +11,12 @@ from dataclasses import dataclass, replace
 
 from keyfold_server.domain.changes import rotated, with_regions
 from keyfold_server.domain.cluster import Cluster, Region, existing
-from keyfold_server.domain.errors import KeySpecMissingError, KeyVersionPinnedError, KmsError
+from keyfold_server.domain.errors import (
+    KeyLinkNotFoundError,
+    KeySpecMissingError,
+    KeyVersionPinnedError,
+    KmsError,
+)
 from keyfold_server.domain.keyspec import PLATFORM, RegionPolicy, RegionSpec, RootKey, check_name
 from keyfold_server.domain.lifecycle import Action
 from keyfold_server.domain.region_names import check_regions
@@ -106,10 +111,17 @@ class Rotation:
         self._health = health
         self._reports = reports
 
-    async def rotate(self, call: MutationCall[RotateRequest]) -> RotateResult:
+    async def rotate(
+        self, call: MutationCall[RotateRequest], *, users_of: str = ""
+    ) -> RotateResult:
         """Re-wraps the KEKs of the named regions.
 
+        Args:
+            call: The caller's request.
+            users_of: A key link that the named regions must use when they change; empty: none.
+
         Raises:
+            KeyLinkNotFoundError: A region does not use `users_of`, or not any more.
             KeySpecMissingError: The request names no region.
             RevokedError: A region is revoked.
             NotAllowedError: The caller may not rotate a replica that rotates with a named region.
@@ -128,11 +140,17 @@ class Rotation:
                 field="region_specs",
             )
         return await self._mutations.run(
-            call, lambda seen: self._rotate(call, existing(seen, call.cluster)), RotateResult
+            call,
+            lambda seen: self._rotate(call, existing(seen, call.cluster), users_of),
+            RotateResult,
         )
 
-    async def _rotate(self, call: MutationCall[RotateRequest], seen: Cluster) -> RotateResult:
+    async def _rotate(
+        self, call: MutationCall[RotateRequest], seen: Cluster, users_of: str
+    ) -> RotateResult:
         request = call.request
+        if users_of:
+            _check_users(request, seen, users_of)
         now = self._mutations.now()
         # Before any KMS call, so that a region that is revoked or unknown costs the others nothing.
         regions = {
@@ -258,6 +276,21 @@ class Rotation:
         policy = _policy(spec, region)
         kept = fresh if request.new_generation or leaves else None
         return rotated(region, key_spec, policy, wraps, kept)
+
+
+def _check_users(request: RotateRequest, seen: Cluster, link: str) -> None:
+    """Refuses a rotation of regions that do not use a key link. The commit finds them unchanged.
+
+    Raises:
+        KeyLinkNotFoundError: One of them does not.
+    """
+    for name in request.named:
+        if seen.region(name).link != link:
+            raise KeyLinkNotFoundError(
+                f"region {name} does not use key link {link} any more",
+                cluster=seen.name,
+                region=name,
+            )
 
 
 def _link(spec: RegionSpec, seen: Cluster) -> str:

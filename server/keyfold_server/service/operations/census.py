@@ -90,6 +90,9 @@ def _calls(work: Work, region: Region) -> int:
         case ActionKind.ROTATE:
             fresh = _CREATE if work.new_generation else 0
             return fresh + _REWRAP * len(region.generations)
+        case ActionKind.MOVE_LINK:
+            there = region.key_spec == work.key_spec
+            return 0 if there else _REWRAP * len(region.generations)
         case ActionKind.TEST:
             return _TEST
         case ActionKind.RECHECK:

@@ -29,6 +29,7 @@ from keyfold_server.domain.operations import (
     MOST_AT_ONCE,
     OPEN,
     OPEN_PER_CALLER,
+    PREFIX,
     ActionKind,
     Census,
     Failure,
@@ -48,10 +49,8 @@ from keyfold_server.domain.rights import Caller, Rights
 from keyfold_server.service import tokens
 from keyfold_server.service.operations.census import Counting
 from keyfold_server.service.operations.items import Items
+from keyfold_server.service.organizations.link_moves import LinkMoves
 from keyfold_server.service.storage import Storage
-
-PREFIX: Final = "operations/"
-"""The beginning of every full name."""
 
 _MAX_PAGE: Final = 1_000
 """Most operations on one page."""
@@ -100,11 +99,6 @@ class OperationsPage:
     next_token: str
 
 
-def full_name(key: OperationKey) -> str:
-    """Returns the full name of an operation, which is the same for every caller."""
-    return f"{PREFIX}{key.owner}/{key.name}"
-
-
 class Operations:
     """Answers StartOperation and the calls of `google.longrunning.Operations`."""
 
@@ -113,6 +107,7 @@ class Operations:
         storage: Storage,
         items: Items,
         counting: Callable[[Work], Counting],
+        moves: LinkMoves,
         clock: Clock,
         hasten: Callable[[], None],
     ) -> None:
@@ -122,12 +117,14 @@ class Operations:
             storage: The store.
             items: Finds the items of operations, for a dry run.
             counting: Returns what counts items.
+            moves: Begins moves of key links.
             clock: Monotonic time.
             hasten: Has the runner look at once.
         """
         self._storage = storage
         self._items = items
         self._counting = counting
+        self._moves = moves
         self._clock = clock
         self._hasten = hasten
 
@@ -141,10 +138,14 @@ class Operations:
             NotAllowedError: The caller may not do this to any region.
             OperationExistsError: The caller has another operation of that name.
             TooManyOperationsError: Too many have not ended.
+            KeyfoldError: What `LinkMoves.begin` raises, if the operation moves a key link.
         """
         check(work)
         caller.rights.check(work.kind.rpc)
+        moves = work.kind is ActionKind.MOVE_LINK
         if dry_run:
+            if moves:
+                await self._moves.begin(caller, work, self._ends(deadline), None)
             return StartResult(None, await self._census(work, caller.rights, deadline))
         key = OperationKey(owner_of(caller.owner), check_name(name, "operation"))
         store = self._storage.store
@@ -153,8 +154,12 @@ class Operations:
             await self._check_room(key)
         starter = Starter(caller.rights.identity, caller.address, caller.on_behalf_of)
         change = started(key, os.urandom(16), work, starter)
-        event = self._event(caller, "start", key, work)
-        made = await self._storage.decide(store.change_operation, replace(change, event=event))
+        change = replace(change, event=self._event(caller, "start", key, work))
+        if moves and known is None:
+            await self._moves.begin(caller, work, self._ends(deadline), change)
+            made = await self._storage.run(store.operation, key)
+        else:
+            made = await self._storage.decide(store.change_operation, change)
         operation = existing_operation(made, key)
         self._hasten()
         return StartResult(operation, operation.census, replayed=known is not None)
@@ -300,7 +305,10 @@ class Operations:
 
     def left(self, deadline: float) -> float:
         """Returns the seconds that are left before an answer must be on its way."""
-        return max(0.0, deadline - _BEFORE_DEADLINE - self._clock.monotonic())
+        return max(0.0, self._ends(deadline) - self._clock.monotonic())
+
+    def _ends(self, deadline: float) -> float:
+        return deadline - _BEFORE_DEADLINE
 
 
 def check(work: Work) -> None:
@@ -330,8 +338,20 @@ def check(work: Work) -> None:
         raise InvalidOperationError(
             f"reason must be at most {_MAX_REASON:,} printable characters", field="reason"
         )
+    _check_action(work)
+
+
+def _check_action(work: Work) -> None:
     if work.key_spec is not None:
         work.key_spec.check_uri()
+    if work.kind is ActionKind.MOVE_LINK and not work.key_link:
+        raise InvalidOperationError(
+            "a key link is moved as a whole; give it as the scope", field="scope.key_link"
+        )
+    if work.kind is ActionKind.MOVE_LINK and work.key_spec is None:
+        raise InvalidOperationError(
+            "the action names no key to move to; give one", field="action.move_link.key_spec"
+        )
     if work.kind is ActionKind.POLICY and work.policy is None:
         raise InvalidOperationError("the action sets no policy; give one", field="policy.policy")
 

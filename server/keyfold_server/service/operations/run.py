@@ -25,6 +25,7 @@ from keyfold_server.domain.operations import (
     CANCELLED,
     DONE,
     LISTED,
+    ActionKind,
     Failure,
     Operation,
     OperationChange,
@@ -311,7 +312,12 @@ class Run:
             organization=operation.work.organization or "",
             message=message,
         )
-        await self._change(ended(operation.key, operation.holder, outcome, message, event))
+        change = ended(operation.key, operation.holder, outcome, message, event)
+        if operation.work.kind is ActionKind.MOVE_LINK:
+            async with self._writing:
+                await self._steps.moves.end(operation, change)
+        else:
+            await self._change(change)
 
     async def _change(self, change: OperationChange) -> None:
         # One at a time, so that what this run knows of the operation is never older than the store.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
@@ -26,7 +26,7 @@ from keyfold_server.domain.errors import (
     RateLimitedError,
     UnavailableError,
 )
-from keyfold_server.domain.keyspec import RegionSpec
+from keyfold_server.domain.keyspec import KeySpec, RegionSpec
 from keyfold_server.domain.operations import ActionKind, Failure, Operation
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Caller, Identity, Rights
@@ -37,6 +37,7 @@ from keyfold_server.service.life.rechecks import RecheckRequest, Rechecks
 from keyfold_server.service.life.requests import MutationCall, MutationRequest
 from keyfold_server.service.life.rotation import RotateRequest, Rotation
 from keyfold_server.service.operations.items import Item
+from keyfold_server.service.organizations.link_moves import LinkMoves
 from keyfold_server.service.root_keys.scope import Scope
 from keyfold_server.service.root_keys.trials import TestKeyRequest, Trials
 
@@ -59,6 +60,9 @@ _PAUSE: Final = 0.25
 
 _LONGEST_PAUSE: Final = 10.0
 """Most seconds between two tries."""
+
+_KNOWN: Final = 64
+"""Moves of key links whose keys are kept in memory: more than one replica runs at once."""
 
 RightsOf = Callable[[Identity], Rights]
 """Returns the rights of a caller under the policy that is in force now."""
@@ -91,7 +95,11 @@ def request_id(operation: Operation, item: Item) -> str:
 
 
 class Steps:
-    """Carries out items."""
+    """Carries out items.
+
+    Attributes:
+        moves: Knows the keys that a move of a key link gives, and ends the move.
+    """
 
     def __init__(
         self,
@@ -100,6 +108,7 @@ class Steps:
         policies: Policies,
         trials: Trials,
         rechecks: Rechecks,
+        moves: LinkMoves,
         rights_of: RightsOf,
         clock: Clock,
     ) -> None:
@@ -111,6 +120,7 @@ class Steps:
             policies: Changes policies.
             trials: Carries out TestKey.
             rechecks: Carries out Recheck.
+            moves: Moves key links.
             rights_of: Returns the rights of an operation's caller now.
             clock: Monotonic time.
         """
@@ -119,6 +129,8 @@ class Steps:
         self._policies = policies
         self._trials = trials
         self._rechecks = rechecks
+        self.moves: Final = moves
+        self._keys: dict[bytes, Mapping[str, KeySpec]] = {}
         self._rights_of = rights_of
         self._clock = clock
 
@@ -173,6 +185,8 @@ class Steps:
                 return await self._test(item, region, caller)
             case ActionKind.RECHECK:
                 return await self._recheck(item, caller)
+            case ActionKind.MOVE_LINK:
+                return await self._move(operation, item, region, caller)
 
     async def _rotate(
         self, operation: Operation, item: Item, region: Region, caller: Caller
@@ -190,6 +204,38 @@ class Steps:
             return await self._there(call)
         await self._rotation.rotate(call)
         return _DONE
+
+    async def _move(
+        self, operation: Operation, item: Item, region: Region, caller: Caller
+    ) -> Ended:
+        """Rotates a region to the key that its link has now.
+
+        That is the operation's key: until it ends, nothing else changes the link. A region that
+        has left the link meanwhile is none of the operation's business any more. Replicas of the
+        region's key follow it, as in Rotate.
+        """
+        link = operation.work.key_link
+        request = RotateRequest(
+            item.place.cluster,
+            (RegionSpec(region.name, key_link=link),),
+            new_generation=False,
+            validate_only=False,
+        )
+        call = self._call(caller, operation, item, request)
+        if region.key_spec == (await self._keys_of(operation)).get(region.name):
+            return await self._there(call)
+        await self._rotation.rotate(call, users_of=link)
+        return _DONE
+
+    async def _keys_of(self, operation: Operation) -> Mapping[str, KeySpec]:
+        """Returns the keys that an operation gives to the users of its link, by region."""
+        keys = self._keys.get(operation.uid)
+        if keys is None:
+            keys = await self.moves.keys(operation.work)
+            while len(self._keys) >= _KNOWN:
+                del self._keys[next(iter(self._keys))]
+            self._keys[operation.uid] = keys
+        return keys
 
     async def _change_policy(
         self, operation: Operation, item: Item, region: Region, caller: Caller

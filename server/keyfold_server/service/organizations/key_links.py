@@ -17,10 +17,12 @@ from keyfold_server.domain.key_links import (
     KeyLink,
     LinkUse,
     LinkUser,
+    Move,
 )
 from keyfold_server.domain.keyspec import KeySpec, check_name
 from keyfold_server.domain.organization_changes import (
     check_link_etag,
+    check_still,
     check_unused,
     existing_organization,
     link_created,
@@ -61,12 +63,20 @@ class LinkReport:
         use: Its use. Users that the caller may not see count, and are not named.
         missing: The regions that its geo has and in which its key was not proven.
         keys: Of a geo's link, the replica of the key in each region, as far as it has one.
+        unmoved: How many users do not have the link's key since its last move.
     """
 
     link: KeyLink
     use: LinkUse
     missing: tuple[str, ...] = ()
     keys: Mapping[str, KeySpec] = field(default_factory=dict)
+    unmoved: int = 0
+
+    @property
+    def move(self) -> Move | None:
+        """The move of the link that is not at its end, or None."""
+        move = self.link.move
+        return move if move is not None and (move.open or self.unmoved) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +169,7 @@ class KeyLinks:
             KeyLinkNotFoundError: There is no such link, or the caller may not see it.
             KeyNotGrantedError: The caller may not name the key for the organization.
             KeyLinkInUseError: Regions use the link, and would not change with it.
+            KeyLinkMovingError: An operation is moving it.
             EtagMismatchError: The link has changed since it had the request's etag.
             KmsError: The key could not be proven; nothing was changed.
         """
@@ -170,8 +181,9 @@ class KeyLinks:
         self._check_rights(call)
 
         async def work(view: OrganizationView) -> OrganizationResult:
-            link = self._visible(call.rpc, rights, view.organization, request.key_link)
+            link = visible_link(call.rpc, rights, view.organization, request.key_link)
             check_link_etag(link, request.etag)
+            check_still(link)
             key = None
             if request.key_spec is not None:
                 key = request.key_spec, await self._proved(rights, view, link, request.key_spec)
@@ -194,6 +206,7 @@ class KeyLinks:
         Raises:
             KeyLinkNotFoundError: There is no such link, or the caller may not see it.
             KeyLinkInUseError: Regions use it.
+            KeyLinkMovingError: An operation is moving it.
             EtagMismatchError: The link has changed since it had the request's etag.
         """
         request = call.request
@@ -201,7 +214,7 @@ class KeyLinks:
         self._check_rights(call)
 
         async def work(view: OrganizationView) -> OrganizationResult:
-            self._visible(call.rpc, call.caller.rights, view.organization, request.key_link)
+            visible_link(call.rpc, call.caller.rights, view.organization, request.key_link)
             decide = link_deleted(request.key_link, request.etag, self._mutations.now())
             return await self._mutations.commit(call, decide)
 
@@ -220,7 +233,7 @@ class KeyLinks:
         self._check_fresh(self._clock.monotonic())
         read = self._storage.store.organization
         view = await self._storage.run(read, organization, link=name, users=SHOWN_USERS)
-        link = self._visible(_READS, rights, existing_organization(view), name)
+        link = visible_link(_READS, rights, existing_organization(view), name)
         return await self._report(rights, view, link)
 
     async def page(
@@ -285,7 +298,12 @@ class KeyLinks:
         seen = tuple(u for u in use.users if _may_read(rights, owner, u))
         missing = self._proofs.missing(link)
         keys = await self._proofs.replicas(link)
-        return LinkReport(link, LinkUse(seen, use.count), missing, keys)
+        unmoved = 0
+        if link.move is not None:
+            each = keys if link.geo else {link.region: link.key_spec}
+            # Without its geo in the settings, nobody knows the keys of the link.
+            unmoved = use.unmoved(each) if each else 0
+        return LinkReport(link, LinkUse(seen, use.count), missing, keys, unmoved)
 
     def _check_rights(
         self,
@@ -304,24 +322,24 @@ class KeyLinks:
                     field="key_link",
                 )
 
-    @staticmethod
-    def _visible(rpc: str, rights: Rights, organization: Organization, name: str) -> KeyLink:
-        """Returns a link that the caller may see and, for a change, may change.
 
-        Raises:
-            KeyLinkNotFoundError: There is no such link, or the caller may not see it.
-            NotAllowedError: The caller may see it, and may not call the method for it.
-        """
-        link = organization.link(name)
-        if not _sees(_READS, rights, link):
-            raise no_link(organization.name, name)
-        if not _sees(rpc, rights, link):
-            raise NotAllowedError(
-                f"{rights.identity.name} may not call {rpc} for every region of key link {name}; "
-                "ask for a grant of these regions",
-                field="key_link",
-            )
-        return link
+def visible_link(rpc: str, rights: Rights, organization: Organization, name: str) -> KeyLink:
+    """Returns a link that the caller may see and, for a change, may change.
+
+    Raises:
+        KeyLinkNotFoundError: There is no such link, or the caller may not see it.
+        NotAllowedError: The caller may see it, and may not call the method for it.
+    """
+    link = organization.link(name)
+    if not _sees(_READS, rights, link):
+        raise no_link(organization.name, name)
+    if not _sees(rpc, rights, link):
+        raise NotAllowedError(
+            f"{rights.identity.name} may not call {rpc} for every region of key link {name}; "
+            "ask for a grant of these regions",
+            field="key_link",
+        )
+    return link
 
 
 def _sees(rpc: str, rights: Rights, link: KeyLink) -> bool:

@@ -25,6 +25,7 @@ from keyfold_server.domain.errors import (
     StateError,
 )
 from keyfold_server.domain.log import Attempt, AuditEvent
+from keyfold_server.domain.operations import OperationChange
 from keyfold_server.domain.organization_changes import DecideOrganization, OrganizationChange
 from keyfold_server.domain.organizations import OrganizationView
 from keyfold_server.domain.ports import Clock
@@ -124,16 +125,24 @@ class OrganizationMutations:
         return task.result()
 
     async def commit(
-        self, call: OrganizationCall[OrganizationRequest], decide: DecideOrganization
+        self,
+        call: OrganizationCall[OrganizationRequest],
+        decide: DecideOrganization,
+        operation: OperationChange | None = None,
     ) -> OrganizationResult:
         """Commits a change with its entry of the log and request_id.
 
         With `validate_only` it only decides, on the organization as it is now.
+
+        Args:
+            call: The caller's request.
+            decide: The change.
+            operation: The change of an operation that belongs to it, or None.
         """
         if call.request.validate_only:
             return OrganizationResult(await self._tried(call, decide))
         change = OrganizationChange(
-            call.organization, decide, self._event(call, "done"), call.key()
+            call.organization, decide, self._event(call, "done"), call.key(), operation
         )
         store = self._storage.store
         return OrganizationResult(await self._storage.decide(store.change_organization, change))
@@ -234,5 +243,5 @@ _ACTIONS: Final = {
     f"{verb}{noun}": f"rpc:{subject}:{verb.lower()}"
     for verb in ("Create", "Update", "Delete")
     for noun, subject in (("Organization", "organization"), ("KeyLink", "key_link"))
-}
+} | {"StartOperation": "rpc:key_link:move"}
 """The action in the log, by the method's name."""

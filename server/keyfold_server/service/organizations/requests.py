@@ -148,6 +148,25 @@ class DeleteKeyLinkRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveKeyLinkRequest:
+    """The part of StartOperation that moves a key link.
+
+    Attributes:
+        organization: The organization's name.
+        key_link: The link's name.
+        key_spec: The new key, or the one that it has, to go on with a move.
+        operation: The full name of the operation; empty in a dry run.
+        validate_only: Whether to prove the key and store nothing.
+    """
+
+    organization: str
+    key_link: str
+    key_spec: KeySpec
+    operation: str
+    validate_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class OrganizationCall(Generic[RequestT_co]):
     """A caller's call of a method that changes an organization.
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keyfold_server.domain.errors import ConcurrentChangeError
-from keyfold_server.domain.log import EntryKind
-from keyfold_server.domain.operations import LISTED
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import require_taken
+from keyfold_server.store.sql import operation_changes
 from keyfold_server.store.tables import log, log_head, operations
-from keyfold_server.store.tables.log import Draft
 
 if TYPE_CHECKING:
     from keyfold_server.domain.operations import (
@@ -60,10 +57,7 @@ class OperationStore:
     def change_operation(self, change: OperationChange) -> Operation | None:
         """Carries out a change of an operation in one transaction."""
         dialect = self._transactions.database.dialect
-        first = [
-            *([operations.locking(change.key)] if dialect.locks_rows else []),
-            operations.reading(change.key),
-        ]
+        first = operation_changes.reading(change, dialect)
         try:
             return self._transactions.write(
                 "operation", lambda unit: self._made(change, unit), first
@@ -80,30 +74,18 @@ class OperationStore:
     def _made(self, change: OperationChange, unit: Unit) -> Operation | None:
         """Decides a change on what the transaction has read, and writes it."""
         stamp = self._transactions.stamp(unit)
-        current = next(iter(self._of(unit)), None)
-        after = change.decide(current, stamp.now)
-        if after is current:
-            return after
-        listed = () if after is None else change.failures[: LISTED - after.progress.listed]
-        if after is not None and listed:
-            first = after.progress.listed + 1
-            after = replace(
-                after, progress=replace(after.progress, listed=after.progress.listed + len(listed))
-            )
-            listing = [operations.listing(after.uid, first, listed, stamp.now, stamp.seal)]
-        else:
-            listing = []
-        if after is None and current is not None:
-            operations.forget(unit.connection, current.uid)
-        steps = [*listing, *operations.writing(current, after, stamp.seal)]
-        closing = [] if change.event is None else log.closing(stamp.dialect, wake=False)
-        answers = stamp.dialect.trip(unit.connection, [*steps, *closing])
-        for step, answer in zip(steps, answers, strict=False):
+        made = operation_changes.decided(change, unit.answers[-1], stamp)
+        if not made.changes:
+            return made.after
+        if made.forgotten is not None:
+            operations.forget(unit.connection, made.forgotten)
+        closing = log.closing(stamp.dialect, wake=False) if made.drafts else []
+        answers = stamp.dialect.trip(unit.connection, [*made.steps, *closing])
+        for step, answer in zip(made.steps, answers, strict=False):
             require_taken(step, answer)
         self._transactions.reach("operation:written")
-        if change.event is not None:
+        if made.drafts:
             head = log_head.of(answers[-1].rows, stamp.seal)
-            draft = Draft(EntryKind.OPERATION, change.event)
-            _, unit.ending = log.ended(head, [draft], stamp)
+            _, unit.ending = log.ended(head, made.drafts, stamp)
             self._transactions.reach("operation:numbered")
-        return after
+        return made.after

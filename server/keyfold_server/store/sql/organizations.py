@@ -21,6 +21,7 @@ from keyfold_server.domain.organizations import NAMED, OrganizationView
 from keyfold_server.store import schema
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import Step, require_taken, rows_of
+from keyfold_server.store.sql import operation_changes
 from keyfold_server.store.tables import log, log_head, organizations, requests, rows
 from keyfold_server.store.tables import organization_members as members
 from keyfold_server.store.tables.log import Draft
@@ -47,6 +48,7 @@ class _Made:
     """A change as the transaction has made it, or an attempt that changed nothing."""
 
     view: OrganizationView
+    number: int
     newest: Position
     floor: Floor | None
 
@@ -64,7 +66,7 @@ class OrganizationStore:
         floor = self._floors.of(floor_name(name))
         wanted = [*organizations.reading([name]), members.counting(name)]
         if users:
-            wanted.append(members.uses(name, link, users))
+            wanted += [members.uses(name, link, users), members.keys(name, link)]
         return self._transactions.fetch(
             wanted, lambda unit: self._view(name, unit.answers, floor, users=bool(users))
         )
@@ -131,6 +133,7 @@ class OrganizationStore:
             members.first_clusters(name, NAMED),
             members.uses(name, None, NAMED),
             *requests.reading([change.request] if change.request is not None else []),
+            *(operation_changes.reading(change.operation, dialect) if change.operation else []),
         ]
         try:
             made, mark = self._transactions.write("organization", work, first)
@@ -141,7 +144,7 @@ class OrganizationStore:
             ) from None
         self._transactions.history.advance(made.newest, mark)
         if made.floor is not None:
-            self._floors.raise_to(made.newest.number, floor_name(name), made.floor)
+            self._floors.raise_to(made.number, floor_name(name), made.floor)
         return made.view
 
     def _changed(self, change: OrganizationChange, unit: Unit, floor: Floor | None) -> _Made:
@@ -151,7 +154,8 @@ class OrganizationStore:
         locked, answers = unit.answers[0], unit.answers
         if stamp.dialect.locks_rows:
             answers = answers[1:]
-        read, counted, firsts, used, *recorded = answers
+        others, of_operation = operation_changes.apart(change.operation, answers, stamp.dialect)
+        read, counted, firsts, used, *recorded = others
         stored = organizations.authentic(
             organizations.held(organizations.of([name], read.rows, seal)[name], floor)
         )
@@ -164,7 +168,13 @@ class OrganizationStore:
         count, names = counted.rows[0][0], tuple(str(row[0]) for row in firsts.rows)
         used_by = members.uses_of(used.rows)
         current = stored.organization
-        after = change.decide(OrganizationView(current, count, names, used_by))
+        view = OrganizationView(current, count, names, used_by)
+        moved = None
+        if change.operation is not None and of_operation is not None:
+            moved = operation_changes.decided(change.operation, of_operation, stamp)
+        # An operation that was started, or ended, before has changed its organization then.
+        still = moved is not None and not moved.changes
+        after = current if still else change.decide(view)
         reach("organization:decided")
         steps: list[Step] = []
         floor_after = None
@@ -181,6 +191,8 @@ class OrganizationStore:
                 decision=described(current, after),
             )
             steps = _steps(stored, made)
+        if moved is not None:
+            steps += moved.steps
         if change.request is not None:
             cells = requests.recorded(change.request, after.version, stamp.now, seal)
             steps.append(rows.inserting(schema.requests, [cells]))
@@ -189,9 +201,11 @@ class OrganizationStore:
         for step, answer in zip(steps, trip, strict=False):
             require_taken(step, answer)
         reach("organization:rows-written")
-        [newest], unit.ending = log.ended(log_head.of(trip[-1].rows, seal), [draft], stamp)
+        drafts = [draft] if moved is None else [draft, *moved.drafts]
+        numbered, unit.ending = log.ended(log_head.of(trip[-1].rows, seal), drafts, stamp)
         reach("organization:numbered")
-        return _Made(OrganizationView(after, count, names, used_by), newest, floor_after)
+        view = OrganizationView(after, count, names, used_by)
+        return _Made(view, numbered[0].number, numbered[-1], floor_after)
 
     def _view(
         self, name: str, answers: Sequence[Answer], floor: Floor | None, *, users: bool
@@ -199,7 +213,7 @@ class OrganizationStore:
         read, counted = answers[:2]
         found = organizations.of([name], read.rows, self._transactions.seal)[name]
         stored = organizations.authentic(organizations.held(found, floor))
-        uses = members.uses_of(answers[2].rows) if users else {}
+        uses = members.uses_of(answers[2].rows, answers[3].rows) if users else {}
         return OrganizationView(stored.organization, counted.rows[0][0], uses=uses)
 
 

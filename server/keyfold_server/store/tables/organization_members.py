@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import CTE, Connection, Select, bindparam, func, select
 
-from keyfold_server.domain.key_links import LinkUse, LinkUser
+from keyfold_server.domain.key_links import KeyUse, LinkUse, LinkUser
+from keyfold_server.domain.keyspec import KeySpec
+from keyfold_server.domain.lifecycle import State
 from keyfold_server.store.database.trip import Step, looking_for, one_of
 from keyfold_server.store.schema import Cells, clusters, organizations, regions
-from keyfold_server.store.tables import listing
+from keyfold_server.store.tables import listing, options
 from keyfold_server.store.tables.cluster_rows import link_column
 
 if TYPE_CHECKING:
@@ -69,6 +71,25 @@ _USED: Final = (
     )
     .subquery()
 )
+_KEY: Final = (
+    regions.c.link,
+    regions.c.name,
+    regions.c.key_type,
+    regions.c.key_uri,
+    regions.c.key_principal,
+    regions.c.key_options,
+)
+_KEYS: Final = (
+    select(*_KEY, func.count())
+    .where(
+        regions.c.link.is_not(None),
+        regions.c.link >= bindparam("first"),
+        regions.c.link < bindparam("beyond"),
+        regions.c.state != State.DELETED.value,
+    )
+    .group_by(*_KEY)
+    .order_by(*_KEY)
+)
 _USES: Final = (
     select(_USED).where(_USED.c.place <= bindparam("most")).order_by(_USED.c.link, _USED.c.place)
 )
@@ -82,22 +103,48 @@ def uses(name: str, link: str | None, most: int) -> Step:
         link: The link's name; None: each.
         most: Most users to read of a link.
     """
+    return Step(_USES, [_between(name, link) | {"most": most}])
+
+
+def keys(name: str, link: str | None) -> Step:
+    """Returns the step that reads which keys the users of a link, or of each link, have.
+
+    Args:
+        name: The organization's name.
+        link: The link's name; None: each.
+    """
+    return Step(_KEYS, [_between(name, link)])
+
+
+def _between(name: str, link: str | None) -> dict[str, str | int]:
     if link is not None:
         # Between a text and itself followed by a character that no name has lies nothing else.
         first = link_column(name, link)
-        return Step(_USES, [{"first": first, "beyond": first + "\x01", "most": most}])
-    return Step(_USES, [{"first": f"{name}/", "beyond": f"{name}0", "most": most}])
+        return {"first": first, "beyond": first + "\x01"}
+    return {"first": f"{name}/", "beyond": f"{name}0"}
 
 
-def uses_of(found: Iterable[Cells]) -> dict[str, LinkUse]:
-    """Returns the use of links in the rows that `uses` returned, by the link's name."""
+def uses_of(found: Iterable[Cells], keyed: Iterable[Cells] = ()) -> dict[str, LinkUse]:
+    """Returns the use of links by the link's name.
+
+    Args:
+        found: The rows that `uses` returned.
+        keyed: The rows that `keys` returned, if it was asked.
+    """
+    having: dict[str, list[KeyUse]] = {}
+    for link, region, kind, uri, principal, pairs, count in keyed:
+        spec = KeySpec(kind, uri, principal, options.decoded(pairs))
+        having.setdefault(link.partition("/")[2], []).append(KeyUse(region, spec, count))
     users: dict[str, list[LinkUser]] = {}
     counts: dict[str, int] = {}
     for link, cluster, region, count, _ in found:
         name = link.partition("/")[2]
         users.setdefault(name, []).append(LinkUser(cluster, region))
         counts[name] = count
-    return {name: LinkUse(tuple(some), counts[name]) for name, some in users.items()}
+    return {
+        name: LinkUse(tuple(some), counts[name], tuple(having.get(name, ())))
+        for name, some in users.items()
+    }
 
 
 def _named() -> CTE:

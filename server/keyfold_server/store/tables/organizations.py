@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import CompoundSelect, Select, func, null, select, union_all
 
 from keyfold_server.domain.errors import RowNotAuthenticError
-from keyfold_server.domain.key_links import KeyLink
+from keyfold_server.domain.key_links import KeyLink, Move
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.log import Floor
 from keyfold_server.domain.organizations import DefaultKey, Organization, Settings
@@ -277,7 +277,22 @@ def _link_cells(link: KeyLink) -> Cells:
         link.revision,
         link.created_at,
         link.updated_at,
+        None if link.move is None else _move_cell(link.move),
     )
+
+
+def _move_cell(move: Move) -> str:
+    spec = move.previous
+    previous = [spec.type, spec.uri, spec.principal, options.encoded(spec.options)]
+    told = {"previous": previous, "operation": move.operation, "open": move.open}
+    return json.dumps(told, sort_keys=True, separators=(",", ":"))
+
+
+def _move(cell: str) -> Move:
+    told = json.loads(cell)
+    kind, uri, principal, pairs = told["previous"]
+    spec = KeySpec(kind, uri, principal, options.decoded(pairs))
+    return Move(spec, told["operation"], told["open"])
 
 
 def _decoded(own: Cells, links: Mapping[str, Cells]) -> Organization:
@@ -304,4 +319,5 @@ def _link(row: Cells) -> KeyLink:
         revision=row[10],
         created_at=row[11],
         updated_at=row[12],
+        move=None if row[13] is None else _move(row[13]),
     )

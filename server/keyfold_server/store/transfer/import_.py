@@ -238,6 +238,7 @@ class _Writer:
     def organization(self, found: Organization) -> None:
         """Adds an organization with its links under the store's own seal, and tells of it."""
         self._tell()
+        found = _still(found)
         made = organizations.sealed(found, self._seal)
         if made.own is None:
             raise SetupError(f"the export has nothing of organization {found.name}")
@@ -386,3 +387,12 @@ _CORRECT: Final = update(schema.clusters).where(schema.clusters.c.uid == bindpar
 
 def _json(detail: dict[str, Any]) -> str:
     return json.dumps(detail, sort_keys=True, separators=(",", ":"))
+
+
+def _still(found: Organization) -> Organization:
+    """Returns an organization none of whose links is moving: no operation comes with an export."""
+    links = tuple(
+        link if link.move is None else replace(link, move=replace(link.move, open=False))
+        for link in found.links
+    )
+    return replace(found, links=links)

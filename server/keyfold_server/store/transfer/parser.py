@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from keyfold_server.domain.cluster import Cluster, Generation, Region, SupersededWrap, Wrap
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.key_groups import KeyGroups
-from keyfold_server.domain.key_links import KeyLink
+from keyfold_server.domain.key_links import KeyLink, Move
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.organizations import DefaultKey, Organization, Settings
@@ -117,7 +117,12 @@ def _link(organization: str, raw: dict[str, Any]) -> KeyLink:
         raw["revision"],
         raw["created_at"],
         raw["updated_at"],
+        None if raw["move"] is None else _move(raw["move"]),
     )
+
+
+def _move(raw: dict[str, Any]) -> Move:
+    return Move(KeySpec(*_key(raw["previous_key_spec"])), raw["operation"], raw["open"])
 
 
 def _stored(raw: dict[str, Any]) -> StoredCluster:

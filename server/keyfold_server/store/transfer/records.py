@@ -27,7 +27,7 @@ from keyfold_server.store import schema
 
 if TYPE_CHECKING:
     from keyfold_server.domain.cluster import Generation, Region, SupersededWrap, Wrap
-    from keyfold_server.domain.key_links import KeyLink
+    from keyfold_server.domain.key_links import KeyLink, Move
     from keyfold_server.domain.keyspec import KeySpec, RootKey
     from keyfold_server.domain.organizations import Organization
     from keyfold_server.store.schema import Cells
@@ -170,6 +170,15 @@ def _link_record(link: KeyLink) -> dict[str, Any]:
         "revision": link.revision,
         "created_at": link.created_at,
         "updated_at": link.updated_at,
+        "move": None if link.move is None else _move_record(link.move),
+    }
+
+
+def _move_record(move: Move) -> dict[str, Any]:
+    return {
+        "previous_key_spec": _key_record(move.previous),
+        "operation": move.operation,
+        "open": move.open,
     }
 
 

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated, Final
 
 import typer
 
 from keyfold.calls import organizations as calls
+from keyfold.calls.operations import start_operation
+from keyfold.cli.commands.operations import send_start
 from keyfold.cli.commands.organizations import Name
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.confirmation import confirm
@@ -17,6 +20,7 @@ from keyfold.cli.input.options import (
     KeyOption,
     Limit,
     Principal,
+    Reason,
     RequestId,
     ValidateChange,
     Yes,
@@ -25,10 +29,14 @@ from keyfold.cli.input.values import pairs
 from keyfold.cli.output.organizations import show_link, show_links
 from keyfold.cli.output.text import one_line
 from keyfold.cli.session import Session, json_of
+from keyfold.models.operations import OperationAction, OperationScope
 from keyfold.models.organizations import KeyLink
 from keyfold.models.specs import KeySpec
 
 _PAGE: Final = 1_000
+
+_SHORT: Final = 100
+"""Most characters of a link's name in the name of an operation."""
 
 Link = Annotated[
     str,
@@ -122,8 +130,8 @@ def update(
 ) -> None:
     """Change a link's description, or its root key while no region uses the link.
 
-    Keyfold tries the key first. With the key that the link has, it tries it again, also in the
-    regions that its geo has gained.
+    A link in use gets another key with `links move`. Keyfold tries the key first. With the key that
+    the link has, it tries it again, also in the regions that its geo has gained.
     """
     options = pairs(option or (), "--option")
     key = KeySpec(key_type, uri, principal, options) if key_type or uri else None
@@ -143,6 +151,54 @@ def update(
     else:
         typer.echo("valid" if validate_only else "changed")
         show_link(result.key_link)
+
+
+def move(
+    session: Session,
+    organization: Name,
+    link: Link,
+    *,
+    key_type: KeyType,
+    uri: KeyUri,
+    principal: Principal = "",
+    option: KeyOption = None,
+    name: Annotated[
+        str,
+        typer.Option(
+            "--operation",
+            metavar="NAME",
+            help="Your own name for the operation; by default move-LINK and some digits.",
+            show_default=False,
+        ),
+    ] = "",
+    max_concurrency: Annotated[
+        int, typer.Option(min=0, max=64, help="Most regions at once; 0 means 16.")
+    ] = 0,
+    reason: Reason = "",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Try the key, count regions and calls; start nothing."),
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end, as `operations wait` does.")
+    ] = False,
+) -> None:
+    """Move a link to another root key, with every region that uses it.
+
+    Keyfold tries the key first. From then on the link has it, and an operation rotates the regions
+    one by one; wrapped keys stay valid. With the key that the link has, it goes on where the last
+    move failed; with the key before, it moves all back.
+    """
+    key = KeySpec(key_type, uri, principal, pairs(option or (), "--option"))
+    call = start_operation(
+        name or f"move-{link[:_SHORT]}-{secrets.token_hex(4)}",
+        OperationAction.move_link(key),
+        OperationScope.key_link(organization, link),
+        dry_run=dry_run,
+        max_concurrency=max_concurrency,
+        reason=reason,
+    )
+    send_start(session, call, dry_run=dry_run, wait=wait)
 
 
 def delete(

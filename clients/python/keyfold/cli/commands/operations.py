@@ -12,6 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from keyfold.calls import operations as calls
+from keyfold.calls.call import Call
 from keyfold.cli.errors import NOT_NOW, ExitCode, InputError
 from keyfold.cli.input.options import AutoRotate, CacheTtl, OutageGrace, Reason
 from keyfold.cli.input.region_specs import policy_of
@@ -22,8 +23,14 @@ from keyfold.cli.output.operations import (
     show_operations,
 )
 from keyfold.cli.session import Session, json_of
-from keyfold.models.operations import Operation, OperationAction, OperationScope
+from keyfold.models.operations import (
+    Operation,
+    OperationAction,
+    OperationScope,
+    OperationStarted,
+)
 from keyfold.models.specs import KeySpec, RegionPolicy
+from keyfold.v1 import key_management_service_pb2 as api
 
 _COUNTING: Final = 300.0
 """Seconds that a dry run has if --timeout does not say how many: it reads every region."""
@@ -134,6 +141,17 @@ def start(
         max_concurrency=max_concurrency,
         reason=reason,
     )
+    send_start(session, call, dry_run=dry_run, wait=wait)
+
+
+def send_start(
+    session: Session,
+    call: Call[api.StartOperationResponse, OperationStarted],
+    *,
+    dry_run: bool,
+    wait: bool,
+) -> None:
+    """Starts an operation, and shows it or its census, or waits for its end."""
     result, message = session.ask(call, timeout=session.timeout or (_COUNTING if dry_run else None))
     if result.operation is None or (session.json and not wait):
         if session.json:
@@ -142,7 +160,7 @@ def start(
             show_census(result.census)
         return
     if wait:
-        _wait(session, result.operation.name)
+        wait_for_end(session, result.operation.name)
     else:
         show_operation(result.operation)
 
@@ -220,10 +238,11 @@ def wait(session: Session, name: Name) -> None:
     The exit code is 0 if all regions went well, and 12 if some failed or the operation ended before
     its end. With --timeout the command stops waiting then, with exit code 9; the operation goes on.
     """
-    _wait(session, name)
+    wait_for_end(session, name)
 
 
-def _wait(session: Session, name: str) -> None:
+def wait_for_end(session: Session, name: str) -> None:
+    """Shows how far an operation is until it has ended; see `wait`."""
     ends = None if session.timeout is None else time.monotonic() + session.timeout
     with Waiting() as waiting:
         while True:

@@ -74,6 +74,10 @@ def show_link(link: KeyLink) -> None:
     show_links([link], more=False)
     if link.description:
         out.print(Text(one_line(link.description)))
+    if link.previous_key_spec is not None:
+        before = Text.assemble("moving from ", key_text(link.previous_key_spec))
+        left = f": {link.unmoved_count:,} regions have another key still ({link.operation})"
+        out.print(before.append(one_line(left)))
     if link.replicas:
         table = styled_table("REGION", "REPLICA", "PROBLEM")
         for replica in link.replicas:
