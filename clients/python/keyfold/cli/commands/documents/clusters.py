@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from keyfold import calls
 from keyfold.cli.commands.documents import actual
+from keyfold.cli.commands.documents.asked import asked_of
 from keyfold.cli.commands.documents.planned_keys import PlannedKeys, Trial
 from keyfold.cli.commands.documents.step import Step
 from keyfold.cli.input.documents import Cluster, Document, Entry
-from keyfold.cli.output.documents import cluster_form, key_form, policy_form
+from keyfold.cli.output.documents import cluster_form
 from keyfold.cli.output.plan import Action, FieldChange, difference
 from keyfold.cli.session import Session
 from keyfold.errors import (
@@ -177,7 +178,7 @@ def _enable(wanted: Cluster, keys: PlannedKeys) -> Step:
     return Step(
         cluster_name(wanted.cluster),
         Action.CREATE,
-        _asked(wanted, {}, declared),
+        asked_of(wanted, {}, declared),
         call([*wanted.specs], validate=False),
         None if trial.specs is None else call(trial.specs, validate=True),
         _reader(trial),
@@ -214,7 +215,7 @@ def _rotate(
     return Step(
         cluster_name(wanted.cluster),
         Action.ROTATE,
-        _asked(wanted, cluster_form(found), specs),
+        asked_of(wanted, cluster_form(found), specs),
         call(specs, validate=False),
         call(trial.specs or [], validate=True) if tried else None,
         _reader(trial),
@@ -252,7 +253,7 @@ def _add(
     return Step(
         cluster_name(wanted.cluster),
         Action.ADD_REGIONS,
-        _asked(wanted, cluster_form(found), named),
+        asked_of(wanted, cluster_form(found), named),
         call(specs, validate=False),
         call(trial.specs or [], validate=True) if tried else None,
         _reader(trial),
@@ -267,42 +268,6 @@ def _reader(trial: Trial) -> Any:
         return difference(before, cluster_form(trial.as_it_will_be(result.status)))
 
     return changed
-
-
-def _asked(
-    wanted: Cluster, before: dict[str, Any], specs: list[RegionSpec]
-) -> tuple[FieldChange, ...]:
-    """Returns what a call asks for, where nobody can say yet what it leads to."""
-    old = {one["region"]: one for one in before.get("region_specs", ())}
-    new = {spec.region or f"geo {spec.geo}": _spec_form(spec) for spec in specs}
-    after = before | {
-        "cluster": wanted.cluster,
-        **({"organization": wanted.organization} if wanted.organization else {}),
-        **({"regions": sorted(wanted.regions)} if wanted.regions else {}),
-        "region_specs": [
-            *(value for name, value in old.items() if name not in new),
-            *(_over(old.get(name), value) for name, value in new.items()),
-        ],
-    }
-    return difference(before, after)
-
-
-def _over(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """Returns a region's form after a spec, which leaves alone what it does not name."""
-    keys = {"key_spec", "key_link", "replica_of"}
-    kept = old or {}
-    if not keys.isdisjoint(new):
-        kept = {name: value for name, value in kept.items() if name not in keys}
-    return kept | new
-
-
-def _spec_form(spec: RegionSpec) -> dict[str, Any]:
-    form: dict[str, Any] = {"geo": spec.geo} if spec.geo else {"region": spec.region}
-    if spec.key_spec is not None:
-        form["key_spec"] = key_form(spec.key_spec)
-    named = {"replica_of": spec.replica_of, "key_link": spec.key_link}
-    form |= {name: value for name, value in named.items() if value}
-    return form if spec.policy is None else form | {"policy": policy_form(spec.policy)}
 
 
 def cluster_now(session: Session, name: str) -> tuple[dict[str, Any] | None, str]:
