@@ -68,6 +68,11 @@ def _of(**fields: Any) -> Callable[[House, str], dict[str, Any]]:
     return lambda _, name: {"organization": name, **fields}
 
 
+def _as_theirs(**fields: Any) -> Callable[[House, str], dict[str, Any]]:
+    """Returns what makes the fields of a request that says one's own cluster is a customer's."""
+    return lambda _, name: {"cluster": "acme-1", "organization": name, **fields}
+
+
 def _nothing(**fields: Any) -> Callable[[House, str], dict[str, Any]]:
     return lambda _house, _name: fields
 
@@ -104,6 +109,11 @@ READS: Final = (
     Attack("ListClusters", _nothing(key_uri="local:shared"), plain=True),
     Attack("ListKeyUsage", _nothing(selector={"uri": "local:shared"}), plain=True),
     Attack("ListKeyUsage", _nothing(selector={"auth_principal": "ambient"}), plain=True),
+    Attack(
+        "ListKeyUsage",
+        _nothing(selector={"uri": "local:shared"}, what_if="WHAT_IF_DISABLE"),
+        plain=True,
+    ),
     Attack("Recheck", _on("1")),
     Attack("Recheck", _on("1", regions=["eu"])),
     Attack("Recheck", lambda _, name: {"key_uri": f"local:{name}"}),
@@ -244,7 +254,20 @@ CHANGES: Final = (
 )
 """Calls that would change something."""
 
-LINKS: Final = (
+OWN: Final = (
+    Attack("TestKey", _as_theirs(region="eu", key_spec=key("shared"))),
+    Attack("GetAccessPolicy", _as_theirs(region="eu", key_spec=key("shared"))),
+    Attack("AddRegions", _as_theirs(region_specs=[spec("shared", "us")])),
+    Attack("Enable", _as_theirs(region_specs=[spec("shared")])),
+    Attack("TestKey", _of(region="eu", key_spec=key("shared"))),
+    Attack("GetAccessPolicy", _of(region="eu", key_spec=key("shared"))),
+    Attack("ListClusters", lambda _, n: {"organization": "acme", "key_uri": f"local:{n}"}),
+    Attack("ListEvents", lambda _, n: {"filter": {"cluster": "acme-1", "organization": n}}),
+    Attack("WatchEvents", lambda _, n: {"states": True, "clusters": ["acme-1"], "organization": n}),
+    Attack(
+        "WatchEvents",
+        lambda _, n: {"states": True, "events": True, "filter": {"cluster": f"{n}-1"}},
+    ),
     Attack("GetKeyLink", lambda _, name: {"organization": "acme", "key_link": f"{name}-link"}),
     Attack("UpdateKeyLink", lambda _, n: {"key_link": _link("acme", f"{n}-link")}),
     Attack("DeleteKeyLink", lambda _, n: {"organization": "acme", "key_link": f"{n}-link"}),
@@ -257,7 +280,7 @@ LINKS: Final = (
         },
     ),
 )
-"""Calls that name another's key link as one's own, which even the vendor has nothing to see by."""
+"""Calls that mix another's names with one's own, which tell nobody of the other."""
 
 ATTACKS: Final = (*READS, *USES, *CHANGES)
 
@@ -291,7 +314,7 @@ def test_no_call_tells_of_another_customer(town: House) -> None:
     The other customer is whole afterwards, and its log has nothing of the attempts.
     """
     before, own = town.picture(OTHER), town.caller(org="acme")
-    for attack in (*ATTACKS, *LINKS):
+    for attack in (*ATTACKS, *OWN):
         about = attack.method, attack.request(town, OTHER)
         there = own.told(*about)
         absent = own.told(attack.method, attack.request(town, NONE))

@@ -107,6 +107,7 @@ def test_a_link_goes_on_and_back(server: Server) -> None:
         assert client.unwrap("acme-prod", wrapped).plaintext == b"the first"
 
 
+@pytest.mark.timeout(240)  # Eighteen runs of the command line.
 def test_users_of_a_link_move_one_by_one(server: Server) -> None:
     """C6: by hand, too, a link comes to another key, and what was wrapped opens."""
     begin(server)
