@@ -1,4 +1,4 @@
-"""A desk at which a customer types `aws`, `gcloud` and `az`, and the counterparts obey.
+"""A desk at which customers type `aws`, `gcloud` and `az`, and the counterparts obey.
 
 It puts programs of these names into a folder. Each sends its arguments here, to the process that
 has the counterparts, and prints the answer.
@@ -11,13 +11,32 @@ import socketserver
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from counterparts.shell import CommandError
 
-Command = Callable[[list[str], Path], str]
-"""Runs one command, given its arguments and the folder in which it was typed; returns its output.
+
+@dataclass(frozen=True)
+class Typed:
+    """A command as somebody typed it.
+
+    Attributes:
+        words: What follows the program's name.
+        folder: The folder in which it was typed.
+        out: A path at which to write the program's output.
+        err: A path at which to write the program's errors.
+    """
+
+    words: list[str]
+    folder: Path
+    out: Path
+    err: Path
+
+
+Command = Callable[[Typed], str | int]
+"""Runs one command; returns its output or, if it has written that itself, its exit code.
 
 It raises CommandError with the text that the program prints as its error."""
 
@@ -25,14 +44,13 @@ _PROGRAM: Final = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as desk:
     desk.connect({address!r})
-    asked = [{name!r}, sys.argv[1:], os.getcwd()]
     with desk.makefile("rw") as line:
-        line.write(json.dumps(asked) + "\\n")
+        line.write(json.dumps([{name!r}, sys.argv[1:], os.getcwd(), os.getpid()]) + "\\n")
         line.flush()
-        output, error = json.loads(line.readline())
+        output, error, code = json.loads(line.readline())
 sys.stdout.write(output)
-if error:
-    sys.exit({name!r} + ": " + error)
+sys.stderr.write(error)
+sys.exit(code)
 """
 
 
@@ -59,11 +77,13 @@ class Desk:
 
         class Customer(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                name, words, typed_in = json.loads(self.rfile.readline())
-                answer = _answered(commands[name], words, Path(typed_in))
+                name, words, folder, process = json.loads(self.rfile.readline())
+                streams = Path(f"/proc/{process}/fd")
+                typed = Typed(words, Path(folder), streams / "1", streams / "2")
+                answer = _answered(name, commands[name], typed)
                 self.wfile.write(json.dumps(answer).encode() + b"\n")
 
-        self._server = socketserver.UnixStreamServer(str(address), Customer)
+        self._server = socketserver.ThreadingUnixStreamServer(str(address), Customer)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     def __enter__(self) -> Self:
@@ -78,13 +98,15 @@ class Desk:
         self._server.server_close()
 
 
-def _answered(command: Command, words: list[str], folder: Path) -> tuple[str, str]:
-    """Returns a command's output and error, of which one is empty."""
+def _answered(name: str, command: Command, typed: Typed) -> tuple[str, str, int]:
+    """Returns what a program prints and its exit code."""
     try:
-        output = command(words, folder)
+        answer = command(typed)
     except CommandError as error:
-        return "", str(error)
-    return (f"{output}\n" if output else ""), ""
+        return "", f"{name}: {error}\n", 1
+    if isinstance(answer, int):
+        return "", "", answer
+    return (f"{answer}\n" if answer else ""), "", 0
 
 
 def options(words: list[str], flags: frozenset[str] = frozenset()) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
 from counterparts.aws_sts import Role, Sts
-from counterparts.desk import options
+from counterparts.desk import Typed, options
 from counterparts.shell import CommandError
 
 _HOW: Final = ("--region", "--query", "--output")
@@ -41,14 +41,14 @@ class AwsCommands:
         self._key, self._secret = sts.add_user(f"arn:aws:iam::{account}:root")
         self._clients: dict[str, Any] = {}
 
-    def __call__(self, words: list[str], folder: Path) -> str:
+    def __call__(self, typed: Typed) -> str:
         """Runs a command; see `Command`."""
-        service, operation, *rest = words
+        service, operation, *rest = typed.words
         if service == "iam":
-            return self._iam(operation, _read(options(rest), folder))
+            return self._iam(operation, _read(options(rest), typed.folder))
         if service != "kms":
             raise CommandError(f"there is no service {service}")
-        return self._kms(operation, rest, folder)
+        return self._kms(operation, rest, typed.folder)
 
     def _kms(self, operation: str, rest: list[str], folder: Path) -> str:
         region = rest[rest.index("--region") + 1] if "--region" in rest else ""

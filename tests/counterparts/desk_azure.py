@@ -6,11 +6,10 @@ is the counterpart's own, whatever the vault's name is.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
 from counterparts.azure_control import Control
-from counterparts.desk import options
+from counterparts.desk import Typed, options
 from counterparts.shell import CommandError
 
 _VAULTS: Final = (
@@ -37,9 +36,9 @@ class AzDesk:
         self._vault = vault
         self._shown = shown
 
-    def __call__(self, words: list[str], folder: Path) -> str:
+    def __call__(self, typed: Typed) -> str:
         """Runs a command; see `Command`."""
-        match words:
+        match typed.words:
             case ["keyvault", "key", ("create" | "rotate") as how, *rest]:
                 given = options(rest)
                 if how == "create":
@@ -62,7 +61,7 @@ class AzDesk:
                 actions = _ROLES[given["--role"]]
                 self._azure.allow(principal, f"{self._vault}/keys/{key}", *actions)
             case _:
-                raise CommandError(f"there is no command {' '.join(words)}")
+                raise CommandError(f"there is no command {' '.join(typed.words)}")
         return ""
 
     def _key(self, given: dict[str, Any]) -> str:

@@ -5,10 +5,9 @@ They are strict: they refuse a command or an option that they do not know.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
-from counterparts.desk import options
+from counterparts.desk import Typed, options
 from counterparts.gcp_commands import GcloudCommands
 from counterparts.gcp_control import Control
 from counterparts.gcp_errors import Refusal
@@ -28,12 +27,12 @@ class GcloudDesk:
         self._kms = kms
         self._access = GcloudCommands(kms)
 
-    def __call__(self, words: list[str], folder: Path) -> str:
+    def __call__(self, typed: Typed) -> str:
         """Runs a command; see `Command`."""
         try:
-            return self._run(words)
+            return self._run(typed.words)
         except (Refusal, KeyError, ValueError) as error:
-            raise CommandError(f"{' '.join(words)}: {error!r}") from error
+            raise CommandError(f"{' '.join(typed.words)}: {error!r}") from error
 
     def _run(self, words: list[str]) -> str:
         match words:

@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+import nursery
 import pages
 from certificates import authority
 from contract.aws_kms import CUSTOMER, AwsCounterpart
@@ -19,20 +20,20 @@ from contract.azure_key_vault import AzureCounterpart
 from contract.counterparts import NotInstalledError, without
 from contract.gcp_kms import GcpCounterpart
 from counterparts.azure_key_vault import TENANT
-from counterparts.desk import Command, Desk
+from counterparts.desk import Command, Desk, Typed
 from counterparts.desk_aws import AwsCommands
 from counterparts.desk_azure import AzDesk
 from counterparts.desk_gcp import GcloudDesk
 from e2e.conftest import StartServer
 from e2e.provider_sites import Site, opened, settings
-from e2e.server import ROOT
+from e2e.server import BIN, ROOT
 
 RECIPES: Final = ROOT / "docs" / "recipes"
 NAMES: Final = sorted(path.stem for path in RECIPES.glob("*.md") if path.stem != "README")
 CLOUDS: Final = {"rockset": ("aws",), "konnect": ("aws",), "cockroachdb": ("aws", "gcp")}
 
-SECONDS: Final = 240.0
-"""The time that a page may take on a busy machine: it starts some fifty programs."""
+SECONDS: Final = 900.0
+"""The time that a page may take on a very busy machine: it starts some fifty programs."""
 
 pytestmark = pytest.mark.timeout(SECONDS + 60)
 
@@ -50,6 +51,23 @@ def command(site: Site, folder: Path) -> tuple[str, Command]:
     return "az", AzDesk(there.azure, TENANT, there.vault, there.layer.url)
 
 
+def ours(program: str, environment: dict[str, str]) -> Command:
+    """Returns one of this environment's own programs, without the time that its start takes."""
+
+    def run(typed: Typed) -> int:
+        started = nursery.shared().start(
+            BIN / program,
+            typed.words,
+            folder=typed.folder,
+            environment=environment,
+            out=typed.out,
+            err=typed.err,
+        )
+        return started.wait()
+
+    return run
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_runs_as_it_stands(name: str, start_server: StartServer, tmp_path: Path) -> None:
     """A vendor who follows a recipe gets what it shows, from the settings to the last command."""
@@ -63,10 +81,11 @@ def test_a_recipe_runs_as_it_stands(name: str, start_server: StartServer, tmp_pa
         shown = "".join(pages.fenced(page, "toml"))
         sites[0].tables = f"{shown}\n{sites[0].tables}"
         server = start_server(keys=(), ready=True, **settings(sites, tmp_path / "keyfold.toml"))
-        desk = Desk(tmp_path, dict(command(site, tmp_path) for site in sites))
+        environment = server.environment
+        commands = dict(command(site, tmp_path) for site in sites)
+        desk = Desk(tmp_path, {**commands, "keyfold": ours("keyfold", environment)})
         stack.enter_context(desk)
         typed = tmp_path / "typed"
         typed.mkdir()
-        environment = server.environment
         environment["PATH"] = f"{desk.bin}:{environment['PATH']}"
         pages.assert_runs(page, folder=typed, environment=environment, timeout=SECONDS)
