@@ -1,4 +1,4 @@
-"""Pages that a reader pastes from: their blocks, and what must come out of them.
+"""Pages of the documentation: the tests that they name, and the blocks that readers paste.
 
 A page's `sh` blocks are one session of bash; what a `text` block shows is what came out of the
 block before it. There `…` stands for whatever differs, and a line of it alone for any lines. Blank
@@ -7,6 +7,8 @@ lines and blanks at the ends of lines do not count.
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
 import subprocess
 from collections.abc import Mapping
@@ -15,6 +17,17 @@ from typing import Final
 
 _MARK: Final = "=== next block ==="
 _FENCED: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@functools.cache
+def tests_of(path: Path) -> frozenset[str]:
+    """Returns the names of a file's tests, for pages that name tests."""
+    return frozenset(
+        node.name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+    )
 
 
 def fenced(page: str, language: str) -> list[str]:

@@ -1,13 +1,14 @@
-"""The `aws` commands with which a customer makes keys and roles, run on the counterpart.
+"""The `aws` commands with which somebody makes keys and roles, run on the counterpart.
 
 `aws kms` takes every operation of KMS, by the service's own model, as the account's root. `aws iam`
-knows roles alone: they are in the counterpart's STS.
+knows roles alone: they are in the counterpart's STS. `--profile` chooses the account.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +25,32 @@ _HOW: Final = ("--region", "--query", "--output")
 
 
 class AwsCommands:
-    """A customer's administrator.
+    """The administrators of some accounts.
 
     Args:
         sts: The counterpart's roles and identities.
         url: The counterpart's KMS.
         ca: The file with the authority of its certificate.
-        account: The customer's account.
+        accounts: The accounts by profile; the profile `default` needs no option.
     """
+
+    def __init__(self, sts: Sts, url: str, ca: str, accounts: Mapping[str, str]) -> None:
+        self._profiles = {
+            profile: _Account(sts, url, ca, account) for profile, account in accounts.items()
+        }
+
+    def __call__(self, typed: Typed) -> str:
+        """Runs a command; see `Command`."""
+        words, profile = list(typed.words), "default"
+        if "--profile" in words:
+            place = words.index("--profile")
+            _, profile = words[place : place + 2]
+            del words[place : place + 2]
+        return self._profiles[profile].run(words, typed.folder)
+
+
+class _Account:
+    """An account's administrator."""
 
     def __init__(self, sts: Sts, url: str, ca: str, account: str) -> None:
         self._sts = sts
@@ -41,14 +60,14 @@ class AwsCommands:
         self._key, self._secret = sts.add_user(f"arn:aws:iam::{account}:root")
         self._clients: dict[str, Any] = {}
 
-    def __call__(self, typed: Typed) -> str:
-        """Runs a command; see `Command`."""
-        service, operation, *rest = typed.words
+    def run(self, words: list[str], folder: Path) -> str:
+        """Runs a command."""
+        service, operation, *rest = words
         if service == "iam":
-            return self._iam(operation, _read(options(rest), typed.folder))
+            return self._iam(operation, _read(options(rest), folder))
         if service != "kms":
             raise CommandError(f"there is no service {service}")
-        return self._kms(operation, rest, typed.folder)
+        return self._kms(operation, rest, folder)
 
     def _kms(self, operation: str, rest: list[str], folder: Path) -> str:
         region = rest[rest.index("--region") + 1] if "--region" in rest else ""

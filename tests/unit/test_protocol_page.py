@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+import pages
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -27,18 +28,6 @@ RULES = dict(re.findall(r"^### (\w+)$(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.D
 NAMED = sorted(set(re.findall(r"`(tests/[^`]*)`", PAGE)))
 
 
-@cache
-def _tests(path: str) -> set[str]:
-    """Returns the names of a file's tests."""
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    return {
-        node.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.name.startswith("test_")
-    }
-
-
 def test_every_rule_stands_there_once() -> None:
     """The numbers that code and tests refer to are all explained, in their order."""
     assert re.findall(r"^### (\w+)$", PAGE, re.MULTILINE) == NUMBERS
@@ -54,7 +43,7 @@ def test_every_rule_is_held_or_not_built_yet(number: str) -> None:
 def test_every_named_test_exists(named: str) -> None:
     """Whoever follows the page to a test finds it."""
     path, _, test = named.partition("::")
-    assert test in _tests(path)
+    assert test in pages.tests_of(ROOT / path)
 
 
 def test_rules_of_the_tests_stand_there() -> None:
