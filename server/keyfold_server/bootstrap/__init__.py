@@ -18,7 +18,7 @@ from typing import Final
 from keyfold_server import grpc_log, monitoring, observability, telemetry
 from keyfold_server.bootstrap.access import Access
 from keyfold_server.bootstrap.checking import check
-from keyfold_server.bootstrap.providers import catalog, key_names, regions
+from keyfold_server.bootstrap.providers import catalog, key_names, regions, seats
 from keyfold_server.domain.bounds import Bounds, Rates
 from keyfold_server.domain.timing import Timing
 from keyfold_server.rpc.asgi_server import LOOK, AsgiServer
@@ -55,6 +55,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
     providers.start()
     names = key_names(settings, providers)
     places = regions(settings, providers)
+    pool = seats(settings, providers)
     store = opening.open_store(
         settings.store,
         settings.service_key,
@@ -84,6 +85,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         timing,
         bounds=bounds(settings),
         regions=places,
+        seats=pool,
     )
     return joined, store.close
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from keyfold_server import observability
 from keyfold_server.bootstrap.access import Access
-from keyfold_server.bootstrap.providers import catalog, key_names, regions
+from keyfold_server.bootstrap.providers import catalog, key_names, regions, seats
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     CredentialsFailedError,
@@ -67,6 +67,8 @@ def _faults(settings: Settings, providers: Catalog) -> list[str]:
         key_names(settings, providers)
     with _noted(faults):
         regions(settings, providers)
+    with _noted(faults):
+        seats(settings, providers)
     for type_ in providers.set_up():
         with _noted(faults, f"{type_}: "):
             providers.provider(type_)

@@ -15,6 +15,7 @@ from keyfold_server.domain.geos import Geos
 from keyfold_server.domain.key_names import KeyNames
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.residency import ResidencyPolicy
+from keyfold_server.domain.seats import Seat, SeatPool
 from keyfold_server.providers.catalog import Catalog, installed
 from keyfold_server.providers.shared.entry import Entry, Setup
 from keyfold_server.settings import Settings
@@ -111,3 +112,27 @@ def regions(settings: Settings, providers: Catalog) -> ResidencyPolicy:
                 f"{MAX_REGIONS}; divide it"
             )
     return ResidencyPolicy(table, required=settings.residency == "require", geos=geos)
+
+
+def seats(settings: Settings, providers: Catalog) -> SeatPool:
+    """Returns the seats of the settings.
+
+    Raises:
+        SetupError: A seat is for a provider that does not exist, or for a region that the settings
+            do not have among their regions.
+    """
+    tables = settings.seats or []
+    for seat in tables:
+        if seat.provider not in providers.types():
+            raise SetupError(
+                f"KEYFOLD_SEATS: there is no provider {seat.provider} for seat {seat.name}; use "
+                f"one of {', '.join(providers.types())}"
+            )
+        if settings.regions and seat.region not in settings.regions:
+            raise SetupError(
+                f"KEYFOLD_SEATS: the settings have regions, and {seat.region} of seat {seat.name} "
+                f"is not one of them; write a table [regions.{seat.region}] if it is yours"
+            )
+    return SeatPool(
+        tuple(Seat(s.name, s.provider, s.region, s.auth_principal, s.principals) for s in tables)
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap, existing
@@ -24,6 +25,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy
 from keyfold_server.domain.lifecycle import Action
 from keyfold_server.domain.log import AuditEvent, Floor
 from keyfold_server.domain.reliance import Reliance
+from keyfold_server.domain.seats import SeatClaim
 
 Part = tuple[str, bytes, int]
 """Identity of a wrap within its cluster: region, kek_id and number. Every region has a KEK, and
@@ -58,7 +60,9 @@ class Decision:
     superseded: frozenset[Part] = frozenset()
     removed: frozenset[Part] = frozenset()
 
-    def described(self, before: Cluster | None) -> str:
+    def described(
+        self, before: Cluster | None, seats: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
         """Returns what the decision does to each region that it changes, as JSON with sorted keys.
 
         This is the decision in the log: states, key uris, and parts as kek_id in hex and number;
@@ -68,6 +72,7 @@ class Decision:
 
         Args:
             before: The cluster before the decision, or None.
+            seats: The names of the seats that regions take.
         """
         was = {} if before is None else {region.name: region for region in before.regions}
         now = {region.name: region for region in self.cluster.regions}
@@ -80,6 +85,8 @@ class Decision:
         }
         for name in redeclared & changed.keys():
             changed[name]["declared"] = name not in declared
+        for name in seats.keys() & changed.keys():
+            changed[name]["seat"] = seats[name]
         told: dict[str, Any] = {"regions": changed}
         if before is not None and before.unused and not self.cluster.unused:
             told["first_use"] = True
@@ -466,6 +473,7 @@ class Change:
         request: The request_id to record, in the same transaction, or None.
         reliance: What the change takes from the cluster's organization, which the store checks
             under the organization's lock; None: nothing.
+        seats: The seats that regions of the change take, which the store checks under their locks.
     """
 
     cluster: str
@@ -473,6 +481,7 @@ class Change:
     event: AuditEvent
     request: RequestKey | None = None
     reliance: Reliance | None = None
+    seats: tuple[SeatClaim, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

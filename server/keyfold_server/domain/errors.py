@@ -70,6 +70,8 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── GenerationRetiredError              GENERATION_RETIRED
     │   ├── GenerationInUseError                GENERATION_IN_USE
     │   ├── ExternalIdNotIssuedError            EXTERNAL_ID_NOT_ISSUED
+    │   ├── SeatNotReservedError                SEAT_NOT_RESERVED
+    │   ├── SeatsExhaustedError                 SEATS_EXHAUSTED
     │   ├── KeyElsewhereError                   KEY_ELSEWHERE
     │   ├── KeyVersionPinnedError               KEY_VERSION_PINNED
     │   ├── OrganizationNotEmptyError           ORGANIZATION_NOT_EMPTY
@@ -681,6 +683,26 @@ class ExternalIdNotIssuedError(StateError):
     remedy = "Call GetAccessPolicy, and put the external id into the role's trust policy."
 
 
+class SeatNotReservedError(StateError):
+    """The key spec asks for a seat, and no seat is reserved for the owner and the region."""
+
+    reason = "SEAT_NOT_RESERVED"
+    remedy = (
+        "Call GetAccessPolicy with the same key spec, and have the customer put what it shows into "
+        "the key's policy."
+    )
+
+
+class SeatsExhaustedError(StateError):
+    """No seat is free for the provider and region, or the owner has reserved as many as it may."""
+
+    reason = "SEATS_EXHAUSTED"
+    remedy = (
+        "The vendor adds seats to the server's settings; a used seat never becomes free. An owner "
+        "that has too many reserved seats uses these first."
+    )
+
+
 class KeyElsewhereError(StateError):
     """The root key is not known to be in the cluster's region, as the server requires."""
 
@@ -817,6 +839,10 @@ class ConcurrentChangeError(ConflictError):
 
     reason = "CONCURRENT_CHANGE"
     remedy = "Read the status, and repeat the request if you still want the change."
+
+
+class SeatTakenError(ConcurrentChangeError):
+    """Another change took a seat first; Keyfold itself tries again, so callers hardly see it."""
 
 
 class EtagMismatchError(ConflictError):

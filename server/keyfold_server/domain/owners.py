@@ -16,6 +16,13 @@ def of_cluster(name: str) -> str:
     return f"cluster:{name}"
 
 
+def of(cluster: str | None, organization: str | None) -> str | None:
+    """Returns the owner of what is issued to a cluster: its organization, if it has one."""
+    if organization:
+        return of_organization(organization)
+    return of_cluster(cluster) if cluster else None
+
+
 def of_erased(uid: bytes) -> str:
     """Returns the owner that a cluster is once it is erased; a later one of its name is another."""
     return f"erased:{uid.hex()}"

@@ -35,6 +35,7 @@ from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttemp
 from keyfold_server.domain.operation_store import OperationsStore
 from keyfold_server.domain.organization_store import OrganizationsStore
 from keyfold_server.domain.rights import Coverage
+from keyfold_server.domain.seats import Issued, IssuedSeat, Seat
 from keyfold_server.domain.transitions import Transition
 from keyfold_server.domain.usage import UsageKey, UsageQuery
 
@@ -430,6 +431,42 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
 
         Returns:
             The owner's external id: the given one, or the one that was issued before.
+        """
+        ...
+
+    def issued_to(self, owner: str) -> Issued:
+        """Reads the external id and the seats that were issued to an owner."""
+        ...
+
+    def issued_seats(self) -> list[IssuedSeat]:
+        """Reads every seat that was issued, in the order in which they were."""
+        ...
+
+    def reserve_seats(
+        self,
+        owner: str,
+        pool: Sequence[Seat],
+        count: int,
+        event: AuditEvent,
+        cluster: str | None = None,
+    ) -> list[IssuedSeat]:
+        """Reserves seats, for good, until an owner has as many as asked for, or none (C2).
+
+        Args:
+            owner: The owner.
+            pool: The seats of one provider and region to choose from, in their order; not empty. A
+                seat is free if neither its name nor one of its principals was ever issued.
+            count: How many seats of that provider and region the owner is to have reserved and not
+                used.
+            event: Who asked for them, for the entry of the log in the same transaction. The store
+                writes an entry only if it reserves some.
+            cluster: Name of the cluster that the entry concerns, or None.
+
+        Returns:
+            The owner's reserved seats, those from before first.
+
+        Raises:
+            SeatsExhaustedError: Not as many are free; nothing is reserved.
         """
         ...
 

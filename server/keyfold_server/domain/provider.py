@@ -40,6 +40,7 @@ from typing import Protocol, runtime_checkable
 
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.seats import Seat
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,11 +292,14 @@ class AccessWanted:
         cluster: The cluster's name, or None for every cluster of the organization.
         region: The region's name, or None for every region.
         organization: The organization, or None.
+        seat: The seat whose principal the key has, or None. Its principals are the vendor's, so
+            what they need besides the key's own policy, the vendor puts in place.
     """
 
     cluster: str | None
     region: str | None
     organization: str | None
+    seat: Seat | None = None
 
 
 @dataclass(frozen=True, slots=True)

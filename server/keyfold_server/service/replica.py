@@ -19,6 +19,7 @@ from keyfold_server.domain.ports import Clock, Store
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Rights
+from keyfold_server.domain.seats import SeatPool
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.data_plane import DataPlane
 from keyfold_server.service.data.key_cache import KeyCache
@@ -73,11 +74,13 @@ from keyfold_server.service.root_keys.audit import Audit
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.geo_keys import GeoKeys
 from keyfold_server.service.root_keys.geo_trials import GeoTrials
+from keyfold_server.service.root_keys.identities import Identities
 from keyfold_server.service.root_keys.link_keys import LinkKeys
 from keyfold_server.service.root_keys.replica_of import ReplicaKeys
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.resolution import Resolution
 from keyfold_server.service.root_keys.scope import Scopes
+from keyfold_server.service.root_keys.seats import Seats
 from keyfold_server.service.root_keys.spec_keys import SpecKeys
 from keyfold_server.service.root_keys.trials import Trials
 from keyfold_server.service.shared_room import SharedRoom
@@ -121,7 +124,10 @@ class Replica:
         deletion: Carries out DeleteCluster and UndeleteCluster.
         trials: Carries out TestKey.
         geo_trials: Carries out TestKey for a geo.
+        seats: Gives seats to owners.
         access_policies: Answers GetAccessPolicy.
+        seats: Gives seats to owners.
+        identities: Lists what was issued to organizations.
         rechecks: Carries out Recheck.
         operations: Answers the calls about operations.
         decisions: Answers those about decisions that replicas confirm.
@@ -147,7 +153,7 @@ class Replica:
         limits: The limits that changes of clusters count against.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one argument for each part of the settings
         self,
         providers: Callable[[str], KeyProvider],
         names: KeyNames,
@@ -157,6 +163,7 @@ class Replica:
         *,
         bounds: Bounds | None = None,
         regions: ResidencyPolicy | None = None,
+        seats: SeatPool | None = None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Joins the parts; `start` brings them to life.
@@ -169,6 +176,7 @@ class Replica:
             timing: The spans that the promises are made of.
             bounds: The limits on calls and their sizes.
             regions: The settings' rules for the places of keys.
+            seats: The settings' seats.
             random: The source of keys and ids.
         """
         self.clock = clock
@@ -216,7 +224,7 @@ class Replica:
             self._storage, self._tasks, self.changes.applied_here, self.changes.made_elsewhere
         ).record
         self._join_data_plane()
-        self._join_root_keys(names, regions or ResidencyPolicy())
+        self._join_root_keys(names, regions or ResidencyPolicy(), seats or SeatPool())
         self._join_life(timing)
         self._join_operations()
         self._join_upkeep(timing)
@@ -262,14 +270,15 @@ class Replica:
         )
         self.data_plane = DataPlane(keyring, self._random)
 
-    def _join_root_keys(self, names: KeyNames, regions: ResidencyPolicy) -> None:
+    def _join_root_keys(self, names: KeyNames, regions: ResidencyPolicy, pool: SeatPool) -> None:
         kms = self._kms
         external_ids = ExternalIds(kms, self._storage, self.clock, self._random)
+        self.seats = seats = Seats(kms, self._storage, self._kek_wrapper, pool, self.clock)
         self._residency = residency = Residency(kms, regions)
         self._resolution = resolution = Resolution(kms, names.platform)
-        scopes = Scopes(self._storage, resolution)
-        self._admission = Admission(resolution, residency, external_ids)
-        replica_keys = ReplicaKeys(kms, resolution, regions)
+        scopes = Scopes(self._storage, resolution, seats)
+        self._admission = Admission(resolution, residency, external_ids, seats)
+        replica_keys = ReplicaKeys(kms, resolution, regions, pool)
         geo_keys = GeoKeys(kms, resolution, regions, replica_keys)
         link_keys = LinkKeys(self._storage, geo_keys)
         self._spec_keys = SpecKeys(geo_keys, replica_keys, link_keys)
@@ -277,16 +286,20 @@ class Replica:
             resolution,
             residency,
             external_ids,
+            seats,
             geo_keys,
             self._kek_wrapper,
             regions,
             self.clock,
         )
+        self.identities = Identities(self._storage, pool)
         audit = Audit(self._storage, self._tasks, self.limits)
-        self.trials = Trials(kms, scopes, residency, external_ids, audit, self.clock, self._random)
+        self.trials = Trials(
+            kms, scopes, residency, external_ids, seats, audit, self.clock, self._random
+        )
         self.geo_trials = GeoTrials(geo_keys, self.trials)
         self.access_policies = AccessPolicies(
-            kms, scopes, residency, external_ids, audit, self.changes
+            self._storage, kms, scopes, residency, (external_ids, seats), audit, self.changes
         )
 
     def _join_life(self, timing: Timing) -> None:
@@ -301,7 +314,12 @@ class Replica:
             self.changes.replica, storage, clock, timing
         )
         self.clusters = Clusters(
-            mutations, self._spec_keys, self._admission, kek_wrapper, health, self._random
+            mutations,
+            self._spec_keys,
+            self._admission,
+            kek_wrapper,
+            health,
+            self._random,
         )
         self.reports = Reports(
             self.loads,
@@ -438,6 +456,7 @@ class Replica:
     async def start(self) -> None:
         """Registers with the store and begins to follow it and to keep keys fresh."""
         await self.changes.start()
+        await self.seats.start()
         self.gauges.show()
         start = self.supervisor.start
         start("freshness", self.loads.freshness.turn)

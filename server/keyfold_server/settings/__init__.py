@@ -33,6 +33,7 @@ from keyfold_server.settings.forms import (
 )
 from keyfold_server.settings.keys import KeySettings
 from keyfold_server.settings.regions import RegionSettings
+from keyfold_server.settings.seats import SeatSettings
 from keyfold_server.settings.service_links import is_service_link
 from keyfold_server.settings.store import StoreSettings
 
@@ -63,7 +64,13 @@ _METRICS_PORT: Final = 9464
 
 
 class Settings(
-    BoundsSettings, RegionSettings, KeySettings, StoreSettings, AccessSettings, BaseSettings
+    BoundsSettings,
+    SeatSettings,
+    RegionSettings,
+    KeySettings,
+    StoreSettings,
+    AccessSettings,
+    BaseSettings,
 ):
     """A server's settings. Each is an environment variable: `KEYFOLD_` and its name in capitals."""
 

@@ -80,16 +80,27 @@ def toml_value(value: object) -> str:
 
 def _lines(values: Mapping[str, object], above: tuple[str, ...]) -> Iterator[str]:
     tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+    arrays = {name: _tables(value) for name, value in values.items()}
+    arrays = {name: array for name, array in arrays.items() if array}
     for name, value in values.items():
-        if name not in tables:
+        if name not in tables and name not in arrays:
             # A setting's name needs no quotes; a key that the operator chose may need them.
             written = name if name.isidentifier() else toml_value(name)
             yield f"{written} = {toml_value(value)}"
+    for name, array in arrays.items():
+        for table in array:
+            yield f"\n[[{'.'.join((*above, name))}]]"
+            yield from _lines(table, (*above, name))
     for name, table in tables.items():
         place = (*above, name if name.isidentifier() else toml_value(name))
         if any(not isinstance(value, dict) for value in table.values()):
             yield f"\n[{'.'.join(place)}]"
         yield from _lines(table, place)
+
+
+def _tables(value: object) -> list[dict[str, object]]:
+    """Returns the tables that a value is a list of; empty if it is not."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def is_loopback(host: str) -> bool:

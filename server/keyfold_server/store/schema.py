@@ -440,13 +440,30 @@ identities: Final = Table(
     "identities",
     metadata,
     _key("kind", Text),
-    _key("owner", Text),
-    _must("value", Text),
+    _must("owner", Text),
+    _key("value", Text),
     _must("created_at", BigInteger),
+    _later("provider", Text),
+    _later("region", Text),
+    _later("principal", Text),
+    _later("also", Text),
+    _later("cluster", Text),
+    _later("cluster_uid", LargeBinary),
+    _later("taken_in", Text),
     _must("mac", LargeBinary),
-    UniqueConstraint("value"),
+    UniqueConstraint("principal"),
+    Index(None, "kind", "owner"),
+    Index(
+        "uq_identities_owner",
+        "owner",
+        unique=True,
+        sqlite_where=text("kind = 'external_id'"),
+        postgresql_where=text("kind = 'external_id'"),
+    ),
 )
-"""What Keyfold issued once for each owner, for good, such as external ids (protocol C2)."""
+"""What Keyfold issued once for an owner, for good: external ids, one for each owner, and seats
+(protocol C2). `provider` to `also` are a seat's, and the three columns behind them tell which
+cluster-region took it. No two seats have one principal."""
 
 operations: Final = Table(
     "operations",

@@ -204,15 +204,17 @@ class Lifecycle(Connection):
         cluster: str = "",
         region: str = "",
         organization: str = "",
+        seats: int = 0,
         timeout: float | None = None,
     ) -> AccessPolicy:
         """Returns what a customer attaches to a root key so that Keyfold may use it, and no more.
 
         The key and the cluster need not exist yet, and the server calls no KMS. For an AWS role
         the server issues the external id, once and for good: the organization's if the call names
-        one, and otherwise the cluster's.
+        one, and otherwise the cluster's. If the key spec asks for a seat, the server reserves one,
+        or as many as `seats` says: the same ones again until regions take them.
         """
-        call = calls.get_access_policy(key_spec, cluster, region, organization)
+        call = calls.get_access_policy(key_spec, cluster, region, organization, seats)
         return await self._ask(call, timeout)
 
     async def recheck(

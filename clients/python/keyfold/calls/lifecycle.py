@@ -148,11 +148,15 @@ def test_key(
 
 
 def get_access_policy(
-    key_spec: KeySpec, cluster: str, region: str, organization: str
+    key_spec: KeySpec, cluster: str, region: str, organization: str, seats: int = 0
 ) -> Call[api.GetAccessPolicyResponse, AccessPolicy]:
     """Prepares a GetAccessPolicy call."""
     request = api.GetAccessPolicyRequest(
-        key_spec=key_spec.to_message(), cluster=cluster, region=region, organization=organization
+        key_spec=key_spec.to_message(),
+        cluster=cluster,
+        region=region,
+        organization=organization,
+        seats=seats,
     )
     return Call("GetAccessPolicy", request, AccessPolicy.from_message, Plane.CONTROL)
 

@@ -403,6 +403,18 @@ class ExternalIdNotIssuedError(StateError):
     reason = "EXTERNAL_ID_NOT_ISSUED"
 
 
+class SeatNotReservedError(StateError):
+    """The key spec asks for a seat, and no seat is reserved for the owner and the region."""
+
+    reason = "SEAT_NOT_RESERVED"
+
+
+class SeatsExhaustedError(StateError):
+    """No seat is free for the provider and region, or the owner has reserved as many as it may."""
+
+    reason = "SEATS_EXHAUSTED"
+
+
 class KeyElsewhereError(StateError):
     """The root key is not known to be in the cluster's region, as the server requires."""
 
@@ -703,6 +715,8 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         GenerationRetiredError,
         GenerationInUseError,
         ExternalIdNotIssuedError,
+        SeatNotReservedError,
+        SeatsExhaustedError,
         KeyElsewhereError,
         KeyVersionPinnedError,
         OrganizationNotEmptyError,

@@ -53,6 +53,8 @@ class AccessPolicy:
             policy may require.
         statements: The statements to put in place, in this order. Keyfold needs all of them.
         notices: Further facts that an operator should know, one line each.
+        seats: The names of the seats that the statements are for, in the order in which Keyfold
+            takes them; empty if the key spec asks for none.
     """
 
     principal: str
@@ -60,6 +62,7 @@ class AccessPolicy:
     bound_context: Mapping[str, str] = field(hash=False)
     statements: tuple[AccessStatement, ...]
     notices: tuple[str, ...]
+    seats: tuple[str, ...] = ()
 
     @classmethod
     def from_message(cls, message: api.GetAccessPolicyResponse) -> AccessPolicy:
@@ -70,4 +73,5 @@ class AccessPolicy:
             dict(message.bound_context),
             tuple(map(AccessStatement.from_message, message.statements)),
             tuple(message.notices),
+            tuple(message.seats),
         )

@@ -57,10 +57,11 @@ class IssuedIdentity:
         state: `FREE`, `RESERVED` or `USED`.
         provider: The provider type for which it is.
         region: The region for which it is; empty: for all.
-        value: The external id, or the name of the seat.
+        value: The external id, or the name of the seat; empty for free seats.
         principals: The vendor's principals that make up a seat.
-        cluster: The cluster that has it; empty if it is the organization's.
+        cluster: The cluster that took the seat, and may be gone since; empty: none did.
         create_time: The time at which it was issued; None if it was not.
+        count: Of free seats: how many there are, at most 20. 1 for any other identity.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class IssuedIdentity:
     principals: tuple[str, ...]
     cluster: str
     create_time: datetime | None
+    count: int = 1
 
     @classmethod
     def from_message(cls, message: api.IssuedIdentity) -> IssuedIdentity:
@@ -84,6 +86,7 @@ class IssuedIdentity:
             tuple(message.principals),
             message.cluster,
             time_of(message.create_time),
+            message.count,
         )
 
 

@@ -2073,6 +2073,7 @@ class GetAccessPolicyRequest(_message.Message):
     CLUSTER_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     ORGANIZATION_FIELD_NUMBER: _builtins.int
+    SEATS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The cluster that will use the key; it need not exist yet. Required if the request has no
     organization.
@@ -2081,7 +2082,11 @@ class GetAccessPolicyRequest(_message.Message):
     """Optional. The region. If set, the statements also demand this region."""
     organization: _builtins.str
     """Optional. The customer's organization. Keyfold issues the external id for the organization if
-    there is one, otherwise for the cluster.
+    there is one, otherwise for the cluster. The same holds for a seat.
+    """
+    seats: _builtins.int
+    """Optional. How many seats are to be reserved, if the key spec asks for a seat, at most 64; 0
+    means 1. Seats that are reserved and not used yet count.
     """
     @_builtins.property
     def key_spec(self) -> _resources_pb2.KeySpec:
@@ -2096,10 +2101,11 @@ class GetAccessPolicyRequest(_message.Message):
         cluster: _builtins.str = ...,
         region: _builtins.str = ...,
         organization: _builtins.str = ...,
+        seats: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "key_spec", b"key_spec", "organization", b"organization", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "key_spec", b"key_spec", "organization", b"organization", "region", b"region", "seats", b"seats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2180,6 +2186,7 @@ class GetAccessPolicyResponse(_message.Message):
     BOUND_CONTEXT_FIELD_NUMBER: _builtins.int
     STATEMENTS_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
+    SEATS_FIELD_NUMBER: _builtins.int
     principal: _builtins.str
     """The principal under which Keyfold calls the key, in the provider's form."""
     external_id: _builtins.str
@@ -2198,6 +2205,12 @@ class GetAccessPolicyResponse(_message.Message):
     def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further facts for an operator, one line each."""
 
+    @_builtins.property
+    def seats(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the seats that the statements are for, in the order in which Keyfold takes them;
+        empty if the key spec asks for none.
+        """
+
     def __init__(
         self,
         *,
@@ -2206,10 +2219,11 @@ class GetAccessPolicyResponse(_message.Message):
         bound_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         statements: _abc.Iterable[Global___AccessStatement] | None = ...,
         notices: _abc.Iterable[_builtins.str] | None = ...,
+        seats: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound_context", b"bound_context", "external_id", b"external_id", "notices", b"notices", "principal", b"principal", "statements", b"statements"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound_context", b"bound_context", "external_id", b"external_id", "notices", b"notices", "principal", b"principal", "seats", b"seats", "statements", b"statements"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

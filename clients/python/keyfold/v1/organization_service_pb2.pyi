@@ -164,7 +164,9 @@ class Organization(_message.Message):
 
     @_builtins.property
     def identities(self) -> _containers.RepeatedCompositeFieldContainer[Global___IssuedIdentity]:
-        """Output only. The identities that Keyfold issued to it, or holds ready for it."""
+        """Output only. The identities that Keyfold issued to it, at most 1,000, and the seats that are
+        free for any organization.
+        """
 
     @_builtins.property
     def holders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -212,6 +214,7 @@ class IssuedIdentity(_message.Message):
     PRINCIPALS_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """What it is: `EXTERNAL_ID` or `SEAT`."""
     state: Global___IdentityState.ValueType
@@ -221,16 +224,20 @@ class IssuedIdentity(_message.Message):
     region: _builtins.str
     """The region for which it is; empty: for all."""
     value: _builtins.str
-    """The external id, or the name of the seat."""
+    """The external id, or the name of the seat; empty for free seats."""
     cluster: _builtins.str
-    """The cluster that has it; empty if it is the organization's."""
+    """The cluster that took the seat, and may be gone since; empty: none did."""
+    count: _builtins.int
+    """Of free seats, which are listed by provider and region: how many there are, at most 20. 1 for
+    any other identity.
+    """
     @_builtins.property
     def principals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The vendor's principals that make up a seat."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """The time at which Keyfold issued it."""
+        """The time at which Keyfold issued it; unset: it did not yet."""
 
     def __init__(
         self,
@@ -243,10 +250,11 @@ class IssuedIdentity(_message.Message):
         principals: _abc.Iterable[_builtins.str] | None = ...,
         cluster: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "create_time", b"create_time", "kind", b"kind", "principals", b"principals", "provider", b"provider", "region", b"region", "state", b"state", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "count", b"count", "create_time", b"create_time", "kind", b"kind", "principals", b"principals", "provider", b"provider", "region", b"region", "state", b"state", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

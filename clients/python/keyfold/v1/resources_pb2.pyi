@@ -182,7 +182,9 @@ class KeySpec(_message.Message):
     """
     auth_principal: _builtins.str
     """Optional. The principal under which Keyfold calls the provider, at most 1,024 characters; empty
-    means the server's own identity.
+    means the server's own identity. `seat`, or `TENANT/seat` for Azure, asks for a seat: one of the
+    vendor's principals that GetAccessPolicy has reserved. Of a region that took one, Keyfold shows
+    the seat's own principal.
     """
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

@@ -20,6 +20,7 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import InvalidKeySpecError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, Statement
+from keyfold_server.domain.seats import Seat
 from keyfold_server.providers.aws.principals import issued_external_id
 from keyfold_server.providers.aws.uri import KeyArn, identity, key_arn
 
@@ -61,17 +62,26 @@ class _Site:
         arn: The parts of the key's ARN.
         vendor: The server's own identity, or `UNTOLD`.
         bound: The encryption context that a policy may demand.
+        seat: The seat that the caller is, or None.
     """
 
     key: RootKey
     arn: KeyArn
     vendor: str
     bound: dict[str, str]
+    seat: Seat | None = None
 
     @property
     def caller(self) -> str:
         """The identity that uses the key."""
         return self.key.principal or self.vendor
+
+    @property
+    def users(self) -> str | list[str]:
+        """The identities that the key's policy names."""
+        if self.seat is None or not self.seat.also:
+            return self.caller
+        return [self.caller, *self.seat.also]
 
     @property
     def caller_is_elsewhere(self) -> bool:
@@ -108,7 +118,7 @@ def access_policy(key: RootKey, wanted: AccessWanted, own: str | None) -> Access
             field="key_spec.uri",
         )
     bound = Binding(wanted.cluster or "", wanted.region or "", b"", wanted.organization).as_map()
-    site = _Site(key, arn, own or UNTOLD, bound)
+    site = _Site(key, arn, own or UNTOLD, bound, wanted.seat)
     role = (_trust(site),) if key.principal else ()
     statements = (*role, *_callers(site), *_keys(site), *_vendors(site))
     return AccessPolicy(site.caller, bound, statements, tuple(_notices(site)))
@@ -123,7 +133,12 @@ def _trust(site: _Site) -> Statement:
         "Condition": {"StringEquals": {"sts:ExternalId": issued_external_id(site.key)}},
     }
     return Statement(
-        "Trust policy of the role", site.key.principal, "json", _document(statement), (_TAKES,)
+        "Trust policy of the role",
+        site.key.principal,
+        "json",
+        _document(statement),
+        (_TAKES,),
+        by_vendor=site.seat is not None,
     )
 
 
@@ -131,12 +146,13 @@ def _callers(site: _Site) -> tuple[Statement, ...]:
     """Returns the permissions policy of a role that is not in the key's account."""
     if not site.key.principal or not site.caller_is_elsewhere:
         return ()
-    return (_uses_key(site, "Permissions policy of the role"),)
+    by_vendor = site.seat is not None
+    return (_uses_key(site, "Permissions policy of the role", by_vendor=by_vendor),)
 
 
 def _keys(site: _Site) -> tuple[Statement, ...]:
     """Returns the statements to add to the key's own policy."""
-    by = {"Effect": "Allow", "Principal": {"AWS": site.caller}}
+    by = {"Effect": "Allow", "Principal": {"AWS": site.users}}
     # In a key's policy, this stands for the key that the policy belongs to, and nothing else.
     on = {"Resource": "*"}
     uses: dict[str, Any] = {**by, "Action": list(_USES), **on}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from keyfold_server.domain.binding import Binding
@@ -40,6 +40,7 @@ class _Site:
         key: The key's name.
         tenant: The customer's tenant, empty if Keyfold calls as itself.
         client: The client id of the application, empty if the environment does not name it.
+        also: The client ids of further applications that use the key.
     """
 
     vault: str
@@ -47,6 +48,7 @@ class _Site:
     key: str
     tenant: str
     client: str
+    also: tuple[str, ...] = ()
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -81,7 +83,8 @@ def access_policy(key: RootKey, uri: KeyUri, own: str, wanted: AccessWanted) -> 
         wanted: Whom the policy is for.
     """
     tenant, _, client = key.principal.partition("/")
-    site = _Site(_vault(uri), uri.place.hsm, uri.name, tenant, client or own)
+    also = wanted.seat.also if wanted.seat is not None else ()
+    site = _Site(_vault(uri), uri.place.hsm, uri.name, tenant, client or own, also)
     bound = Binding(wanted.cluster or "", wanted.region or "", b"", wanted.organization).as_map()
     return AccessPolicy(
         principal=key.principal or own or "the server's managed identity",
@@ -102,25 +105,35 @@ def _vault(uri: KeyUri) -> str:
 
 
 def _statements(site: _Site, uri: KeyUri) -> list[Statement]:
-    found = []
-    if site.tenant:
-        found.append(
-            Statement(
-                "Service principal of Keyfold's application, once in the tenant",
-                f"tenant {site.tenant}",
-                "shell",
-                f"az ad sp create --id {site.client}",
-                (),
-            )
+    clients = (site.client, *site.also)
+    found = [
+        Statement(
+            "Service principal of Keyfold's application, once in the tenant",
+            f"tenant {site.tenant}",
+            "shell",
+            f"az ad sp create --id {client}",
+            (),
         )
-    role, assignment = (_of_hsm if site.hsm else _of_vault)(site)
+        for client in (clients if site.tenant else ())
+    ]
+    of = _of_hsm if site.hsm else _of_vault
+    role, _ = of(site)
     where = f"{'Managed HSM' if site.hsm else 'resource group of vault'} {site.vault}"
     scope = f"{uri.place.origin}/keys/{uri.name}"
     once = f"once in the {'Managed HSM' if site.hsm else 'resource group'}"
     return [
         *found,
         Statement(f"Role definition, {once}", where, "shell", role, site.actions),
-        Statement("Role assignment on the key", scope, "shell", assignment, site.actions),
+        *(
+            Statement(
+                "Role assignment on the key",
+                scope,
+                "shell",
+                of(replace(site, client=client))[1],
+                site.actions,
+            )
+            for client in clients
+        ),
     ]
 
 

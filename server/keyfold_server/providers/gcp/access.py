@@ -79,7 +79,8 @@ def access_policy(key: RootKey, own: str | None, wanted: AccessWanted) -> Access
     itself = own or _UNKNOWN
     caller = key.principal or itself
     roles = [(_KEY_USER, project(key.uri))]
-    bindings = [_on_key(key, caller)]
+    also = wanted.seat.also if wanted.seat is not None else ()
+    bindings = [_on_key(key, each) for each in (caller, *also)]
     if key.principal:
         links = list(pairwise([itself, *delegates(key), key.principal]))
         for source, target in links:

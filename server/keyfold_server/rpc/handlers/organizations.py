@@ -57,7 +57,8 @@ class OrganizationMethods:
         self, asked: pb.GetOrganizationRequest, caller: Caller, _deadline: float
     ) -> pb.GetOrganizationResponse:
         view = await self._replica.organization_service.get(caller.rights, asked.organization)
-        return pb.GetOrganizationResponse(organization=organizations.organization(view))
+        issued = await self._replica.identities.of_organization(asked.organization)
+        return pb.GetOrganizationResponse(organization=organizations.organization(view, issued))
 
     async def _list(
         self, asked: pb.ListOrganizationsRequest, caller: Caller, _deadline: float

@@ -19,7 +19,7 @@ from keyfold_server.domain.organizations import (
     Settings,
 )
 from keyfold_server.rpc.messages import requests
-from keyfold_server.rpc.messages.replies import time_of
+from keyfold_server.rpc.messages.replies import time_if, time_of
 from keyfold_server.service.organizations import key_links, organizations
 from keyfold_server.service.organizations.key_links import LinkReport
 from keyfold_server.service.organizations.requests import (
@@ -31,6 +31,7 @@ from keyfold_server.service.organizations.requests import (
     UpdateOrganizationRequest,
     check_mask,
 )
+from keyfold_server.service.root_keys.identities import Identity
 
 _DEFAULTS: Final = {
     pb.DEFAULT_KEY_UNSPECIFIED: DefaultKey.REQUIRE_OWN,
@@ -157,8 +158,8 @@ def _key_spec(message: pb.KeyLink) -> KeySpec:
     return requests.key_spec(message.key_spec)
 
 
-def organization(view: OrganizationView) -> pb.Organization:
-    """Returns an organization."""
+def organization(view: OrganizationView, issued: Iterable[Identity] = ()) -> pb.Organization:
+    """Returns an organization, with what was issued to it."""
     own: Organization = view.organization
     settings = own.settings
     message = pb.Organization(
@@ -172,12 +173,27 @@ def organization(view: OrganizationView) -> pb.Organization:
         cluster_count=min(view.cluster_count, _MOST),
         default_description=settings.default_key.description,
         key_link_count=len(own.links),
+        identities=map(_identity, issued),
     )
     if own.created_at is not None:
         message.create_time.CopyFrom(time_of(own.created_at))
     if own.updated_at is not None and own.is_kept:
         message.update_time.CopyFrom(time_of(own.updated_at))
     return message
+
+
+def _identity(issued: Identity) -> pb.IssuedIdentity:
+    return pb.IssuedIdentity(
+        kind="SEAT" if issued.is_seat else "EXTERNAL_ID",
+        state=pb.IdentityState.Value(f"IDENTITY_STATE_{issued.state.value}"),
+        provider=issued.provider,
+        region=issued.region,
+        value=issued.value,
+        principals=issued.principals,
+        cluster=issued.cluster,
+        create_time=time_if(issued.created_at),
+        count=issued.count,
+    )
 
 
 def key_link(report: LinkReport) -> pb.KeyLink:

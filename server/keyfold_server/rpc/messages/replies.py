@@ -246,6 +246,7 @@ def access_policy(described: AccessPolicyResult) -> pb.GetAccessPolicyResponse:
             for statement in policy.statements
         ],
         notices=policy.notices,
+        seats=described.seats,
     )
 
 

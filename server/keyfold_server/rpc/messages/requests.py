@@ -263,7 +263,7 @@ def test_key_request(message: pb.TestKeyRequest) -> TestKeyRequest:
 
 def access_policy_request(message: pb.GetAccessPolicyRequest) -> AccessPolicyRequest:
     """Returns the request of GetAccessPolicy."""
-    return AccessPolicyRequest(key_spec(message.key_spec), _scope(message))
+    return AccessPolicyRequest(key_spec(message.key_spec), _scope(message), message.seats)
 
 
 def _scope(message: pb.TestKeyRequest | pb.GetAccessPolicyRequest) -> Scope:

@@ -26,14 +26,17 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, che
 from keyfold_server.domain.lifecycle import Action, after
 from keyfold_server.domain.region_names import check_regions
 from keyfold_server.domain.reliance import Reliance
+from keyfold_server.domain.seats import SeatClaim
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.each_region import for_each_region
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.requests import MutationCall, MutationResult
+from keyfold_server.service.life.seating import seated
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.root_keys.admission import Admission
 from keyfold_server.service.root_keys.link_keys import Given, check_key_links
 from keyfold_server.service.root_keys.replica_of import check_replica_of, replica_error
+from keyfold_server.service.root_keys.seats import again_if_taken, named
 from keyfold_server.service.root_keys.spec_keys import SpecKeys
 
 
@@ -104,6 +107,7 @@ class Clusters:
         self._mutations = mutations
         self._spec_keys = spec_keys
         self._admission = admission
+        self._seats = admission.seats
         self._kek_wrapper = kek_wrapper
         self._health = health
         self._random = random
@@ -136,7 +140,9 @@ class Clusters:
         await self._admission.permit(rights, specs, request.cluster, request.organization)
         return await self._mutations.run(
             call,
-            lambda seen: self._enable(call, replace(given, specs=specs), seen),
+            lambda seen: again_if_taken(
+                lambda: self._enable(call, replace(given, specs=specs), seen)
+            ),
             lambda result: result,
         )
 
@@ -159,7 +165,9 @@ class Clusters:
         await self._admission.check_named(rights, specs, request.cluster)
         return await self._mutations.run(
             call,
-            lambda seen: self._add(call, specs, existing(seen, call.cluster)),
+            lambda seen: again_if_taken(
+                lambda: self._add(call, specs, existing(seen, call.cluster))
+            ),
             lambda result: result,
         )
 
@@ -171,11 +179,11 @@ class Clusters:
     ) -> MutationResult:
         request = call.request
         if current is not None:
-            _check_enabled(call, current, given.specs)
+            _check_enabled(call, current, self._seats.kept(given.specs, current))
             return await self._unchanged(call, current)
         given.check()
         now = self._mutations.now()
-        regions = await self._make(call, given.specs, request.organization, now)
+        regions, claims = await self._make(call, given.specs, request.organization, now)
         uid, declared = self._random(16), tuple(sorted(request.regions))
         new = Cluster(
             uid,
@@ -189,7 +197,7 @@ class Clusters:
             declared=declared,
             first_use=0,
         )
-        return await self._store(call, created(new), regions, current, given.reliance)
+        return await self._store(call, created(new), regions, current, given.reliance, claims)
 
     async def _add(
         self,
@@ -219,7 +227,7 @@ class Clusters:
         specs = await self._spec_keys.replica_keys.spelled_out(
             call.caller.rights, given.specs, request.cluster, current
         )
-        for spec in specs:
+        for spec in self._seats.kept(specs, current):
             if spec.region not in there:
                 added.append(spec)
                 continue
@@ -238,10 +246,12 @@ class Clusters:
             return await self._unchanged(call, current)
         _check_count(len(there) + len(added))
         regions: tuple[Region, ...] = ()
+        claims: tuple[SeatClaim, ...] = ()
         if added:
             # Before any KMS call. The commit checks it again.
             check_takes_regions(current, into_revoked=request.into_revoked)
-            regions = await self._make(call, added, current.organization, self._mutations.now())
+            now = self._mutations.now()
+            regions, claims = await self._make(call, added, current.organization, now)
         decide = with_more_regions(
             current,
             (*regions, *changed),
@@ -249,7 +259,7 @@ class Clusters:
             into_revoked=request.into_revoked,
             declared=declared,
         )
-        return await self._store(call, decide, regions, current, given.reliance)
+        return await self._store(call, decide, regions, current, given.reliance, claims)
 
     async def _make(
         self,
@@ -257,10 +267,11 @@ class Clusters:
         specs: Sequence[RegionSpec],
         organization: str | None,
         now: int,
-    ) -> tuple[Region, ...]:
-        """Proves every key and makes the regions, sorted by name."""
+    ) -> tuple[tuple[Region, ...], tuple[SeatClaim, ...]]:
+        """Proves every key, and makes the regions by name; also says which seats they take."""
         cluster = call.request.cluster
-        roots = await self._admission.admit(call.caller.rights, specs, cluster, organization)
+        admitted = await self._admission.admit(call.caller.rights, specs, cluster, organization)
+        roots, claims = await seated(self._seats, admitted, cluster, organization)
 
         async def make(spec: RegionSpec, key_spec: KeySpec) -> Region:
             name = spec.region
@@ -278,12 +289,12 @@ class Clusters:
         made = await for_each_region(
             {
                 spec.region: make(spec, spec.key_spec)
-                for spec in sorted(specs, key=lambda spec: spec.region)
+                for spec in sorted(named(specs, roots), key=lambda spec: spec.region)
                 if spec.key_spec is not None
             },
             cluster,
         )
-        return tuple(made.values())
+        return tuple(made.values()), claims
 
     async def _unchanged(
         self, call: MutationCall[RegionsRequest], current: Cluster
@@ -300,11 +311,12 @@ class Clusters:
         regions: Sequence[Region],
         current: Cluster | None,
         reliance: Reliance | None,
+        claims: tuple[SeatClaim, ...],
     ) -> MutationResult:
         """Commits a change, or with `validate_only` returns what the change would result in."""
         if call.request.validate_only:
             return MutationResult(decide(current).cluster)
-        result = await self._mutations.commit(call, decide, reliance=reliance)
+        result = await self._mutations.commit(call, decide, reliance=reliance, seats=claims)
         for region in regions:
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)

@@ -43,6 +43,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.log import Attempt, AuditEvent
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.reliance import Reliance
+from keyfold_server.domain.seats import SeatClaim
 from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.kms.gates import YIELDS
 from keyfold_server.service.life.attempts import Attempts
@@ -152,6 +153,7 @@ class Mutations:
         message: str = "",
         *,
         reliance: Reliance | None = None,
+        seats: tuple[SeatClaim, ...] = (),
     ) -> MutationResult:
         """Commits a change with its entry of the log and request_id, and applies it here.
 
@@ -160,9 +162,10 @@ class Mutations:
             decide: The change.
             message: A line of the entry for people, such as what was not done.
             reliance: What the change takes from the cluster's organization, or None.
+            seats: The seats that regions take.
         """
         event = replace(self._event(call, "done"), message=message)
-        change = Change(call.cluster, decide, event, call.key(), reliance)
+        change = Change(call.cluster, decide, event, call.key(), reliance, seats)
         result = await self._apply(call, change)
         self._changes.applied_here(result.number, result.entry_id, call.cluster)
         return MutationResult(result.cluster, result.number)

@@ -20,6 +20,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import PLATFORM, RegionPolicy, RegionSpec, RootKey, check_name
 from keyfold_server.domain.lifecycle import Action
 from keyfold_server.domain.region_names import check_regions
+from keyfold_server.domain.seats import SeatClaim
 from keyfold_server.service.fleet.confirmations import Confirmations, PendingReplica
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
@@ -28,10 +29,12 @@ from keyfold_server.service.life.following import Following, left, moves, relate
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.reports import ClusterReport, Reports
 from keyfold_server.service.life.requests import MutationCall, MutationResult
+from keyfold_server.service.life.seating import seated
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.root_keys.admission import Admission
 from keyfold_server.service.root_keys.link_keys import check_key_links
 from keyfold_server.service.root_keys.replica_of import check_replica_of, replica_error
+from keyfold_server.service.root_keys.seats import again_if_taken, named
 from keyfold_server.service.root_keys.spec_keys import SpecKeys
 
 
@@ -107,6 +110,7 @@ class Rotation:
         self._spec_keys = spec_keys
         self._following = Following(spec_keys.replica_keys)
         self._admission = admission
+        self._seats = admission.seats
         self._kek_wrapper = kek_wrapper
         self._health = health
         self._reports = reports
@@ -141,7 +145,9 @@ class Rotation:
             )
         return await self._mutations.run(
             call,
-            lambda seen: self._rotate(call, existing(seen, call.cluster), users_of),
+            lambda seen: again_if_taken(
+                lambda: self._rotate(call, existing(seen, call.cluster), users_of)
+            ),
             RotateResult,
         )
 
@@ -160,11 +166,13 @@ class Rotation:
         rights = call.caller.rights
         given = await self._spec_keys.link_keys.given(request.specs, seen.name, seen.organization)
         specs = await self._spec_keys.spelled_out(rights, given.specs, seen.name, seen)
+        specs = self._seats.kept(specs, seen)
         if not request.only_named_regions:
             followers = await self._following.of(rights, specs, seen)
             regions |= {spec.region: seen.region(spec.region) for spec in followers}
-            specs += followers
-        roots = await self._roots(call, seen, specs)
+            specs += self._seats.kept(followers, seen)
+        roots, claims = await self._roots(call, seen, specs)
+        specs = named(specs, roots)
         done_regions = await for_each_region(
             {
                 spec.region: self._told(
@@ -185,7 +193,7 @@ class Rotation:
         decide = with_regions(seen, [*after, *left(specs, seen)], now)
         if request.validate_only:
             return RotateResult(MutationResult(decide(seen).cluster))
-        done = await self._mutations.commit(call, decide, reliance=given.reliance)
+        done = await self._mutations.commit(call, decide, reliance=given.reliance, seats=claims)
         for region in done_regions.values():
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)
@@ -199,18 +207,21 @@ class Rotation:
 
     async def _roots(
         self, call: MutationCall[RotateRequest], seen: Cluster, specs: Sequence[RegionSpec]
-    ) -> dict[str, RootKey]:
-        """Returns the root keys to rotate to, by region."""
+    ) -> tuple[dict[str, RootKey], tuple[SeatClaim, ...]]:
+        """Returns the root keys to rotate to, by region, and the seats that the change takes."""
         moved = [
             replace(spec, policy=_policy(spec, seen.region(spec.region)))
             for spec in specs
             if moves(spec, seen)
         ]
-        roots = await self._admission.admit(call.caller.rights, moved, seen.name, seen.organization)
+        admitted = await self._admission.admit(
+            call.caller.rights, moved, seen.name, seen.organization, seen
+        )
+        roots, claims = await seated(self._seats, admitted, seen.name, seen.organization)
         for spec in specs:
             if spec.region not in roots:
                 roots[spec.region] = await self._kept(call.request, seen, spec)
-        return roots
+        return roots, claims
 
     async def _kept(self, request: RotateRequest, seen: Cluster, spec: RegionSpec) -> RootKey:
         """Returns the root key that a region has and stays with.

@@ -20,6 +20,7 @@ from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RegionSpec, RootKey
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Rights
+from keyfold_server.domain.seats import asks_for_seat
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.each_region import for_each_region
 from keyfold_server.service.root_keys.external_ids import ExternalIds
@@ -27,6 +28,7 @@ from keyfold_server.service.root_keys.geo_keys import GeoKeys
 from keyfold_server.service.root_keys.replica_of import replica_error
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.resolution import Resolution
+from keyfold_server.service.root_keys.seats import Seats
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class LinkProofs:
         resolution: Resolution,
         residency: Residency,
         external_ids: ExternalIds,
+        seats: Seats,
         geo_keys: GeoKeys,
         kek_wrapper: KekWrapper,
         regions: ResidencyPolicy,
@@ -61,6 +64,7 @@ class LinkProofs:
             resolution: Resolves key specs.
             residency: Knows where keys are.
             external_ids: The external ids that Keyfold issued.
+            seats: The seats of organizations.
             geo_keys: Works out the keys of a geo's regions.
             kek_wrapper: Makes and proves KEKs.
             regions: The geos of the settings.
@@ -69,6 +73,7 @@ class LinkProofs:
         self._resolution = resolution
         self._residency = residency
         self._external_ids = external_ids
+        self._seats = seats
         self._geo_keys = geo_keys
         self._kek_wrapper = kek_wrapper
         self._regions = regions
@@ -127,10 +132,11 @@ class LinkProofs:
         """Refuses keys that the caller may not name for the organization (protocol C1).
 
         Raises:
-            KeyNotGrantedError: One of them is such a key.
+            KeyNotGrantedError: One of them is such a key, or a seat's.
         """
         for region, key in keys.items():
             rights.check_organization_key(organization, region, key.root)
+            self._seats.check_not_named(key.root, None)
 
     async def prove(self, organization: str, keys: Mapping[str, LinkedKey]) -> tuple[str, ...]:
         """Proves the key of a link in each of its regions, all or none.
@@ -141,12 +147,21 @@ class LinkProofs:
         Raises:
             KeyElsewhereError: A key is in another region than the link says.
             ExternalIdNotIssuedError: A key needs an external id that Keyfold has not issued.
+            SeatNotReservedError: The key asks for a seat, and the organization has none reserved.
             KmsError: A key could not be proven; the message names each region where that is so.
         """
         roots = {}
         for region, key in keys.items():
             await self._check_place(key, region)
-            roots[region] = await self._external_ids.added_to(key.root, None, organization, region)
+            if asks_for_seat(key.root.principal):
+                # The link keeps the word, and each cluster-region that uses it takes a seat of its
+                # own: a seat tells them apart. The proof takes none.
+                seated = await self._seats.keys(key.root, None, organization, region)
+                roots[region] = (await self._seats.choose(seated, "", organization, region)).root
+            else:
+                roots[region] = await self._external_ids.added_to(
+                    key.root, None, organization, region
+                )
         now = int(self._clock.wall() * 1000)
         await for_each_region(
             {

@@ -1,11 +1,13 @@
 """Access policies: what a customer attaches to a key so that Keyfold may use it, and no more.
 
-GetAccessPolicy calls no KMS and tries nothing. It stores one thing, the external id, where the
-provider needs one: the customer needs that id before anybody can prove the key.
+GetAccessPolicy calls no KMS and tries nothing. It stores one thing: the external id, where the
+provider needs one, or the seat that it reserves. The customer needs it before anybody can prove the
+key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,12 +15,15 @@ from keyfold_server.domain.errors import InvalidKeySpecError, InvalidNameError
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, DescribesAccess
 from keyfold_server.domain.rights import Caller
+from keyfold_server.domain.seats import SEAT, IssuedSeat, Seat, asks_for_seat
 from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.root_keys.audit import DONE, Audit, Inquiry
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.scope import Scope, Scopes
+from keyfold_server.service.root_keys.seats import SeatedKey, Seats
+from keyfold_server.service.storage import Storage
 
 _RPC: Final = "GetAccessPolicy"
 
@@ -31,10 +36,12 @@ class AccessPolicyRequest:
         key_spec: The key, and the principal with which Keyfold is to call it.
         scope: The cluster, or all clusters of an organization, that are to use the key, in one
             region or in all.
+        seats: How many seats the owner is to have, if the key spec asks for a seat; 0: one.
     """
 
     key_spec: KeySpec
     scope: Scope
+    seats: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +52,13 @@ class AccessPolicyResult:
         policy: The provider's statements.
         external_id: The external id that the customer's trust policy must demand; empty where the
             key needs no external id.
+        seats: The names of the seats that the statements are for, in the order in which Keyfold
+            takes them.
     """
 
     policy: AccessPolicy
     external_id: str
+    seats: tuple[str, ...] = ()
 
 
 class AccessPolicies:
@@ -56,23 +66,38 @@ class AccessPolicies:
 
     def __init__(
         self,
+        storage: Storage,
         kms: KmsClient,
         scopes: Scopes,
         residency: Residency,
-        external_ids: ExternalIds,
+        identities: tuple[ExternalIds, Seats],
         audit: Audit,
         changes: Changes,
     ) -> None:
-        """Takes the providers, what authorizes, places, external ids, audit events, and changes."""
+        """Joins GetAccessPolicy to the store.
+
+        Args:
+            storage: The store.
+            kms: The providers.
+            scopes: Authorizes the scope, and the key in it.
+            residency: Knows where keys are.
+            identities: The external ids and the seats of owners.
+            audit: Records the calls.
+            changes: Knows whether the store is the right one.
+        """
+        self._storage = storage
         self._kms = kms
         self._scopes = scopes
         self._residency = residency
-        self._external_ids = external_ids
+        self._external_ids, self._seats = identities
         self._audit = audit
         self._changes = changes
 
     async def get(self, caller: Caller, request: AccessPolicyRequest) -> AccessPolicyResult:
-        """Returns what permits Keyfold to use a key; issues an external id where one is needed.
+        """Returns what permits Keyfold to use a key; issues an identity where one is needed.
+
+        That is an external id or, if the key spec asks for a seat, one that is reserved for the
+        owner: the same one again until a region takes it.
 
         Without a cluster, the answer is for every cluster of the organization, those that do not
         exist yet included. Only a grant that is narrowed to no cluster allows that.
@@ -88,7 +113,8 @@ class AccessPolicies:
             OrganizationMismatchError: The cluster belongs to another organization.
             ForbiddenError: The caller may not name this key there.
             InvalidKeySpecError: The key spec is wrong, or its provider cannot describe access.
-            RateLimitedError: The caller has had too many external ids issued.
+            RateLimitedError: The caller has had too many identities issued.
+            SeatsExhaustedError: No seat is free.
             StoreRolledBackError: The store is not the one that this replica knew.
         """
         if not (request.scope.cluster or request.scope.organization):
@@ -100,10 +126,15 @@ class AccessPolicies:
         scope, root = await self._scopes.authorized(
             _RPC, caller.rights, request.scope, request.key_spec
         )
+        if request.seats and not asks_for_seat(root.principal):
+            raise InvalidKeySpecError(
+                f"the request asks for seats, and its key spec for none; name principal {SEAT}",
+                field="key_spec.auth_principal",
+            )
         inquiry = Inquiry(caller, _RPC, request.key_spec, scope)
-        return await self._audit.recorded(inquiry, self._described(inquiry, root))
+        return await self._audit.recorded(inquiry, self._described(inquiry, root, request.seats))
 
-    async def _described(self, inquiry: Inquiry, root: RootKey) -> AccessPolicyResult:
+    async def _described(self, inquiry: Inquiry, root: RootKey, seats: int) -> AccessPolicyResult:
         scope = inquiry.scope
         cluster = scope.cluster or None
         provider = await self._kms.provider(root.type)
@@ -113,15 +144,41 @@ class AccessPolicies:
                 "documentation, and use TestKey to see whether they are enough",
                 field="key_spec.type",
             )
-        external_id = await self._external_id(inquiry, root)
-        if external_id:
-            root = replace(root, external_id=external_id)
-        policy = provider.access_policy(
-            root, AccessWanted(cluster, scope.region or None, scope.organization)
-        )
+        wanted = AccessWanted(cluster, scope.region or None, scope.organization)
+        names: tuple[str, ...] = ()
+        if asks_for_seat(root.principal):
+            keys = await self._reserved(inquiry, root, max(1, seats))
+            root = keys[0].root
+            external_id, names = root.external_id, tuple(key.seat.name for key in keys)
+            policy = _joined(
+                provider.access_policy(key.root, replace(wanted, seat=key.seat)) for key in keys
+            )
+        else:
+            external_id = await self._external_id(inquiry, root)
+            if external_id:
+                root = replace(root, external_id=external_id)
+            policy = provider.access_policy(root, wanted)
         place = await self._residency.report(root, scope.region)
         return AccessPolicyResult(
-            replace(policy, notices=(*policy.notices, *place.notices)), external_id
+            replace(policy, notices=(*policy.notices, *place.notices)), external_id, names
+        )
+
+    async def _reserved(self, inquiry: Inquiry, root: RootKey, count: int) -> list[SeatedKey]:
+        """Returns the key as each seat of the owner, of which there are at least so many then."""
+        scope = inquiry.scope
+        cluster, organization = scope.cluster or None, scope.organization
+
+        async def issue(owner: str, pool: Sequence[Seat], wanted: int) -> list[IssuedSeat]:
+            # A seat that Keyfold reserved in the wrong store would be issued twice.
+            self._changes.check_store()
+            self._external_ids.charge(inquiry.caller.name)
+            event = inquiry.event("rpc:seat:reserve", DONE)
+            named = cluster if scope.exists else None
+            store = self._storage.store
+            return await self._storage.run(store.reserve_seats, owner, pool, wanted, event, named)
+
+        return await self._seats.reserve(
+            root, cluster, organization, scope.region, count, issue, scope.current
         )
 
     async def _external_id(self, inquiry: Inquiry, root: RootKey) -> str:
@@ -138,3 +195,15 @@ class AccessPolicies:
         event = inquiry.event("rpc:external_id:issue", DONE)
         named = cluster if inquiry.scope.exists else None
         return await self._external_ids.issue(cluster, organization, event, named)
+
+
+def _joined(policies: Iterable[AccessPolicy]) -> AccessPolicy:
+    """Returns the policy of several seats: that of the first, with the statements of the others."""
+    first, *others = policies
+    statements = [*first.statements, *(s for other in others for s in other.statements)]
+    notices = [*first.notices, *(n for other in others for n in other.notices)]
+    return replace(
+        first,
+        statements=tuple(dict.fromkeys(statements)),
+        notices=tuple(dict.fromkeys(notices)),
+    )

@@ -8,26 +8,53 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region
 from keyfold_server.domain.errors import KeyNotGrantedError
 from keyfold_server.domain.keyspec import RegionSpec, RootKey
 from keyfold_server.domain.rights import Rights
+from keyfold_server.domain.seats import asks_for_seat
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.replica_of import replica_error
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.resolution import Resolution
+from keyfold_server.service.root_keys.seats import SeatedKey, Seats
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The root keys that a cluster may get.
+
+    Attributes:
+        roots: The root keys by region, as Keyfold calls them.
+        seated: For each region whose key spec asks for a seat: the root key as each seat that the
+            region may use. None of them was tried yet.
+    """
+
+    roots: Mapping[str, RootKey]
+    seated: Mapping[str, Sequence[SeatedKey]]
+
+
 class Admission:
-    """Admits the root keys of Enable, AddRegions and Rotate."""
+    """Admits the root keys of Enable, AddRegions and Rotate.
+
+    Attributes:
+        seats: The seats of owners.
+    """
 
     def __init__(
-        self, resolution: Resolution, residency: Residency, external_ids: ExternalIds
+        self,
+        resolution: Resolution,
+        residency: Residency,
+        external_ids: ExternalIds,
+        seats: Seats,
     ) -> None:
-        """Takes what resolves keys, what knows their places, and the external ids."""
+        """Takes what resolves keys, what knows their places, and the issued identities."""
+        self.seats: Final = seats
         self._resolution = resolution
         self._residency = residency
         self._external_ids = external_ids
@@ -72,8 +99,9 @@ class Admission:
         specs: Sequence[RegionSpec],
         cluster: str,
         organization: str | None,
-    ) -> dict[str, RootKey]:
-        """Returns, by region, the root keys that a caller gives to a cluster.
+        current: Cluster | None = None,
+    ) -> Admitted:
+        """Returns the root keys that a caller gives to a cluster.
 
         Args:
             rights: The caller's rights.
@@ -81,24 +109,38 @@ class Admission:
                 the answer.
             cluster: The cluster's name.
             organization: The cluster's organization, or None.
+            current: The cluster as it is, if regions of it get other keys; None: they are new.
 
         Raises:
             InvalidKeySpecError: A key spec does not fit its provider.
-            KeyNotGrantedError: The caller may not name one of the keys.
+            KeyNotGrantedError: The caller may not name one of the keys, or names a seat.
             KeyVersionPinnedError: A spec's policy says `auto_rotate`, and its uri names a version.
             KeyElsewhereError: A key is outside its region, and the settings demand residency.
             ExternalIdNotIssuedError: A key needs an external id that Keyfold has not issued.
+            SeatNotReservedError: A key spec asks for a seat, and none is reserved for the owner.
         """
         roots = await self.permit(rights, specs, cluster, organization)
+        there = {} if current is None else {region.name: region for region in current.regions}
+        for region, root in roots.items():
+            self.seats.check_not_named(root, there.get(region))
         for spec in specs:
             if spec.region in roots and spec.policy is not None and spec.policy.auto_rotate:
                 await self._resolution.check_followed(roots[spec.region], cluster, spec.region)
         for region, root in roots.items():
             await self._residency.check(root, region, cluster)
-        return {
-            region: await self._external_ids.added_to(root, cluster, organization, region)
+        seated = {
+            region: await self.seats.keys(root, cluster, organization, region, there.get(region))
             for region, root in roots.items()
+            if asks_for_seat(root.principal)
         }
+        return Admitted(
+            {
+                region: await self._external_ids.added_to(root, cluster, organization, region)
+                for region, root in roots.items()
+                if region not in seated
+            },
+            seated,
+        )
 
     async def readmit(self, cluster: Cluster, region: Region) -> RootKey:
         """Returns the root key that a region has, resolved anew; it needs no grant (C1).
@@ -109,10 +151,13 @@ class Admission:
             ExternalIdNotIssuedError: The key needs an external id that Keyfold has not issued.
         """
         root = await self._resolution.root_key(region.key_spec, region.name)
-        root = await self._external_ids.added_to(
-            root, cluster.name, cluster.organization, region.name
-        )
         current = region.newest.current.root
+        if self.seats.of_seat(root) and root.principal == current.principal:
+            root = replace(root, external_id=current.external_id)
+        else:
+            root = await self._external_ids.added_to(
+                root, cluster.name, cluster.organization, region.name
+            )
         if (root.type, root.uri) != (current.type, current.uri):
             await self._residency.check(root, region.name, cluster.name)
         return root

@@ -58,7 +58,7 @@ class ExternalIds:
         self._issued_for: dict[str, Bucket] = {}
 
     def charge(self, caller: str) -> None:
-        """Counts a new id for a caller.
+        """Counts a new id, or a reserved seat, for a caller.
 
         Raises:
             RateLimitedError: The caller has had as many issued as it may in an hour.
@@ -72,14 +72,14 @@ class ExternalIds:
         wait = bucket.wait(now)
         if wait:
             raise RateLimitedError(
-                f"Keyfold issues at most {_PER_HOUR:,} external ids an hour for one caller; wait",
+                f"Keyfold issues at most {_PER_HOUR:,} identities an hour for one caller; wait",
                 retry_after=wait * _HOUR,
             )
         bucket.take(now)
 
     async def issued_to(self, cluster: str | None, organization: str | None) -> str | None:
         """Returns the external id of an organization or cluster, or None before the first issue."""
-        owner = _owner(cluster, organization)
+        owner = owners.of(cluster, organization)
         if owner is None:
             return None
         return await self._storage.run(self._storage.store.external_id, owner)
@@ -98,7 +98,7 @@ class ExternalIds:
         Raises:
             ValueError: Neither is named.
         """
-        owner = _owner(cluster, organization)
+        owner = owners.of(cluster, organization)
         if owner is None:
             raise ValueError("an external id needs an organization or a cluster")
         found = await self.issued_to(cluster, organization)
@@ -128,7 +128,7 @@ class ExternalIds:
         """
         if not await self.needed_for(root):
             return root
-        owner = _owner(cluster, organization)
+        owner = owners.of(cluster, organization)
         if owner is None:
             raise ExternalIdNotIssuedError(
                 "an external id is issued for an organization or a cluster; name one of them",
@@ -145,10 +145,3 @@ class ExternalIds:
             region=region or None,
             field="key_spec.auth_principal",
         )
-
-
-def _owner(cluster: str | None, organization: str | None) -> str | None:
-    """Returns the name under which the store keeps an id."""
-    if organization:
-        return owners.of_organization(organization)
-    return owners.of_cluster(cluster) if cluster else None

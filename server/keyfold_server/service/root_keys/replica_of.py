@@ -23,6 +23,7 @@ from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RegionSpec, check_n
 from keyfold_server.domain.provider import HasRegions, HasReplicas
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Rights
+from keyfold_server.domain.seats import SeatPool
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.root_keys.resolution import Resolution
 
@@ -60,8 +61,11 @@ def check_replica_of(specs: Sequence[RegionSpec]) -> None:
 class ReplicaKeys:
     """Replaces `replica_of` by the key spec that it means."""
 
-    def __init__(self, kms: KmsClient, resolution: Resolution, regions: ResidencyPolicy) -> None:
-        """Takes the providers, what resolves key specs, and where the settings have regions."""
+    def __init__(
+        self, kms: KmsClient, resolution: Resolution, regions: ResidencyPolicy, seats: SeatPool
+    ) -> None:
+        """Takes the providers, what resolves key specs, and the settings' regions and seats."""
+        self._seats = seats
         self._kms = kms
         self._resolution = resolution
         self._regions = regions
@@ -140,7 +144,9 @@ class ReplicaKeys:
                 f"{error.message}; the settings do not say where region {region} is: have "
                 f'{root.type} = "…" added to their table [regions."{region}"]'
             ) from None
-        return KeySpec(found.type, found.uri, found.principal, found.options)
+        # The seat of one region is not another one's.
+        principal = self._seats.asked(found.type, found.principal)
+        return KeySpec(found.type, found.uri, principal, found.options)
 
 
 def _source(

@@ -7,6 +7,7 @@ calls a KMS, and a root key that comes out has no external id yet (`external_ids
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from keyfold_server.domain.errors import (
     InvalidKeySpecError,
@@ -15,6 +16,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RootKey
 from keyfold_server.domain.rights import Rights
+from keyfold_server.domain.seats import asks_for_seat
 from keyfold_server.service.kms.client import KmsClient
 
 
@@ -33,6 +35,8 @@ class Resolution:
 
     async def root_key(self, spec: KeySpec, region: str) -> RootKey:
         """Returns the root key that a spec names in a region, in canonical form.
+
+        Its principal may ask for a seat, as the spec does.
 
         Raises:
             InvalidKeySpecError: The spec does not fit its provider, or is PLATFORM where the
@@ -58,7 +62,14 @@ class Resolution:
         # The type first: a misspelt PLATFORM has no uri either.
         provider = await self._kms.provider(root.type)
         spec.check_uri()
-        return provider.canonical(root)
+        if not asks_for_seat(root.principal):
+            return provider.canonical(root)
+        if not region:
+            raise InvalidKeySpecError(
+                "a seat is for one region; name the region that is to use the key", field="region"
+            )
+        # The provider checks the principal once it is known (`seats`).
+        return replace(provider.canonical(replace(root, principal="")), principal=root.principal)
 
     async def check_followed(self, root: RootKey, cluster: str, region: str) -> None:
         """Refuses `auto_rotate` for a root key that has no newer version.

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keyfold_server.domain.cluster import Region
 from keyfold_server.domain.errors import OrganizationMismatchError
 from keyfold_server.domain.keyspec import KeySpec, RootKey, check_name
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.root_keys.resolution import Resolution
+from keyfold_server.service.root_keys.seats import Seats
 from keyfold_server.service.storage import Storage
 
 
@@ -26,20 +28,29 @@ class Scope:
         organization: The organization's name, or None.
         exists: Whether the cluster is known to exist and the caller may see it. A request leaves
             that open.
+        current: The region as it is, if it exists. A request leaves that open, too.
     """
 
     cluster: str
     region: str
     organization: str | None
     exists: bool = False
+    current: Region | None = None
 
 
 class Scopes:
     """Decides whether a caller may ask about a key for a scope."""
 
-    def __init__(self, storage: Storage, resolution: Resolution) -> None:
-        """Takes the store, which knows each cluster's organization, and what resolves keys."""
+    def __init__(self, storage: Storage, resolution: Resolution, seats: Seats) -> None:
+        """Takes the store, which knows each cluster's organization, what resolves keys, and seats.
+
+        Args:
+            storage: The store.
+            resolution: Resolves keys.
+            seats: The seats, which no caller may name.
+        """
         self._storage = storage
+        self._seats = seats
         self._resolution = resolution
 
     async def authorized(
@@ -67,7 +78,9 @@ class Scopes:
         rights.check(rpc)
         cluster, region, organization = asked.cluster, asked.region, asked.organization
         if not cluster:
-            return asked, await self._resolution.permitted(rights, spec, None, organization, region)
+            root = await self._resolution.permitted(rights, spec, None, organization, region)
+            self._seats.check_not_named(root, None)
+            return asked, root
         regions = (region,) if region else ()
         rights.check_named(rpc, cluster, regions)
         if organization is not None:
@@ -86,4 +99,6 @@ class Scopes:
                 field="organization",
             )
         root = await self._resolution.permitted(rights, spec, cluster, organization, region)
-        return Scope(cluster, region, organization, exists), root
+        there = [r for r in current.regions if r.name == region] if current and exists else []
+        self._seats.check_not_named(root, there[0] if there else None)
+        return Scope(cluster, region, organization, exists, *there), root

@@ -23,11 +23,13 @@ from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.provider import KeyDescription, Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller
+from keyfold_server.domain.seats import asks_for_seat
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.root_keys.audit import DONE, Audit, Ending, Inquiry
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.scope import Scope, Scopes
+from keyfold_server.service.root_keys.seats import Seats
 from keyfold_server.service.root_keys.trial_results import Outcome, Step, StepResult, TestKeyResult
 
 _RPC: Final = "TestKey"
@@ -63,6 +65,7 @@ class Trials:
         scopes: Scopes,
         residency: Residency,
         external_ids: ExternalIds,
+        seats: Seats,
         audit: Audit,
         clock: Clock,
         random: Callable[[int], bytes] = os.urandom,
@@ -74,6 +77,7 @@ class Trials:
             scopes: Authorizes the scope, and the key in it.
             residency: Knows where keys are.
             external_ids: The external ids that Keyfold issued.
+            seats: The seats of owners. A trial takes none.
             audit: Records the trials.
             clock: Measures the steps.
             random: The source of trial payloads.
@@ -82,6 +86,7 @@ class Trials:
         self._scopes = scopes
         self._residency = residency
         self._external_ids = external_ids
+        self._seats = seats
         self._audit = audit
         self._clock = clock
         self._random = random
@@ -98,6 +103,7 @@ class Trials:
             ForbiddenError: The caller may not try this key there.
             InvalidInputError: The key spec cannot be right, whatever the KMS would say.
             ExternalIdNotIssuedError: The key needs an external id that Keyfold has not issued.
+            SeatNotReservedError: The key spec asks for a seat, and none is reserved for the owner.
         """
         [result] = await self.test_each(caller, [request])
         return result
@@ -120,9 +126,18 @@ class Trials:
         )
 
     async def _tried(self, root: RootKey, scope: Scope) -> TestKeyResult:
-        root = await self._external_ids.added_to(
-            root, scope.cluster or None, scope.organization, scope.region
-        )
+        cluster, organization, region = scope.cluster or None, scope.organization, scope.region
+        if not asks_for_seat(root.principal):
+            root = await self._external_ids.added_to(root, cluster, organization, region)
+            return await self._tried_as(root, scope)
+        results = []
+        for key in await self._seats.keys(root, cluster, organization, region, scope.current):
+            results.append(await self._tried_as(key.root, scope))
+            if results[-1].accessible:
+                return results[-1]
+        return results[0]
+
+    async def _tried_as(self, root: RootKey, scope: Scope) -> TestKeyResult:
         trial = _Trial(self._clock)
         await trial.step(Step.AUTHENTICATE, lambda: self._kms.authenticate(root))
         described = await trial.step(Step.DESCRIBE, lambda: self._kms.describe(root))

@@ -15,6 +15,7 @@ from keyfold_server.domain.log import NEWS
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import require_taken, rows_of
 from keyfold_server.store.sql.relied import Relied
+from keyfold_server.store.sql.taken_seats import TakenSeats
 from keyfold_server.store.sql.write_set import Decided, WriteSet
 from keyfold_server.store.tables import clusters, erasing, floors, log, log_head, requests
 
@@ -56,11 +57,13 @@ class Batch:
         self._wanted = wanted
         self._reach = reach
         self._relied = Relied(wanted, seen)
+        self._seats = TakenSeats(wanted)
         names = sorted({change.cluster for change in wanted})
         keys = [change.request for change in wanted if change.request is not None]
         self._parts: tuple[list[Step], ...] = (
             clusters.locking(names) if dialect.locks_rows else [],
             self._relied.locking if dialect.locks_rows else [],
+            self._seats.locking,
             clusters.reading(names),
             requests.reading(keys),
             self._relied.reading,
@@ -120,8 +123,9 @@ class Batch:
         """Sorts what the transaction has read."""
         answers = iter(unit.answers)
         parts: list[list[Answer]] = [[next(answers) for _ in steps] for steps in self._parts]
-        locked, held, read, recorded = (list(rows_of(some)) for some in parts[:4])
-        self._relied.take(parts[4], stamp.seal)
+        locked, held, _, read, recorded = (list(rows_of(some)) for some in parts[:5])
+        self._seats.take(parts[2], stamp.seal)
+        self._relied.take(parts[5], stamp.seal)
         if stamp.dialect.locks_rows:
             self._relied.check_locked({row[0] for row in held})
             # Only what is locked. A cluster that another transaction made just now is not, and
@@ -134,6 +138,7 @@ class Batch:
             found,
             requests.of(recorded, stamp.seal),
             self._relied,
+            self._seats,
             clusters.tombstones(read, stamp.seal),
             seal=stamp.seal,
             now=stamp.now,

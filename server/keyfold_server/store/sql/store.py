@@ -18,13 +18,14 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.log import AuditEvent, EntryKind
 from keyfold_server.domain.ports import Seen
 from keyfold_server.store.database.faults import LostRaceError
-from keyfold_server.store.database.trip import require_taken, rows_of
+from keyfold_server.store.database.trip import rows_of
 from keyfold_server.store.sql import attempts, bans, floors, history_pruning
 from keyfold_server.store.sql.batch import Batch
 from keyfold_server.store.sql.cursors import CursorStore
 from keyfold_server.store.sql.erasures import ErasureStore
 from keyfold_server.store.sql.events import EventStore
 from keyfold_server.store.sql.failpoints import no_failpoint
+from keyfold_server.store.sql.identities import IdentityStore
 from keyfold_server.store.sql.key_usage import KeyUseStore
 from keyfold_server.store.sql.membership import Membership
 from keyfold_server.store.sql.observations import ObservationStore
@@ -33,7 +34,6 @@ from keyfold_server.store.sql.organizations import OrganizationStore
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN, Transactions
 from keyfold_server.store.tables import (
     clusters,
-    identities,
     listing,
     log,
     log_head,
@@ -47,7 +47,6 @@ from keyfold_server.store.tables import (
     wrap_history,
 )
 from keyfold_server.store.tables.clusters import StoredCluster
-from keyfold_server.store.tables.identities import IdentityKind
 from keyfold_server.store.tables.log import Draft
 from keyfold_server.store.tables.log_head import Position
 
@@ -80,6 +79,7 @@ class SqlStore(
     ObservationStore,
     EventStore,
     CursorStore,
+    IdentityStore,
     KeyUseStore,
     OrganizationStore,
     OperationStore,
@@ -340,37 +340,6 @@ class SqlStore(
 
         steps = [*observed, *used, *asking]
         return self._transactions.fetch(steps, work) if steps else Seen({}, {})
-
-    def external_id(self, owner: str) -> str | None:
-        """Reads the external id that Keyfold issued for an owner, or None."""
-        return self._transactions.fetch(
-            [identities.reading(IdentityKind.EXTERNAL_ID, owner)],
-            lambda unit: identities.of(unit.answers[0].rows, self._seal),
-        )
-
-    def issue_external_id(
-        self, owner: str, external_id: str, event: AuditEvent, cluster: str | None = None
-    ) -> str:
-        """Keeps an external id for an owner, for good; returns the one that the owner has."""
-        kind, reach = IdentityKind.EXTERNAL_ID, self._transactions.reach
-
-        def work(unit: Unit) -> str:
-            known = identities.of(unit.answers[0].rows, self._seal)
-            reach("issue:looked")
-            if known is None:
-                stamp = self._transactions.stamp(unit)
-                adding = identities.adding(kind, owner, external_id, stamp.now, self._seal)
-                closing = log.closing(stamp.dialect, wake=False)
-                added, *_, locked = stamp.dialect.trip(unit.connection, [adding, *closing])
-                require_taken(adding, added)
-                reach("issue:written")
-                head = log_head.of(locked.rows, self._seal)
-                draft = Draft(EntryKind.IDENTITY, event, cluster=cluster)
-                _, unit.ending = log.ended(head, [draft], stamp)
-                reach("issue:numbered")
-            return known or external_id
-
-        return self._transactions.write_or_fail("issue", work, [identities.reading(kind, owner)])
 
     def prune(self, now_ms: int, log_retention_ms: int) -> None:
         """Removes requests and silent replicas after 24 hours, and entries of the log.

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from keyfold_server.domain.erasure import Tombstone
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.sql.relied import Relied
+    from keyfold_server.store.sql.taken_seats import TakenSeats
     from keyfold_server.store.tables.requests import Scope
 
 
@@ -89,6 +90,7 @@ class WriteSet:
         found: Mapping[str, StoredCluster | Unusable],
         recorded: Mapping[Scope, RecordedRequest],
         relied: Relied,
+        seats: TakenSeats,
         tombstones: Mapping[str, Tombstone],
         *,
         seal: Seal,
@@ -100,6 +102,7 @@ class WriteSet:
             found: The clusters that exist, by name, and those whose names are banned.
             recorded: The requests that were carried out before, by scope.
             relied: The organizations that changes rely on.
+            seats: The seats that changes take.
             tombstones: The tombstones of the names that have one.
             seal: Seals the rows.
             now: Milliseconds of Unix time, by the store's clock.
@@ -107,6 +110,7 @@ class WriteSet:
         self._found = found
         self._recorded = dict(recorded)
         self._relied = relied
+        self._seats = seats
         self._tombstones = tombstones
         self._seal = seal
         self._now = now
@@ -124,6 +128,7 @@ class WriteSet:
         Raises:
             RowNotAuthenticError: The cluster's rows are not authentic.
             ClusterBannedError: The cluster's name is banned.
+            SeatTakenError: Another cluster-region has taken a seat of the change.
             RequestInProgressError: The request was carried out in the meantime.
             RequestIdReusedError: The request's id came before with another request.
             ConcurrentChangeError: An earlier change of the batch erases the cluster.
@@ -135,6 +140,7 @@ class WriteSet:
         pending = self._pending_of(change.cluster)
         self._refuse_repeated(change.request)
         self._relied.check(change.reliance)
+        self._seats.check(change.seats)
         current = pending.after.cluster if pending.after is not None else None
         decide = change.decide
         if isinstance(decide, Timed):
@@ -160,12 +166,15 @@ class WriteSet:
                 change.event,
                 cluster=cluster.name,
                 floor=stored.floor,
-                decision=decision.described(current),
+                decision=decision.described(
+                    current, {claim.region: claim.seat for claim in change.seats}
+                ),
                 organization=cluster.organization,
             )
             # From here on nothing raises.
             pending.after = stored
             self._history += history
+            self._seats.made(change.seats, cluster)
             self._erased_keks += {kek_id for _, kek_id, _ in decision.removed}
             if current is None:
                 self.makes[cluster.name] = 0 if tombstone is None else tombstone.number
@@ -231,6 +240,7 @@ class WriteSet:
                 schema.clusters, [row for before, row in own if before is not None and row]
             ),
             rows.inserting(schema.requests, self._requests),
+            rows.changing(schema.identities, self._seats.rows(self._seal)),
             *erasing.steps(self.ends, self._erased_keks, issued, self._seal),
         ]
         return [step for step in steps if step.rows]

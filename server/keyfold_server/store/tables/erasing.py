@@ -27,6 +27,7 @@ from keyfold_server.store.schema import (
     wrap_history,
 )
 from keyfold_server.store.tables.identities import IdentityKind, reading, sealed
+from keyfold_server.store.tables.rows import changing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,11 +67,6 @@ _NEWEST: Final = (
     .order_by(log.c.number.desc())
     .limit(1)
 )
-_ISSUED: Final = (
-    update(identities)
-    .where(identities.c.kind == bindparam("of_kind"), identities.c.owner == bindparam("of_owner"))
-    .values(owner=bindparam("new_owner"), mac=bindparam("new_mac"))
-)
 
 
 def steps(
@@ -88,19 +84,18 @@ def steps(
             C2), as those of an owner that never comes again.
         seal: Seals the rows.
     """
-    moved = []
     by_name = {owners.of_cluster(each.name): each.uid for each in ends}
-    for kind, owner, value, created_at, _ in issued:
-        new = owners.of_erased(by_name[owner])
-        mac = sealed(kind, new, value, created_at, seal)[-1]
-        moved.append({"of_kind": kind, "of_owner": owner, "new_owner": new, "new_mac": mac})
+    moved = [
+        sealed((kind, owners.of_erased(by_name[owner]), *others), seal)
+        for kind, owner, *others, _ in issued
+    ]
     keks = sorted(kek_ids)
     return [
         Step(_HISTORY, [{"uid": each.uid} for each in ends], exact=False),
         Step(_CHECKPOINT, [{"uid": each.uid} for each in ends], exact=False),
         Step(_OWN, [{"gone": each.uid} for each in ends]),
         Step(_REQUESTS, [{"name": each.name} for each in ends], exact=False),
-        Step(_ISSUED, moved),
+        changing(identities, moved),
         # In one order, so that two transactions cannot wait for each other's rows.
         Step(_SEEN, [{"kek": f"kek:{kek.hex()}"} for kek in keks], exact=False),
         Step(_USES, [{"kek": kek} for kek in keks], exact=False),

@@ -200,8 +200,11 @@ def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[st
 
 
 def _issued(source: Snapshot, needed_by: Sequence[StoredCluster] | None) -> Iterator[Identity]:
-    """Reads identities: all of them, or the external ids that some clusters' root keys use."""
-    issued = [Identity(*row[:-1]) for row in identities.every(source.connection, source.seal)]
+    """Reads identities: all of them, or those of some clusters.
+
+    These are the external ids that their root keys use, and the seats that they took.
+    """
+    issued = [Identity.of(row) for row in identities.every(source.connection, source.seal)]
     if needed_by is None:
         yield from issued
         return
@@ -214,7 +217,8 @@ def _issued(source: Snapshot, needed_by: Sequence[StoredCluster] | None) -> Iter
     for stored in needed_by:
         history = wrap_history.read(source.connection, stored, source.seal)
         used |= {old.root.external_id for old in history}
-    yield from (each for each in issued if each.value in used)
+    uids = {stored.cluster.uid.hex() for stored in needed_by}
+    yield from (each for each in issued if each.value in used or each.cluster_uid in uids)
 
 
 def _stored(source: Snapshot, wanted: str | None) -> Iterator[StoredCluster]:

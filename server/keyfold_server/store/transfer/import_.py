@@ -222,8 +222,7 @@ class _Writer:
 
     def issued(self, issued: Identity) -> None:
         """Adds an identity under the store's own seal."""
-        cells = (issued.kind, issued.owner, issued.value, issued.created_at)
-        self._tables[schema.identities].append(identities.sealed(*cells, self._seal))
+        self._tables[schema.identities].append(identities.sealed(issued.cells, self._seal))
 
     def pruned(self, checkpoint: Checkpoint) -> None:
         """Begins the cluster's history where pruning had left it."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import LargeBinary
@@ -98,23 +98,51 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A value that Keyfold issued for an owner, such as an external id (protocol C2).
+    """What Keyfold issued for an owner: an external id or a seat (protocol C2).
 
     Attributes:
         kind: The kind, such as `external_id`.
         owner: An organization or a cluster.
-        value: The issued value.
+        value: The external id, or the seat's name.
         created_at: Milliseconds of Unix time.
+        provider: The provider's type of a seat; None: it is no seat.
+        region: The region of a seat.
+        principal: The principal of a seat.
+        also: The further principals of a seat, as JSON.
+        cluster: The name of the cluster that took a seat, or None.
+        cluster_uid: The uid of that cluster, in hex, or None.
+        taken_in: The region of that cluster that took a seat, or None.
     """
 
     kind: str
     owner: str
     value: str
     created_at: int
+    provider: str | None = None
+    region: str | None = None
+    principal: str | None = None
+    also: str | None = None
+    cluster: str | None = None
+    cluster_uid: str | None = None
+    taken_in: str | None = None
+
+    @staticmethod
+    def of(row: Cells) -> Identity:
+        """Returns the identity of a row."""
+        named = dict(zip(schema.identities.columns.keys(), row, strict=True))
+        del named["mac"]
+        uid = named["cluster_uid"]
+        return Identity(**{**named, "cluster_uid": None if uid is None else uid.hex()})
+
+    @property
+    def cells(self) -> Cells:
+        """The values of its row."""
+        uid = None if self.cluster_uid is None else bytes.fromhex(self.cluster_uid)
+        return (*astuple(self)[:-2], uid, self.taken_in)
 
     def record(self) -> dict[str, Any]:
         """Returns the identity as an export holds it."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def cluster_record(stored: StoredCluster) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from keyfold_server.domain.cluster import SupersededWrap
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.store import schema
 from keyfold_server.store.database.faults import CollisionError, LostRaceError
+from keyfold_server.store.database.trip import require_taken
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.tables import (
     cluster_rows,
@@ -32,6 +33,7 @@ from keyfold_server.store.tables import (
 )
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.history_checkpoints import Checkpoint
+from keyfold_server.store.tables.identities import IdentityKind
 from keyfold_server.store.tables.log import Stamp
 from keyfold_server.store.transfer.import_ import ImportResult, arriving, imported
 from keyfold_server.store.transfer.records import Identity
@@ -58,8 +60,8 @@ def bring_back(
     """Replaces the rows of a banned cluster by those in an export, or adds a cluster.
 
     Its regions arrive REVOKED, above everything that the log knows of the name. The entries in the
-    export are left out: the store's own log goes on. Of the issued identities in the export, the
-    store takes those whose owners have none here.
+    export are left out: the store's own log goes on. Of the external ids in the export, the store
+    takes those whose owners have none here, and of the seats those that nobody has here.
 
     Args:
         store: The store.
@@ -70,8 +72,8 @@ def bring_back(
 
     Raises:
         SetupError: The cluster is there and not banned, or not in the export; this store has
-            erased a KEK of it; its name was another organization's; or a KEK of it belongs to
-            another cluster now.
+            erased a KEK of it; its name was another organization's; or a KEK or a seat of it is
+            another's now.
         StoreUnavailableError: The store could not be written.
     """
     database, seal = store.parts
@@ -98,7 +100,7 @@ def bring_back(
         return database.write(work)
     except CollisionError as error:
         raise SetupError(
-            f"a KEK of cluster {name} in the export belongs to another cluster of this store now; "
+            f"a KEK or a seat of cluster {name} in the export is another's in this store now; "
             "nothing was imported"
         ) from error
     except LostRaceError as error:
@@ -135,13 +137,39 @@ def _add_issued(
     for record in export.records():
         if not isinstance(record, Identity) or record.owner not in mine:
             continue
+        if record.kind == IdentityKind.SEAT.value:
+            _add_seat(connection, record, c, stamp)
+            continue
         known = select(table.c.value).where(
             (table.c.kind == record.kind) & (table.c.owner == record.owner)
         )
         if connection.execute(known).first() is None:
-            cells = (record.kind, record.owner, record.value, record.created_at)
-            row = identities.sealed(*cells, stamp.seal)
+            row = identities.sealed(record.cells, stamp.seal)
             rows.write(connection, insert(table), [rows.named(table, row)])
+
+
+def _add_seat(connection: Connection, record: Identity, cluster: Cluster, stamp: Stamp) -> None:
+    """Adds a seat, or gives the cluster one that is still reserved for its owner here.
+
+    Raises:
+        SetupError: The cluster took the seat, and it is another's here.
+    """
+    dialect, seal = stamp.dialect, stamp.seal
+    row = identities.sealed(record.cells, seal)
+    (found,) = dialect.trip(connection, identities.locking_seats([record.value]))
+    here = identities.seats_of(found.rows, seal)
+    if not here:
+        table = schema.identities
+        rows.write(connection, insert(table), [rows.named(table, row)])
+    elif record.cluster_uid == cluster.uid.hex() != here[0].cluster_uid.hex():
+        if here[0].used or here[0].owner != record.owner:
+            raise SetupError(
+                f"cluster {cluster.name} has seat {record.value} in the export, and the seat is "
+                "another's in this store; nothing was imported"
+            )
+        changing = rows.changing(schema.identities, [row])
+        (changed,) = dialect.trip(connection, [changing])
+        require_taken(changing, changed)
 
 
 def _uids(connection: Connection, made: StoredCluster) -> list[bytes]:

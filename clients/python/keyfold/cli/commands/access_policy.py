@@ -38,6 +38,15 @@ def access_policy(
         str, typer.Option(help="The region that is to use the key.", show_default=False)
     ] = "",
     organization: Organization = "",
+    seats: Annotated[
+        int,
+        typer.Option(
+            help="How many seats to have reserved, with --principal seat; 1 if not given.",
+            min=0,
+            max=64,
+            show_default=False,
+        ),
+    ] = 0,
     out: Annotated[
         str | None,
         typer.Option("--out", metavar="DIR", help="Write each statement to a file in this folder."),
@@ -47,10 +56,13 @@ def access_policy(
 
     They permit what Keyfold needs and nothing else. The customer puts them in place before the key
     is used. Neither the key nor the cluster needs to exist yet. For an AWS role, Keyfold issues the
-    external id that the role must demand.
+    external id that the role must demand. With --principal seat, Keyfold reserves a seat, the same
+    one again until a region takes it.
     """
     spec = KeySpec(provider, uri, principal, pairs(option or (), "--option"))
-    result, message = session.ask(calls.get_access_policy(spec, cluster, region, organization))
+    result, message = session.ask(
+        calls.get_access_policy(spec, cluster, region, organization, seats)
+    )
     files = () if out is None else _write(result.statements, Path(out))
     if session.json:
         typer.echo(json_of(message))
@@ -69,6 +81,7 @@ def show_access_policy(policy: AccessPolicy, files: Sequence[Path] = ()) -> None
     for name, value in (
         ("principal", policy.principal),
         ("external id", policy.external_id),
+        *([("seats", ", ".join(policy.seats))] if policy.seats else ()),
         ("bound", bound),
     ):
         typer.echo(f"{name:<12} {one_line(value) or '-'}")

@@ -113,7 +113,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmat
 Principal = Annotated[
     str,
     typer.Option(
-        help="The role or identity as which Keyfold calls the KMS; its own if not given.",
+        help="The role or identity as which Keyfold calls the KMS, or seat; its own if not given.",
         show_default=False,
     ),
 ]

@@ -38,7 +38,7 @@ def show_organization(one: Organization) -> None:
                 identity.state,
                 one_line(identity.provider) or "-",
                 one_line(identity.region) or "-",
-                one_line(identity.value),
+                one_line(identity.value) or f"{identity.count} free",
                 one_line(identity.cluster) or "-",
                 time_text(identity.create_time),
             )

@@ -443,12 +443,29 @@ def _records() -> None:
     _table(
         "identities",
         sa.Column("kind", _TEXT, nullable=False, autoincrement=False),
-        sa.Column("owner", _TEXT, nullable=False, autoincrement=False),
-        sa.Column("value", _TEXT, nullable=False),
+        sa.Column("owner", _TEXT, nullable=False),
+        sa.Column("value", _TEXT, nullable=False, autoincrement=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("provider", _TEXT, nullable=True),
+        sa.Column("region", _TEXT, nullable=True),
+        sa.Column("principal", _TEXT, nullable=True),
+        sa.Column("also", _TEXT, nullable=True),
+        sa.Column("cluster", _TEXT, nullable=True),
+        sa.Column("cluster_uid", sa.LargeBinary(), nullable=True),
+        sa.Column("taken_in", _TEXT, nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("kind", "owner", name="pk_identities"),
-        sa.UniqueConstraint("value", name="uq_identities_value"),
+        sa.PrimaryKeyConstraint("kind", "value", name="pk_identities"),
+        sa.UniqueConstraint("principal", name="uq_identities_principal"),
+    )
+    _index("identities", "kind", "owner")
+    op.create_index(
+        "uq_identities_owner",
+        "identities",
+        ["owner"],
+        unique=True,
+        if_not_exists=True,
+        sqlite_where=sa.text("kind = 'external_id'"),
+        postgresql_where=sa.text("kind = 'external_id'"),
     )
 
 
