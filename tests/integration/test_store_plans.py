@@ -68,6 +68,7 @@ from keyfold_server.domain.organization_store import OrganizationsStore
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.domain.reliance import Reliance
 from keyfold_server.domain.rights import Coverage, Identity
+from keyfold_server.domain.seats import Seat, SeatClaim
 from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.domain.usage import MINUTE, UsageFilter, UsageKey, UsageQuery
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
@@ -202,6 +203,14 @@ def _external_ids(store: SqlStore) -> None:
     assert store.issue_external_id("org", "id-of-org", an_event()) == store.external_id("org")
 
 
+def _seats(store: SqlStore) -> None:
+    pool = [Seat(f"seat-{n}", "FAKE", "eu", f"role/{n}") for n in range(3)]
+    store.reserve_seats("organization:org", pool, 1, an_event())
+    taking = SeatClaim("seat-0", "organization:org", "eu")
+    applied(store, replace(enabling(a_cluster("seated")), seats=(taking,)))
+    assert len(store.issued_to("organization:org").seats) == len(store.issued_seats()) == 1
+
+
 def _poll(store: SqlStore) -> None:
     beat = store.register(BEAT)
     assert store.poll(beat) == []
@@ -319,6 +328,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("replicas",): lambda store: store.replicas(),
     ("observe", "observations"): _observations,
     ("external_id", "issue_external_id"): _external_ids,
+    ("reserve_seats", "issued_to", "issued_seats"): _seats,
     ("used", "seen"): _uses,
     ("events", "roots_used", "organization_of", "check_log", "log_marks", "mac"): _events,
     ("uid", "users_of_roots", "last_refusals"): lambda store: (

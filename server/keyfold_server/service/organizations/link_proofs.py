@@ -136,7 +136,7 @@ class LinkProofs:
         """
         for region, key in keys.items():
             rights.check_organization_key(organization, region, key.root)
-            self._seats.check_not_named(key.root, None)
+            self._seats.checked(key.root, None)
 
     async def prove(self, organization: str, keys: Mapping[str, LinkedKey]) -> tuple[str, ...]:
         """Proves the key of a link in each of its regions, all or none.

@@ -157,7 +157,8 @@ class AccessPolicies:
             external_id = await self._external_id(inquiry, root)
             if external_id:
                 root = replace(root, external_id=external_id)
-            policy = provider.access_policy(root, wanted)
+            seat = self._seats.pool.named_by(root.type, root.principal) if root.principal else None
+            policy = provider.access_policy(root, replace(wanted, seat=seat))
         place = await self._residency.report(root, scope.region)
         return AccessPolicyResult(
             replace(policy, notices=(*policy.notices, *place.notices)), external_id, names
@@ -183,6 +184,8 @@ class AccessPolicies:
 
     async def _external_id(self, inquiry: Inquiry, root: RootKey) -> str:
         """Returns the external id of the key's owner; empty where the key needs no external id."""
+        if root.external_id:
+            return root.external_id
         if not await self._external_ids.needed_for(root):
             return ""
         # An id that Keyfold issued into the wrong store would be lost with that store.

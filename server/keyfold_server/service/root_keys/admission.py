@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region
@@ -121,8 +121,7 @@ class Admission:
         """
         roots = await self.permit(rights, specs, cluster, organization)
         there = {} if current is None else {region.name: region for region in current.regions}
-        for region, root in roots.items():
-            self.seats.check_not_named(root, there.get(region))
+        roots = {r: self.seats.checked(root, there.get(r)) for r, root in roots.items()}
         for spec in specs:
             if spec.region in roots and spec.policy is not None and spec.policy.auto_rotate:
                 await self._resolution.check_followed(roots[spec.region], cluster, spec.region)
@@ -152,12 +151,9 @@ class Admission:
         """
         root = await self._resolution.root_key(region.key_spec, region.name)
         current = region.newest.current.root
-        if self.seats.of_seat(root) and root.principal == current.principal:
-            root = replace(root, external_id=current.external_id)
-        else:
-            root = await self._external_ids.added_to(
-                root, cluster.name, cluster.organization, region.name
-            )
+        root = await self._external_ids.added_to(
+            self.seats.checked(root, region), cluster.name, cluster.organization, region.name
+        )
         if (root.type, root.uri) != (current.type, current.uri):
             await self._residency.check(root, region.name, cluster.name)
         return root

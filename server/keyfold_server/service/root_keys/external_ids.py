@@ -123,10 +123,12 @@ class ExternalIds:
     ) -> RootKey:
         """Returns a root key as Keyfold calls it: with its owner's external id, if it needs one.
 
+        One that has an external id already, which is a seat's, stays as it is.
+
         Raises:
             ExternalIdNotIssuedError: It needs one, and Keyfold has not issued one to the owner.
         """
-        if not await self.needed_for(root):
+        if root.external_id or not await self.needed_for(root):
             return root
         owner = owners.of(cluster, organization)
         if owner is None:

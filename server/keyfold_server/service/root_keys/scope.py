@@ -79,8 +79,7 @@ class Scopes:
         cluster, region, organization = asked.cluster, asked.region, asked.organization
         if not cluster:
             root = await self._resolution.permitted(rights, spec, None, organization, region)
-            self._seats.check_not_named(root, None)
-            return asked, root
+            return asked, self._seats.checked(root, None)
         regions = (region,) if region else ()
         rights.check_named(rpc, cluster, regions)
         if organization is not None:
@@ -100,5 +99,5 @@ class Scopes:
             )
         root = await self._resolution.permitted(rights, spec, cluster, organization, region)
         there = [r for r in current.regions if r.name == region] if current and exists else []
-        self._seats.check_not_named(root, there[0] if there else None)
+        root = self._seats.checked(root, there[0] if there else None)
         return Scope(cluster, region, organization, exists, *there), root

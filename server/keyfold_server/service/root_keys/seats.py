@@ -129,7 +129,7 @@ class Seats:
         if len(lost) > _WARNED:
             log.warning("the settings no longer have %d issued seats in all", len(lost))
 
-    def check_not_named(self, root: RootKey, region: Region | None) -> None:
+    def checked(self, root: RootKey, region: Region | None) -> RootKey:
         """Refuses a root key whose principal is a seat's, unless the region has that seat.
 
         The answer says nothing of whose seat it is, or whether anybody's (protocol C1).
@@ -138,20 +138,23 @@ class Seats:
             root: The root key that a caller names.
             region: The region that is to use it, if it exists.
 
+        Returns:
+            The root key; if the region has the seat, with what the KMS is shown for it.
+
         Raises:
             KeyNotGrantedError: It is a seat's.
         """
-        if not root.principal or asks_for_seat(root.principal):
-            return
-        if region is not None and region.newest.current.root.principal == root.principal:
-            return
-        if self.pool.named_by(root.type, root.principal) is not None:
-            raise KeyNotGrantedError(
-                f"principal {root.principal} is a seat's, and Keyfold itself gives seats out: ask "
-                f"for one with auth_principal {self.pool.asked(root.type, root.principal)}",
-                region=None if region is None else region.name,
-                field="key_spec.auth_principal",
-            )
+        if not self.of_seat(root):
+            return root
+        current = None if region is None else region.newest.current.root
+        if current is not None and (current.type, current.principal) == (root.type, root.principal):
+            return replace(root, external_id=current.external_id)
+        raise KeyNotGrantedError(
+            f"principal {root.principal} is a seat's, and Keyfold itself gives seats out: ask for "
+            f"one with auth_principal {self.pool.asked(root.type, root.principal)}",
+            region=None if region is None else region.name,
+            field="key_spec.auth_principal",
+        )
 
     def kept(self, specs: Sequence[RegionSpec], current: Cluster) -> tuple[RegionSpec, ...]:
         """Returns specs; those that ask for a seat for the key of a region that has one, as it is.
@@ -172,7 +175,10 @@ class Seats:
 
     def of_seat(self, root: RootKey) -> bool:
         """Says whether a root key's principal is a seat's, as far as this process knows."""
-        return bool(root.principal) and self.pool.named_by(root.type, root.principal) is not None
+        given = root.principal
+        if not given or asks_for_seat(given):
+            return False
+        return self.pool.named_by(root.type, given) is not None
 
     def _asked(self, spec: KeySpec) -> KeySpec:
         return replace(spec, principal=self.pool.asked(spec.type, spec.principal))

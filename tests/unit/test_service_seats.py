@@ -1,0 +1,470 @@
+"""Seats: each is the vendor's principal for one cluster-region, and never another one's (C2)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from callers import EVERYTHING
+from keyfold_server.access.policy.file import parse
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    ClusterExistsError,
+    InvalidKeySpecError,
+    KeyNotGrantedError,
+    SeatNotReservedError,
+    SeatsExhaustedError,
+    SetupError,
+    UnreachableError,
+)
+from keyfold_server.domain.keyspec import KeySpec, RegionSpec, RootKey
+from keyfold_server.domain.provider import Unwrapped, Wrapped
+from keyfold_server.domain.rights import Caller, Identity, Rights
+from keyfold_server.domain.seats import Seat, asks_for_seat, names_seat, seated
+from keyfold_server.service.organizations.requests import (
+    CreateKeyLinkRequest,
+    OrganizationCall,
+)
+from keyfold_server.service.root_keys.access_policies import AccessPolicyRequest, AccessPolicyResult
+from keyfold_server.service.root_keys.identities import FREE_SHOWN, IdentityState
+from keyfold_server.service.root_keys.scope import Scope
+from keyfold_server.service.root_keys.trials import TestKeyRequest
+from regional import RegionalHouse, RegionalProvider
+from replicas import Member
+
+ASKED: Final = KeySpec("FAKE", "fake:one", "seat")
+TWO: Final = KeySpec("FAKE", "fake:two", "seat")
+POOL: Final = tuple(Seat(f"seat-{n}", "FAKE", "eu", f"role/s{n}") for n in range(1, 5))
+
+
+class Choosy(RegionalProvider):
+    """A KMS whose keys say whom they let in.
+
+    Attributes:
+        lets_in: The principals that a key lets in, by its uri; a key that is not named: all.
+        broken: The principals for which the KMS gives no answer.
+        tried: Every use of a key, with the principal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lets_in: dict[str, set[str]] = {}
+        self.broken: set[str] = set()
+        self.tried: list[tuple[str, str]] = []
+
+    def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
+        self._check(key)
+        return super().wrap(key, plaintext, binding, budget=budget)
+
+    def unwrap(
+        self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        self._check(key)
+        return super().unwrap(key, key_version, ciphertext, binding, budget=budget)
+
+    def _check(self, key: RootKey) -> None:
+        self.tried.append((key.uri, key.principal))
+        if key.principal in self.broken:
+            raise UnreachableError("no answer")
+        if key.principal not in self.lets_in.get(key.uri, {key.principal}):
+            raise AccessDeniedError("the key's policy does not name the caller")
+
+
+class House(RegionalHouse):
+    """Replicas with a pool of seats."""
+
+    provider: Choosy
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.provider = Choosy()
+        for name in ("one", "two"):
+            self.provider.create_key(name)
+
+    async def seated(self, pool: tuple[Seat, ...] = POOL) -> Member:
+        """Starts a replica whose settings have these seats."""
+        member = await self.replica()
+        member.replica.seats.pool.seats = pool
+        await member.replica.seats.start()
+        return member
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Gives a house whose KMS lets in whom its keys name."""
+    built = House(tmp_path)
+    try:
+        yield built
+    finally:
+        await built.close()
+
+
+@pytest.fixture
+async def one(house: House) -> Member:
+    """Gives a replica with four seats in region eu."""
+    return await house.seated()
+
+
+async def policy(
+    member: Member,
+    spec: KeySpec = ASKED,
+    *,
+    cluster: str = "",
+    organization: str | None = "org",
+    seats: int = 0,
+    region: str = "eu",
+    rights: Rights = EVERYTHING,
+) -> AccessPolicyResult:
+    """Calls GetAccessPolicy."""
+    wanted = AccessPolicyRequest(spec, Scope(cluster, region, organization), seats)
+    return await member.replica.access_policies.get(Caller(rights), wanted)
+
+
+def held(house: House, cluster: str = "acme", region: str = "eu") -> tuple[str, str]:
+    """Returns the principals of a region's key spec, and of the root key that wraps."""
+    found = house.store.cluster(cluster)
+    assert found is not None
+    own = found.region(region)
+    return own.key_spec.principal, own.newest.current.root.principal
+
+
+def states(house: House, owner: str = "organization:org") -> dict[str, str]:
+    """Returns the cluster that took each seat of an owner."""
+    return {s.seat.name: s.cluster for s in house.store.issued_to(owner).seats}
+
+
+def test_what_asks_for_a_seat() -> None:
+    """The word alone asks, or behind the customer's part; no other principal does."""
+    assert all(map(asks_for_seat, ("seat", "11111111-2222-3333-4444-555555555555/seat")))
+    for other in ("", "Seat", "seats", "arn:aws:iam::1:role/seat", "auth/jwt/role/seat", "/seat"):
+        assert not asks_for_seat(other)
+    assert (seated("seat", "role/x"), seated("tenant/seat", "app")) == ("role/x", "tenant/app")
+    assert names_seat("tenant/APP", "app")
+    assert not names_seat("tenant/my-app", "app")
+
+
+async def test_a_region_takes_the_seat_that_was_reserved(house: House, one: Member) -> None:
+    """GetAccessPolicy reserves one, the same again, and Enable stores its real principal."""
+    found = await policy(one)
+    assert (found.seats, found.policy.principal, found.external_id) == (
+        ("seat-1",),
+        "role/s1",
+        "seat-1",
+    )
+    assert (await policy(one)).seats == ("seat-1",)
+    assert house.provider.calls == []
+    await one.enable(specs={"eu": ASKED}, organization="org")
+    assert held(house) == ("role/s1", "role/s1")
+    assert states(house) == {"seat-1": "acme"}
+    assert (await policy(one)).seats == ("seat-2",)
+    two = await house.seated()
+    assert (await two.unwrap(await one.wrap())).region == "eu"
+
+
+async def test_a_cluster_without_organization_has_seats_of_its_own(
+    house: House, one: Member
+) -> None:
+    """The owner is the cluster's name where no organization is named (protocol C2)."""
+    await policy(one, cluster="acme", organization=None)
+    with pytest.raises(SeatNotReservedError, match="for cluster beta"):
+        await one.enable("beta", specs={"eu": ASKED})
+    await one.enable(specs={"eu": ASKED})
+    assert states(house, "cluster:acme") == {"seat-1": "acme"}
+
+
+async def test_without_a_reserved_seat_no_call_is_made(house: House, one: Member) -> None:
+    """SEAT_NOT_RESERVED names the owner and says what to do; nothing falls back."""
+    with pytest.raises(SeatNotReservedError) as caught:
+        await one.enable(specs={"eu": ASKED}, organization="org")
+    assert "for organization org for FAKE keys in region eu; call GetAccess" in caught.value.message
+    assert (caught.value.cluster, caught.value.region) == ("acme", "eu")
+    await policy(one, organization="other")
+    with pytest.raises(SeatNotReservedError):
+        await one.enable(specs={"eu": ASKED}, organization="org")
+    assert house.provider.calls == []
+
+
+async def test_an_empty_pool_is_an_error(house: House, one: Member) -> None:
+    """SEATS_EXHAUSTED says that the vendor has to add seats; all of the seats or none."""
+    with pytest.raises(SeatsExhaustedError, match=r"4 seats are free.*5 more are needed"):
+        await policy(one, seats=5)
+    assert states(house) == {}
+    assert (await policy(one, seats=4)).seats == tuple(s.name for s in POOL)
+    with pytest.raises(SeatsExhaustedError, match="0 seats are free"):
+        await policy(one, organization="other")
+    with pytest.raises(SeatsExhaustedError, match=r"no seats for FAKE keys in region us"):
+        await policy(one, region="us")
+    with pytest.raises(SeatsExhaustedError, match="at most 64"):
+        await policy(one, organization="other", seats=65)
+    with pytest.raises(InvalidKeySpecError, match="name the region"):
+        await policy(one, region="")
+    with pytest.raises(InvalidKeySpecError, match="asks for seats"):
+        await policy(one, KeySpec("FAKE", "fake:one"), seats=1)
+
+
+async def test_the_first_seat_that_the_key_accepts_is_taken(house: House, one: Member) -> None:
+    """Seats that the key refuses stay reserved; if it refuses all, its refusal is the answer."""
+    await policy(one, seats=3)
+    house.provider.lets_in = {"fake:one": {"role/s2"}, "fake:two": set()}
+    await one.enable(specs={"eu": ASKED}, organization="org")
+    assert held(house)[0] == "role/s2"
+    assert states(house) == {"seat-1": "", "seat-2": "acme", "seat-3": ""}
+    with pytest.raises(AccessDeniedError, match="tried as seat seat-1, seat-3") as caught:
+        await one.enable("beta", specs={"eu": TWO}, organization="org")
+    assert caught.value.region == "eu"
+    assert house.store.cluster("beta") is None
+
+
+async def test_a_seat_that_could_not_be_tried_is_not_refused(house: House, one: Member) -> None:
+    """A later seat is taken; without one, the answer is that nobody could tell (F6)."""
+    await policy(one, seats=2)
+    house.provider.broken = {"role/s1"}
+    house.provider.lets_in = {"fake:two": {"role/s1"}}
+    with pytest.raises(UnreachableError, match="tried as seat seat-1, seat-2"):
+        await one.enable(specs={"eu": TWO}, organization="org")
+    await one.enable(specs={"eu": ASKED}, organization="org")
+    assert held(house)[0] == "role/s2"
+
+
+async def test_of_many_enables_one_gets_the_last_seat(house: House, one: Member) -> None:
+    """The others are told that none is reserved, on whichever replica they are."""
+    two = await house.seated()
+    await policy(one)
+    results = await asyncio.gather(
+        *(
+            member.enable(f"c-{n}-{i}", specs={"eu": ASKED}, organization="org")
+            for n, member in enumerate((one, two))
+            for i in range(4)
+        ),
+        return_exceptions=True,
+    )
+    lost = [each for each in results if isinstance(each, BaseException)]
+    assert len(lost) == 7
+    assert {type(each) for each in lost} == {SeatNotReservedError}
+
+
+async def test_as_many_enables_as_seats_all_succeed(house: House, one: Member) -> None:
+    """A change that loses a seat to another one takes the next."""
+    two = await house.seated()
+    await policy(one, seats=4)
+    await asyncio.gather(
+        *(
+            member.enable(f"c-{n}-{i}", specs={"eu": ASKED}, organization="org")
+            for n, member in enumerate((one, two))
+            for i in range(2)
+        )
+    )
+    assert len(set(states(house).values())) == 4
+
+
+async def test_asking_again_changes_nothing(house: House, one: Member) -> None:
+    """Enable, AddRegions and Rotate with `seat` mean the seat that the region has."""
+    await policy(one, seats=2)
+    await one.enable(specs={"eu": ASKED}, organization="org", request_id="r")
+    for request_id in ("r", "", "other"):
+        await one.enable(specs={"eu": ASKED}, organization="org", request_id=request_id)
+    await one.enable(specs={"eu": KeySpec("FAKE", "fake:one", "role/s1")}, organization="org")
+    await one.add_regions({"eu": ASKED})
+    with pytest.raises(ClusterExistsError):
+        await one.enable(specs={"eu": TWO}, organization="org")
+    own = TestKeyRequest(KeySpec("FAKE", "fake:one", "role/s1"), Scope("acme", "eu", "org"))
+    assert (await one.replica.trials.test(Caller(EVERYTHING), own)).accessible
+    assert (await policy(one, own.key_spec, cluster="acme")).external_id == "seat-1"
+    await one.rotate({"eu": ASKED})
+    await one.rotate()
+    assert held(house) == ("role/s1", "role/s1")
+    assert states(house) == {"seat-1": "acme", "seat-2": ""}
+    # The policy of a region that has a seat is for that seat, and reserves none.
+    assert (await policy(one, cluster="acme")).seats == ("seat-1", "seat-2")
+
+
+async def test_trying_takes_nothing(house: House, one: Member) -> None:
+    """Neither validate_only nor TestKey nor a failed change takes a seat."""
+    await policy(one, seats=2)
+    await one.enable(specs={"eu": ASKED}, organization="org", validate_only=True)
+    house.provider.lets_in = {"fake:one": {"role/s2"}}
+    asked = TestKeyRequest(ASKED, Scope("acme", "eu", "org"))
+    assert (await one.replica.trials.test(Caller(EVERYTHING), asked)).accessible
+    house.provider.lets_in = {"fake:one": set()}
+    assert not (await one.replica.trials.test(Caller(EVERYTHING), asked)).accessible
+    with pytest.raises(AccessDeniedError):
+        await one.enable(specs={"eu": ASKED}, organization="org")
+    assert states(house) == {"seat-1": "", "seat-2": ""}
+
+
+async def test_a_rotation_keeps_the_seat_or_leaves_it_for_good(house: House, one: Member) -> None:
+    """To another key as the same seat, if that lets it in; once left, nobody gets a seat again."""
+    await policy(one, seats=3)
+    await one.enable(specs={"eu": ASKED}, organization="org")
+    blob = await one.wrap()
+    await one.rotate({"eu": TWO})
+    assert held(house) == ("role/s1", "role/s1")
+    await one.rotate({"eu": KeySpec("FAKE", "fake:one", "role/s1")})
+    house.provider.lets_in = {"fake:two": {"role/s2"}}
+    await one.rotate({"eu": TWO})
+    assert held(house)[0] == "role/s2"
+    house.provider.lets_in = {}
+    await one.rotate({"eu": "fake:one"})
+    with pytest.raises(KeyNotGrantedError, match="is a seat's"):
+        await one.rotate({"eu": KeySpec("FAKE", "fake:one", "role/s1")})
+    await one.rotate({"eu": ASKED})
+    assert held(house)[0] == "role/s3"
+    with pytest.raises(SeatNotReservedError):
+        await one.enable("beta", specs={"eu": ASKED}, organization="org")
+    assert (await one.unwrap(blob)).region == "eu"
+    assert set(states(house).values()) == {"acme"}
+
+
+async def test_a_revoked_region_comes_back_with_its_seat(house: House, one: Member) -> None:
+    """Restore needs no other seat, and none is given to others meanwhile."""
+    await policy(one)
+    await one.enable(specs={"eu": ASKED}, organization="org")
+    await one.hurry().revoke()
+    with pytest.raises(SeatNotReservedError):
+        await one.enable("beta", specs={"eu": ASKED}, organization="org")
+    await one.restore()
+    assert held(house) == ("role/s1", "role/s1")
+    assert await one.wrap()
+
+
+@pytest.mark.parametrize("given", ["role/s1", "role/s4", "ROLE/S1", "tenant/role/s1"])
+async def test_nobody_names_a_seat(house: House, one: Member, given: str) -> None:
+    """A seat's principal is refused wherever a caller names it, and before any KMS call (C1)."""
+    await policy(one)
+    await one.enable(specs={"eu": ASKED}, organization="org")
+    tried, spec = len(house.provider.tried), KeySpec("FAKE", "fake:two", given)
+    member = await house.seated(POOL[1:])  # Its settings have lost the seat that is used.
+    for each in (one, member):
+        with pytest.raises(KeyNotGrantedError, match="is a seat's"):
+            await each.enable("beta", specs={"eu": spec}, organization="other")
+        with pytest.raises(KeyNotGrantedError, match="is a seat's"):
+            await each.add_regions({"us": spec})
+        with pytest.raises(KeyNotGrantedError, match="is a seat's"):
+            await policy(each, spec, organization="other")
+        for scope in (Scope("beta", "eu", "other"), Scope("", "eu", "other")):
+            with pytest.raises(KeyNotGrantedError, match="is a seat's"):
+                await each.replica.trials.test(Caller(EVERYTHING), TestKeyRequest(spec, scope))
+    await one.enable("gamma", organization="org")
+    with pytest.raises(KeyNotGrantedError, match="is a seat's"):
+        await one.rotate({"eu": spec}, "gamma")
+    assert [each for each in house.provider.tried[tried:] if each[1] == given] == []
+
+
+async def test_a_grant_names_seats_as_such(one: Member) -> None:
+    """A key of a grant has the principal `seat`; the seat's own needs no grant (protocol C1)."""
+    caller = Identity(("dns:app.example",), "certificate")
+
+    def granted(principal: str) -> Rights:
+        text = (
+            '[[grant]]\ncallers = ["dns:app.example"]\nroles = ["operator"]\n'
+            f'keys = [{{type = "FAKE", uri = "fake:*", principal = "{principal}"}}]\n'
+        )
+        return parse(text, "policy.toml").rights(caller)
+
+    with pytest.raises(KeyNotGrantedError):
+        await policy(one, rights=granted("role/s1"))
+    await policy(one, rights=granted("seat"))
+    one.rights = granted("ambient")
+    with pytest.raises(KeyNotGrantedError):
+        await one.enable(specs={"eu": ASKED}, organization="org")
+    one.rights = granted("seat")
+    await one.enable(specs={"eu": ASKED}, organization="org")
+
+
+async def link(member: Member, spec: KeySpec = ASKED) -> None:
+    """Links a key to the organization."""
+    request = CreateKeyLinkRequest("org", "main", "", "eu", "", spec, validate_only=False)
+    deadline = member.house.clock.monotonic() + 10
+    call = OrganizationCall(Caller(EVERYTHING), "CreateKeyLink", "", request, deadline)
+    await member.replica.key_links.create(call)
+
+
+def by_link() -> Mapping[str, RegionSpec]:
+    """Returns the spec of a region that uses the link."""
+    return {"eu": RegionSpec("eu", key_link="main")}
+
+
+async def test_each_user_of_a_link_takes_a_seat_of_its_own(house: House, one: Member) -> None:
+    """The link keeps the word and takes none, so that seats still tell its users apart."""
+    with pytest.raises(SeatNotReservedError):
+        await link(one)
+    with pytest.raises(KeyNotGrantedError, match="is a seat's"):
+        await link(one, KeySpec("FAKE", "fake:one", "role/s1"))
+    await policy(one, seats=2)
+    await link(one)
+    assert states(house) == {"seat-1": "", "seat-2": ""}
+    for name in ("acme", "beta"):
+        await one.enable(name, specs=by_link(), organization="org")
+        await one.enable(name, specs=by_link(), organization="org")
+    assert (held(house, "acme")[0], held(house, "beta")[0]) == ("role/s1", "role/s2")
+    with pytest.raises(SeatNotReservedError):
+        await one.enable("gamma", specs=by_link(), organization="org")
+    shown = await one.replica.key_links.get(EVERYTHING, "org", "main")
+    assert (shown.link.key_spec.principal, shown.use.count) == ("seat", 2)
+
+
+async def test_a_replica_region_takes_a_seat_of_its_own(house: House) -> None:
+    """A seat is for one cluster-region, so the replica of its key has another one."""
+    us = Seat("seat-us", "FAKE", "us-east-1", "role/us")
+    eu = Seat("seat-eu", "FAKE", "eu-west-1", "role/eu")
+    one = await house.seated((eu, us))
+    for region in ("eu-west-1", "us-east-1"):
+        house.provider.create_key(f"{region}.mrk-1")
+    spec = KeySpec("FAKE", "fake:eu-west-1.mrk-1", "seat")
+    await policy(one, spec, region="eu-west-1")
+    await one.enable(specs={"eu-west-1": spec}, organization="org")
+    replica = {"us-east-1": RegionSpec("us-east-1", replica_of="eu-west-1")}
+    with pytest.raises(SeatNotReservedError):
+        await one.add_regions(replica)
+    await policy(one, spec, region="us-east-1")
+    await one.add_regions(replica)
+    assert held(house, region="us-east-1")[0] == "role/us"
+    await one.rotate({"eu-west-1": spec})
+    assert held(house, region="us-east-1")[0] == "role/us"
+
+
+async def test_an_organizations_identities_are_listed(house: House, one: Member) -> None:
+    """GetOrganization shows the external id, each seat's state, and how many seats are free."""
+    many = tuple(Seat(f"more-{n}", "FAKE", "us", f"role/m{n}") for n in range(FREE_SHOWN + 5))
+    one.replica.seats.pool.seats = (*POOL, *many)
+    await policy(one, KeySpec("FAKE", "fake:one", "role/customer"))
+    await policy(one, seats=2)
+    await one.enable(specs={"eu": ASKED}, organization="org")
+    found = await one.replica.identities.of_organization("org")
+    assert [(i.state, i.value, i.cluster, i.count) for i in found[1:]] == [
+        (IdentityState.RESERVED, "seat-2", "", 1),
+        (IdentityState.USED, "seat-1", "acme", 1),
+        (IdentityState.FREE, "", "", 2),
+        (IdentityState.FREE, "", "", FREE_SHOWN),
+    ]
+    assert not found[0].is_seat
+    assert found[2].principals == ("role/s1",)
+
+
+async def test_settings_that_lose_a_seat_are_told_so(
+    house: House, one: Member, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A seat that is issued stays what it is: others are refused at the start, lost ones told."""
+    await policy(one, seats=2)
+    await one.enable(specs={"eu": ASKED}, organization="org")
+    with caplog.at_level(logging.WARNING):
+        two = await house.seated(POOL[2:])
+    assert "no longer have seat seat-1, which is issued to region eu of cluster acme" in caplog.text
+    assert "no longer have seat seat-2, which is issued to organization:org" in caplog.text
+    await two.unwrap(await one.wrap())
+    await two.rotate()
+    await two.enable("beta", specs={"eu": ASKED}, organization="org")
+    assert held(house, "beta")[0] == "role/s2"
+    for pool in (
+        (Seat("seat-1", "FAKE", "eu", "role/other"),),
+        (Seat("seat-1", "FAKE", "us", "role/s1"),),
+        (Seat("other", "FAKE", "eu", "role/S1"),),
+    ):
+        with pytest.raises(SetupError, match="KEYFOLD_SEATS"):
+            await house.seated(pool)
