@@ -200,6 +200,14 @@ SAMPLES: Final[dict[str, object]] = {
     "allowed_endpoints": ["https://vault.example:8200"],
     "metrics": "127.0.0.1:9464",
     "regions": {"eu": {"AWS_KMS": "eu-west-1", "GCP_CLOUD_KMS": ["europe-west1", "europe"]}},
+    "seats": [
+        {
+            "name": "eu-0001",
+            "provider": "AWS_KMS",
+            "region": "eu",
+            "auth_principal": "arn:aws:iam::999988887777:role/seat-eu-0001",
+        }
+    ],
     "providers": {
         "aws": {
             "session_name": "keyfold",

@@ -703,6 +703,13 @@ def test_what_a_provider_cannot_be_asked_for(reasons: Reasons, tmp_path: Path) -
             cluster="new", region_specs=[res.RegionSpec(region="eu", key_spec=theirs)]
         )
         reasons.note(refused(stub.Enable, asked), "EXTERNAL_ID_NOT_ISSUED")
+        theirs.auth_principal = "seat"
+        asked = pb.EnableRequest(
+            cluster="new", region_specs=[res.RegionSpec(region="eu", key_spec=theirs)]
+        )
+        reasons.note(refused(stub.Enable, asked), "SEAT_NOT_RESERVED")
+        seat = pb.GetAccessPolicyRequest(key_spec=theirs, cluster="new", region="eu")
+        reasons.note(refused(stub.GetAccessPolicy, seat), "SEATS_EXHAUSTED")
 
 
 def test_a_key_outside_of_its_region(reasons: Reasons, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from keyfold_server.domain.errors import InvalidKeySpecError, KeyfoldError, Revo
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec, RootKey
 from keyfold_server.domain.lifecycle import Action, State
 from keyfold_server.domain.residency import ResidencyPolicy
+from keyfold_server.domain.seats import SeatPool
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.life.following import Following, left, moves, related
 from keyfold_server.service.root_keys.replica_of import ReplicaKeys, check_replica_of
@@ -40,7 +41,9 @@ class Kms:
 
 
 _KMS: Final = Kms()
-KEYS: Final = ReplicaKeys(cast("KmsClient", _KMS), cast("Resolution", _KMS), ResidencyPolicy())
+KEYS: Final = ReplicaKeys(
+    cast("KmsClient", _KMS), cast("Resolution", _KMS), ResidencyPolicy(), SeatPool()
+)
 
 
 def key(region: str, name: str) -> KeySpec:

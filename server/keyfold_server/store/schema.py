@@ -452,13 +452,13 @@ identities: Final = Table(
     _later("taken_in", Text),
     _must("mac", LargeBinary),
     UniqueConstraint("principal"),
-    Index(None, "kind", "owner"),
+    Index(None, "owner", "kind"),
     Index(
         "uq_identities_owner",
         "owner",
         unique=True,
-        sqlite_where=text("kind = 'external_id'"),
-        postgresql_where=text("kind = 'external_id'"),
+        sqlite_where=text("principal IS NULL"),
+        postgresql_where=text("principal IS NULL"),
     ),
 )
 """What Keyfold issued once for an owner, for good: external ids, one for each owner, and seats

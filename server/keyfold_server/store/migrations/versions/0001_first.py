@@ -457,15 +457,15 @@ def _records() -> None:
         sa.PrimaryKeyConstraint("kind", "value", name="pk_identities"),
         sa.UniqueConstraint("principal", name="uq_identities_principal"),
     )
-    _index("identities", "kind", "owner")
+    _index("identities", "owner", "kind")
     op.create_index(
         "uq_identities_owner",
         "identities",
         ["owner"],
         unique=True,
         if_not_exists=True,
-        sqlite_where=sa.text("kind = 'external_id'"),
-        postgresql_where=sa.text("kind = 'external_id'"),
+        sqlite_where=sa.text("principal IS NULL"),
+        postgresql_where=sa.text("principal IS NULL"),
     )
 
 
