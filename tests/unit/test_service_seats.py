@@ -26,7 +26,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec, RootKey
 from keyfold_server.domain.provider import Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller, Identity, Rights
-from keyfold_server.domain.seats import Seat, asks_for_seat, names_seat, seated
+from keyfold_server.domain.seats import Seat, asks_for_seat, meets, names_seat, seated
 from keyfold_server.service.organizations.requests import (
     CreateKeyLinkRequest,
     OrganizationCall,
@@ -407,6 +407,9 @@ async def test_each_user_of_a_link_takes_a_seat_of_its_own(house: House, one: Me
         await one.enable("gamma", specs=by_link(), organization="org")
     shown = await one.replica.key_links.get(EVERYTHING, "org", "main")
     assert (shown.link.key_spec.principal, shown.use.count) == ("seat", 2)
+    assert meets(shown.link.key_spec, KeySpec("FAKE", "fake:one", "role/s1"))
+    assert not meets(shown.link.key_spec, KeySpec("FAKE", "fake:one"))
+    assert not meets(shown.link.key_spec, KeySpec("FAKE", "fake:two", "role/s1"))
 
 
 async def test_a_replica_region_takes_a_seat_of_its_own(house: House) -> None:

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from keyfold_server.domain.keyspec import KeySpec
+from keyfold_server.domain.seats import meets
 
 MAX_DESCRIPTION: Final = 1_024
 """Most characters in the description of a link."""
@@ -139,7 +140,7 @@ class LinkUse:
         Args:
             keys: The link's key in each region that it serves.
         """
-        return sum(each.count for each in self.keys if each.key_spec != keys.get(each.region))
+        return sum(u.count for u in self.keys if not meets(keys.get(u.region), u.key_spec))
 
 
 UNUSED: Final = LinkUse()

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.domain.keyspec import KeySpec
 
 SEAT: Final = "seat"
 """The word that asks for a seat where a key spec names its principal."""
@@ -123,6 +124,20 @@ def seated(asked: str, principal: str) -> str:
         principal: The seat's.
     """
     return asked.removesuffix(SEAT) + principal
+
+
+def meets(asked: KeySpec | None, had: KeySpec) -> bool:
+    """Says whether a region that has a key has the one that is asked for, as whichever seat.
+
+    Args:
+        asked: The key that is asked for.
+        had: The region's key, with a seat's own principal if it has one.
+    """
+    if asked is None or not asks_for_seat(asked.principal):
+        return asked == had
+    before = asked.principal.removesuffix(SEAT)
+    given = had.principal.startswith(before) and had.principal != before
+    return given and asked == replace(had, principal=asked.principal)
 
 
 def names_seat(principal: str, seat: str) -> bool:

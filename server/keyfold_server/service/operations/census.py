@@ -10,6 +10,7 @@ from keyfold_server.domain.bounds import Rates
 from keyfold_server.domain.cluster import Region
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.operations import MOST_KEYS, ActionKind, Census, Work
+from keyfold_server.domain.seats import meets
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.kms.gates import SHARE
 from keyfold_server.service.operations.items import Item
@@ -91,7 +92,7 @@ def _calls(work: Work, region: Region) -> int:
             fresh = _CREATE if work.new_generation else 0
             return fresh + _REWRAP * len(region.generations)
         case ActionKind.MOVE_LINK:
-            there = region.key_spec == work.key_spec
+            there = meets(work.key_spec, region.key_spec)
             return 0 if there else _REWRAP * len(region.generations)
         case ActionKind.TEST:
             return _TEST

@@ -30,6 +30,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionSpec
 from keyfold_server.domain.operations import ActionKind, Failure, Operation
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Caller, Identity, Rights
+from keyfold_server.domain.seats import meets
 from keyfold_server.service.kms.gates import YIELDS
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.policies import Policies, PolicyRequest
@@ -200,7 +201,7 @@ class Steps:
             only_named_regions=True,
         )
         call = self._call(caller, operation, item, request)
-        if work.key_spec == region.key_spec and not (work.new_generation or region.link):
+        if meets(work.key_spec, region.key_spec) and not (work.new_generation or region.link):
             return await self._there(call)
         await self._rotation.rotate(call)
         return _DONE
@@ -222,7 +223,7 @@ class Steps:
             validate_only=False,
         )
         call = self._call(caller, operation, item, request)
-        if region.key_spec == (await self._keys_of(operation)).get(region.name):
+        if meets((await self._keys_of(operation)).get(region.name), region.key_spec):
             return await self._there(call)
         await self._rotation.rotate(call, users_of=link)
         return _DONE
