@@ -93,6 +93,16 @@ def _start(scope: Callable[[str], ops.OperationScope]) -> Callable[[House, str],
     return lambda _, name: {"action": _RECHECK, "scope": scope(name), "dry_run": True}
 
 
+def _move(_: House, name: str) -> dict[str, Any]:
+    """Returns the request that moves a key link of a customer to another key."""
+    link = ops.KeyLinkScope(organization=name, key_link=f"{name}-link")
+    return {
+        "operation": "move",
+        "action": ops.OperationAction(move_link=ops.MoveLinkAction(key_spec=key("shared"))),
+        "scope": ops.OperationScope(key_link=link),
+    }
+
+
 def _operation(house: House, name: str) -> dict[str, Any]:
     return {"name": house.operations[OTHER].replace(OTHER, name)}
 
@@ -239,6 +249,7 @@ CHANGES: Final = (
     Attack("CreateKeyLink", lambda _, n: {"key_link": _link(n)}),
     Attack("UpdateKeyLink", lambda _, n: {"key_link": _link(n, f"{n}-link")}),
     Attack("DeleteKeyLink", lambda _, n: {"organization": n, "key_link": f"{n}-link"}),
+    Attack("StartOperation", _move),
     Attack("CancelOperation", _operation),
     Attack("DeleteOperation", _operation),
     Attack("CancelOperation", _revocation),
