@@ -341,6 +341,55 @@ def test_regions_come_to_a_link_and_leave_it(cli: Cli, server: Served) -> None:
     }
 
 
+def linked(key: str, **fields: Any) -> dict[str, Any]:
+    """Returns a document with a link of acme that prod uses in eu, and that says its policy."""
+    link = {"organization": "acme", "key_link": "main", "region": "eu", "key_spec": a_key(key)}
+    return prod(region(key_link="main", **fields)) | {"key_links": [link]}
+
+
+def test_a_link_in_use_moves(cli: Cli, server: Served) -> None:
+    """Another key for a link in use moves all that uses it in place, and nothing is lost."""
+    apply(cli, linked("a"))
+    with server.client() as client:
+        wrapped = client.wrap("prod", "eu", b"k" * 32).wrapped_key
+    document = linked("b", policy={"cache_ttl": "9s"})
+    document["key_links"][0]["description"] = "new"
+    planned = apply(cli, document, "--plan", "-o", "json")
+    assert [(one["resource"], one["action"]) for one in changes(planned)] == [
+        ("link/acme/main", "CHANGE"),
+        ("link/acme/main", "MOVE"),
+        ("cluster/prod", "ROTATE"),
+    ]
+    assert planned.json["changes"][1]["notes"] == [
+        "1 regions rotate to its key, and nothing wrapped is lost"
+    ]
+    assert fields_of(planned)["key_spec"] == (a_key("a"), a_key("b"))
+    done = apply(cli, document, "-o", "json")
+    assert changes(done) == changes(planned)
+    eu = server.status().regions[0]
+    assert (eu.key_link, eu.key_spec.uri) == ("main", "local:b")
+    with server.client() as client:
+        assert client.unwrap("prod", wrapped).plaintext == b"k" * 32
+    assert apply(cli, document, "--plan").code == 0
+
+
+def test_a_move_that_fails_goes_on(cli: Cli, server: Served) -> None:
+    """A region that cannot move keeps its key; the next apply of the same file goes on."""
+    apply(cli, linked("a"))
+    cli("revoke", "prod", "--region", "eu", "--yes")
+    ran = apply(cli, linked("b"))
+    assert ran.code == 12
+    assert "error: link/acme/main: operation " in ran.err
+    assert "prod/eu: " in ran.err
+    assert "failed: move link/acme/main with all that uses it" in ran.out.decode()
+    assert apply(cli, linked("b"), "--plan").code == 13
+    cli("restore", "prod")
+    again = apply(cli, linked("b"), "-o", "json")
+    assert [(one["action"], one["fields"]) for one in changes(again)] == [("MOVE", [])]
+    assert server.status().regions[0].key_spec.uri == "local:b"
+    assert apply(cli, linked("b"), "--plan").code == 0
+
+
 def test_a_rule_of_the_same_file(cli: Cli, server: Served) -> None:
     """A region without a key gets what the file makes its organization say."""
     document: dict[str, Any] = {

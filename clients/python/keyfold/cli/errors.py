@@ -87,12 +87,20 @@ NOT_NOW: Final = (
 """The errors after which a command that polls tries again."""
 
 
+class IncompleteError(KeyfoldError):
+    """An operation failed on some regions, or ended before its end."""
+
+    reason = "INCOMPLETE"
+
+
 class InputError(Exception):
     """The command cannot use its arguments or files; it has not called the server with them."""
 
 
 def exit_code(kind: type[KeyfoldError]) -> ExitCode:
     """Returns the exit code for a class of error."""
+    if issubclass(kind, IncompleteError):
+        return ExitCode.INCOMPLETE
     return next((code for known, code in _CODES if issubclass(kind, known)), ExitCode.UNEXPECTED)
 
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
+from google.protobuf.message import Message
 
 from keyfold.calls import operations as calls
 from keyfold.calls.call import Call
@@ -243,6 +244,21 @@ def wait(session: Session, name: Name) -> None:
 
 def wait_for_end(session: Session, name: str) -> None:
     """Shows how far an operation is until it has ended; see `wait`."""
+    operation, message = until_end(session, name)
+    if session.json:
+        typer.echo(json_of(message))
+    else:
+        show_operation(operation)
+    if operation.failed or operation.error:
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def until_end(session: Session, name: str) -> tuple[Operation, Message]:
+    """Shows how far an operation is, and returns it once it has ended.
+
+    Raises:
+        typer.Exit: The time of --timeout is up.
+    """
     ends = None if session.timeout is None else time.monotonic() + session.timeout
     with Waiting() as waiting:
         while True:
@@ -257,16 +273,10 @@ def wait_for_end(session: Session, name: str) -> None:
                 continue
             waiting.show(operation)
             if operation.ended:
-                break
+                return operation, message
             if ends is not None and time.monotonic() >= ends:
                 typer.echo("error: the operation has not ended; it goes on", err=True)
                 raise typer.Exit(ExitCode.DEADLINE)
-    if session.json:
-        typer.echo(json_of(message))
-    else:
-        show_operation(operation)
-    if operation.failed or operation.error:
-        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def cancel(session: Session, name: Name) -> None:

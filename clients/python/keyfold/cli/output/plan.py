@@ -25,6 +25,7 @@ class Action(StrEnum):
     CHANGE = "CHANGE"
     ROTATE = "ROTATE"
     ADD_REGIONS = "ADD_REGIONS"
+    MOVE = "MOVE"
     DELETE = "DELETE"
 
 
@@ -42,6 +43,7 @@ _WORDS: Final = {
     Action.CHANGE: "change {}",
     Action.ROTATE: "rotate {} in place",
     Action.ADD_REGIONS: "add regions to {}",
+    Action.MOVE: "move {} with all that uses it",
     Action.DELETE: "delete {}",
 }
 _COLOURS: Final = {Action.CREATE: "green", Action.ADD_REGIONS: "green", Action.DELETE: "red"}
@@ -183,7 +185,7 @@ def summary(plan: Plan) -> str:
     parts = [
         f"{count[Action.CREATE]:,} to create",
         f"{count[Action.CHANGE] + count[Action.ADD_REGIONS]:,} to change",
-        f"{count[Action.ROTATE]:,} to rotate in place",
+        f"{count[Action.ROTATE] + count[Action.MOVE]:,} to rotate in place",
         f"{count[Action.DELETE]:,} to delete",
         f"{len(plan.unchanged):,} unchanged",
     ]

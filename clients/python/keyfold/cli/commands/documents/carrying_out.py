@@ -8,7 +8,7 @@ from dataclasses import replace
 from keyfold.cli.commands.documents.planning import Planned
 from keyfold.cli.commands.documents.step import Step
 from keyfold.cli.errors import error_object
-from keyfold.cli.output.plan import Change, Outcome
+from keyfold.cli.output.plan import Action, Change, Outcome
 from keyfold.cli.session import Session
 from keyfold.errors import ConcurrentChangeError, KeyfoldError
 
@@ -28,14 +28,19 @@ def carry_out(
     """
     outcome = Outcome(planned.plan)
     own: set[str] = set()
+    moved = False
     for step, change in zip(planned.steps, planned.plan.changes, strict=True):
+        subject = step.subject or step.resource
+        # A link that moves rotates clusters, which then are not as they were.
+        is_first = subject not in own and not (moved and subject.startswith("cluster/"))
         try:
-            made = _take(session, step, change, is_first=(step.subject or step.resource) not in own)
+            made = _take(session, step, change, is_first=is_first)
         except KeyfoldError as error:
             error.message = f"{step.resource}: {error.message}"
             outcome.error = error_object(error)
             return outcome, error
-        own.add(step.subject or step.resource)
+        own.add(subject)
+        moved = moved or step.action is Action.MOVE
         outcome.done.append(made)
         done(made)
     return outcome, None
@@ -57,4 +62,6 @@ def _take(session: Session, step: Step, change: Change, *, is_first: bool) -> Ch
             code="ABORTED",
         )
     result, _ = session.ask(step.call)
+    if step.end is not None:
+        step.end(session, result)
     return replace(change, fields=step.changed(result, now or {}), proven=True)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from keyfold.calls import organizations as calls
 from keyfold.cli.commands.documents import actual
 from keyfold.cli.commands.documents.actual import Actual
+from keyfold.cli.commands.documents.moves import move_step
 from keyfold.cli.commands.documents.step import Step
 from keyfold.cli.input.documents import Document, Entry
 from keyfold.cli.output.documents import link_form, organization_form
@@ -19,6 +20,7 @@ from keyfold.errors import TooManyKeyLinksError
 from keyfold.models.organizations import (
     KeyLink,
     KeyLinkChanged,
+    KeyLinkUse,
     Organization,
     OrganizationChanged,
 )
@@ -119,8 +121,24 @@ def link_steps(document: Document, exists: Actual) -> Iterator[Step]:
                 f"key link {name} of {organization} is for {found.region or f'geo {found.geo}'}, "
                 "which never changes; give a link for another place another name",
             )
-        if fields:
+        if found.users_count or found.use is KeyLinkUse.MOVING:
+            yield from _change_used(entry, found, fields)
+        elif fields:
             yield _update_link(entry.value, found, fields)
+
+
+def _change_used(
+    entry: Entry[KeyLink], found: KeyLink, fields: tuple[FieldChange, ...]
+) -> Iterator[Step]:
+    """Yields the steps to a link that regions use: its key moves, and they with it."""
+    here = tuple(each for each in fields if each.field != "key_spec")
+    if here:
+        yield _update_link(entry.value, found, here)
+    if (here != fields or found.use is KeyLinkUse.MOVING) and entry.value.key_spec is not None:
+        moved = tuple(each for each in fields if each.field == "key_spec")
+        read = partial(link_now, organization=found.organization, name=found.key_link)
+        name = link_name(found.organization, found.key_link)
+        yield move_step(name, found, entry.value.key_spec, moved, link_form(found), read)
 
 
 def _create_link(document: Document, entry: Entry[KeyLink]) -> Step:

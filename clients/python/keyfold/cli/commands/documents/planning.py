@@ -10,6 +10,7 @@ from keyfold.cli.commands.documents.actual import Actual
 from keyfold.cli.commands.documents.clusters import cluster_name, cluster_steps, region_name
 from keyfold.cli.commands.documents.deletions import deletion_notes, deletion_steps
 from keyfold.cli.commands.documents.limits import check_limits
+from keyfold.cli.commands.documents.moves import move_notes
 from keyfold.cli.commands.documents.organizations import (
     link_name,
     link_steps,
@@ -84,7 +85,7 @@ def _tried(session: Session, step: Step) -> Change:
             raise
         else:
             fields = step.changed(result, step.was or {})
-            notes = deletion_notes(result)
+            notes = (*deletion_notes(result), *move_notes(result))
             return Change(step.resource, step.action, fields, notes=notes, seen=step.seen)
     return Change(step.resource, step.action, step.asked, proven=False, seen=step.seen)
 

@@ -29,6 +29,7 @@ class Step:
         seen: The rest of it.
         excused: The errors of a trial for which an earlier step may be the remedy.
         subject: The resource that `read` reads; empty: it is `resource`.
+        end: Waits until what the call began has ended; None: the call does everything itself.
     """
 
     resource: str
@@ -42,3 +43,4 @@ class Step:
     seen: str = ""
     excused: tuple[type[KeyfoldError], ...] = ()
     subject: str = ""
+    end: Callable[[Session, Any], None] | None = None
