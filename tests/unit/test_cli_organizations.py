@@ -105,6 +105,29 @@ def test_a_link_is_shown_with_its_users(cli: Cli) -> None:
     assert cli("links", "list", "acme").out == b"no key links\n"
 
 
+def test_a_link_moves(cli: Cli, server: Served) -> None:
+    """A dry run counts, --wait follows to the end, and a move that fails shows who is left."""
+    cli("links", "create", "acme", "main", "--region", "eu", *ROW)
+    cli("rotate", "prod", "--region", "eu", "--key-link", "main")
+    move = ("links", "move", "acme", "main", "--type", "LOCAL", "--uri")
+    ran = cli(*move, "local:b", "--dry-run")
+    assert (ran.code, ran.out.split(b",")[0]) == (0, b"1 regions under 1 root keys"), ran.err
+    ran = cli(*move, "local:b", "--wait", "--reason", "spring")
+    assert ran.code == 0, ran.err
+    assert b"1 of 1 regions: 1 done, 0 failed, 0 skipped" in ran.out
+    request = server.requests["StartOperation"][-1]
+    assert request.operation.startswith("move-main-")
+    assert (request.reason, request.scope.key_link.key_link) == ("spring", "main")
+    cli("revoke", "prod", "--yes")
+    ran = cli(*move, "local:a", "--wait", "--operation", "back")
+    assert ran.code == 12
+    assert b"prod/eu: " in ran.out
+    shown = lines(cli("links", "get", "acme", "main").out)
+    assert any(line.startswith("main acme eu MOVING 1 LOCAL local:a ") for line in shown)
+    [told] = [line for line in shown if line.startswith("moving from LOCAL local:b: 1 regions")]
+    assert told.endswith("/back)")
+
+
 def test_a_links_key_changes_as_a_whole(cli: Cli, server: Served) -> None:
     """A key has a type and a uri; a principal or an option without them is no key."""
     cli("links", "create", "acme", "main", "--region", "eu", *ROW)
