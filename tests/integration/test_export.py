@@ -49,10 +49,14 @@ from keyfold_server.domain.errors import (
     StoreUnavailableError,
 )
 from keyfold_server.domain.key_groups import KeyGroups
-from keyfold_server.domain.keyspec import RegionPolicy, RootKey
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import EntryKind
-from keyfold_server.domain.organization_changes import link_created
+from keyfold_server.domain.organization_changes import (
+    link_created,
+    link_deleted,
+    link_moving,
+)
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider
@@ -303,6 +307,22 @@ def test_external_ids_are_brought_back(pair: Pair) -> None:
     again = pair.file.with_name("again.jsonl")
     place.export(again)
     assert [r["identity"] for r in records_in(again) if "identity" in r] == issued
+
+
+def test_a_link_that_is_moving_is_brought_back_without_its_operation(pair: Pair) -> None:
+    """A4: no operation comes with an export, so that the link can be moved on, or changed."""
+    with closing(pair.full.open()) as store:
+        seen = organized(store).organization.link("main")
+        key = KeySpec("LOCAL", "local:two"), ("eu",)
+        store.change_organization(a_change(link_moving("main", key, "op", LATER, seen=seen)))
+        link = store.organization("org").organization.link("main")
+    pair.full.export(pair.file)
+    pair.empty.bring_in(pair.file)
+    assert link.move is not None
+    with closing(pair.empty.open(at=LATER)) as store:
+        brought = store.organization("org").organization.link("main")
+        assert brought == replace(link, move=replace(link.move, open=False))
+        store.change_organization(a_change(link_deleted("main", "", LATER)))
 
 
 def test_organizations_are_brought_back(pair: Pair) -> None:

@@ -63,7 +63,7 @@ from keyfold_server.domain.operations import (
 )
 from keyfold_server.domain.operations import deleted as operation_deleted
 from keyfold_server.domain.operations import ended as finished
-from keyfold_server.domain.organization_changes import link_deleted, link_updated
+from keyfold_server.domain.organization_changes import link_deleted, link_moving, link_updated
 from keyfold_server.domain.organization_store import OrganizationsStore
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.domain.reliance import Reliance
@@ -284,6 +284,11 @@ def _operations(store: SqlStore) -> None:
     assert len(store.free_operations(5)) == 1
     store.change_operation(finished(key, "one/a", "done", "", an_event()))
     store.change_operation(replace(operation_deleted(key), event=an_event()))
+    link = organized(store, organization="moved").organization.link("main")
+    move = Work(ActionKind.MOVE_LINK, organization="moved", key_link="main")
+    begun = replace(started(key, b"m" * 16, move, starter), event=an_event())
+    moving = link_moving("main", (link.key_spec, ("eu",)), "op", NOW, seen=link)
+    store.change_organization(replace(a_change(moving, organization="moved"), operation=begun))
 
 
 SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
