@@ -644,7 +644,9 @@ def test_what_callers_may_not(reasons: Reasons, tmp_path: Path) -> None:
     """Each way in which the policy or the caller's identity forbids a call has its reason."""
     clock = SystemClock()
     policy = CachedPolicy(parse(POLICY, "policy.toml"))
-    policies: Any = SimpleNamespace(rights=policy.rights, believes=lambda _: False)
+    policies: Any = SimpleNamespace(
+        rights=policy.rights, believes=lambda _: False, claims=frozenset()
+    )
     who = Callers(policies, callers.LOCAL, clock)
     with (
         serving(tmp_path, timing=TIMING, who=who) as server,
