@@ -26,6 +26,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, Statement
+from keyfold_server.domain.seats import Seat
 from keyfold_server.providers.aws.access import UNTOLD
 from keyfold_server.providers.aws.provider import AwsKmsProvider
 
@@ -205,6 +206,22 @@ def test_another_external_id_is_not_trusted(there: AwsCounterpart) -> None:
         other.use()
     assert raised.value.missing_permission == "sts:AssumeRole"
     site.use()
+
+
+def test_a_seat_is_used_by_all_of_its_principals(there: AwsCounterpart) -> None:
+    """The customer names a seat's principals in the key's policy; its role is the vendor's (C2)."""
+    key = there.create_key()
+    role, also = there.add_role(VENDOR.split(":")[4]), there.add_role(_ELSEWHERE)
+    site = Site(there, replace(key, principal=role, external_id="eu-0001"))
+    seat = Seat("eu-0001", "AWS_KMS", "eu", role, (also,))
+    policy = site.policy(replace(_WANTED, seat=seat))
+    site.attach(*policy.statements)
+    site.use()
+    assert site.too_wide() == ""
+    by_customer = [each for each in policy.statements if not each.by_vendor]
+    assert {each.attach_to for each in by_customer} == {key.uri}
+    named = [json.loads(each.text)["Principal"]["AWS"] for each in by_customer]
+    assert named == [[role, also]] * 2
 
 
 # Necessary, line by line.

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ from keyfold_server.domain.provider import (
     DescribesKeys,
     Statement,
 )
+from keyfold_server.domain.seats import Seat
 from keyfold_server.providers.azure.provider import AzureKeyVaultProvider
 
 _WANTED: Final = AccessWanted("orders", "eu-west-1", "acme")
@@ -213,6 +215,18 @@ def test_what_is_bound(hsm: bool) -> None:  # noqa: FBT001
     found = _policy(RootKey("AZURE_KEY_VAULT", f"https://{_NAMES[hsm]}/keys/k"))
     assert found.bound_context == (_BINDING.as_map() if hsm else {})
     assert any("no role can demand" in each for each in found.notices)
+
+
+@_KINDS
+def test_a_seat_is_used_by_all_of_its_principals(hsm: bool) -> None:  # noqa: FBT001
+    """Each application of a seat comes into the tenant, and has the role on the key (C2)."""
+    own, also = "22222222-3333-4444-5555-666666666666", "33333333-4444-5555-6666-777777777777"
+    key = RootKey("AZURE_KEY_VAULT", f"https://{_NAMES[hsm]}/keys/k", f"{TENANT}/{own}")
+    seat = Seat("eu-0001", "AZURE_KEY_VAULT", "eu", own, (also,))
+    found = _policy(key, replace(_WANTED, seat=seat)).statements
+    for client in (own, also):
+        titles = [each.title.partition(" ")[0] for each in found if client in each.text]
+        assert titles == ["Service", "Role"]
 
 
 def test_keyfold_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:

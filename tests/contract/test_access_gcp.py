@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import AccessDeniedError, SetupError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, DescribesAccess
+from keyfold_server.domain.seats import Seat
 from keyfold_server.providers.gcp.provider import GcpKmsProvider
 from keyfold_server.settings import Settings
 
@@ -174,6 +176,24 @@ def test_whose_statements_they_are() -> None:
         "project vendor-project",
         middle,
     }
+
+
+def test_a_seat_is_used_by_all_of_its_principals() -> None:
+    """Each principal of a seat gets the role on the key; the rest is the vendor's (C2)."""
+    own, also = (
+        "seat-1@vendor-project.iam.gserviceaccount.com",
+        "agent@vendor-project.iam.gserviceaccount.com",
+    )
+    provider = GcpKmsProvider(principal="keyfold@vendor-project.iam.gserviceaccount.com")
+    assert isinstance(provider, DescribesAccess)
+    seat = Seat("eu-0001", "GCP_CLOUD_KMS", "eu", own, (also,))
+    key = provider.canonical(RootKey("GCP_CLOUD_KMS", _KEY, own))
+    found = provider.access_policy(key, replace(_WANTED, seat=seat))
+    bindings = [each for each in found.statements if each.attach_to == _KEY]
+    assert [own in bindings[0].text, also in bindings[1].text] == [True, True]
+    assert [each.by_vendor for each in bindings] == [False, False]
+    others = [e for e in found.statements if not e.by_vendor and e.attach_to != _KEY]
+    assert [each.title.partition(" ")[0] for each in others] == ["Custom"]
 
 
 def test_an_unknown_identity_is_left_open() -> None:

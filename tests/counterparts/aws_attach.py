@@ -67,10 +67,15 @@ def attach(
             trust = document
         else:
             check(Kind.IDENTITY, document)
-            assert each.by_vendor == (each.attach_to == vendor)
+            # A seat's role is in the account of the vendor.
+            assert each.by_vendor == (_account(each.attach_to) == _account(vendor))
             own[each.attach_to].append(document)
     sts.policies |= own
     if role:
         sts.roles[role] = Role(trust)
     add_to_key(*of_key)
     sts.expire_sessions()
+
+
+def _account(arn: str) -> str:
+    return arn.split(":")[4]
