@@ -33,6 +33,7 @@ RECIPES: Final = ROOT / "docs" / "recipes"
 NAMES: Final = sorted(path.stem for path in RECIPES.glob("*.md") if path.stem != "README")
 CLOUDS: Final = {
     "arx": ("aws", "azure", "gcp"),
+    "astra": ("aws", "gcp"),
     "cockroachdb": ("aws", "gcp"),
     "konnect": ("aws",),
     "rockset": ("aws",),

@@ -29,6 +29,10 @@ LINES: Final = {
         *("Configure", "Policy", "Regions", "Rotate", "Failure", "Caches"),
         "Status, test, audit",
     ),
+    "Astra DB": (
+        *("Configure", "Seats", "Policy", "Regions", "Status", "Rotate", "Remove"),
+        "Revoke, restore, test, audit",
+    ),
 }
 """What each product says of its customers' keys, in the order of its documents."""
 
