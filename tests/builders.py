@@ -126,5 +126,5 @@ def enabled(store: Store, name: str = "acme", *, organization: str | None = None
 
 def record_of(store: Store, key: RequestKey) -> RecordedRequest | None:
     """Reads what the store recorded of a request, or None."""
-    _, found = store.requested(key.cluster, key)
+    _, found, _ = store.requested(key.cluster, key)
     return found

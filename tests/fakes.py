@@ -138,7 +138,8 @@ class _Key:
 class FakeProvider:
     """A KMS in memory, with versions, states, permissions and faults.
 
-    A key's URI is `fake:NAME`, also written `fake:///NAME`; a name `A.K` belongs to account A.
+    A key's URI is `fake:NAME`, also written `fake:///NAME`; a name `A.K` belongs to account A, the
+    account of a customer; the others are the vendor's own.
     It accepts a principal of any kind, but no options. Safe for many threads.
 
     Attributes:
@@ -292,6 +293,9 @@ class FakeProvider:
     def account(self, key: RootKey) -> str:
         name = self.canonical(key).uri.removeprefix("fake:")
         return name.partition(".")[0] if "." in name else "fake"
+
+    def held_by_vendor(self, key: RootKey) -> bool:
+        return self.account(key) == "fake"
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         self._call("authenticate", key, lambda _: None, budget=budget)

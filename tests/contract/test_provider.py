@@ -42,6 +42,7 @@ from keyfold_server.domain.provider import (
     DescribesKeys,
     HasFamilies,
     HasTenants,
+    NamesHolders,
     Wrapped,
 )
 from keyfold_server.domain.what_if import Foreseen, Foresees, Supposition, WhatIf
@@ -602,6 +603,21 @@ def test_a_family_is_of_one_key_and_asks_nobody(bench: Bench) -> None:
         for given, uri in bench.row.aliases:
             canonical = provider.canonical(replace(key, uri=given))
             assert provider.family(canonical) == provider.family(replace(key, uri=uri))
+
+
+def test_an_administrator_can_write_the_account(bench: Bench) -> None:
+    """What an administrator allows is compared with the account, so it has the same form (C9)."""
+    provider = bench.provider
+    account = provider.account(bench.key)
+    for given, uri in bench.row.aliases:
+        canonical = provider.canonical(replace(bench.key, uri=given))
+        assert provider.account(canonical) == provider.account(replace(bench.key, uri=uri))
+    if isinstance(provider, NamesHolders):
+        for name in (account, provider.holder_example):
+            assert provider.holder(name) == name
+        for wrong in ("", " ", "*", bench.key.uri, f"{account} ", f"{account}/x", "1" * 13):
+            assert provider.holder(wrong) != account
+            assert provider.holder(wrong) is None
 
 
 def test_a_tenant_is_stable_and_asks_nobody(bench: Bench) -> None:

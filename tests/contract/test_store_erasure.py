@@ -218,7 +218,7 @@ def test_a_cluster_is_erased_whole(store: SqlStore, clock: FakeClock) -> None:
     assert store.named(["acme", "neighbour"]) == {"neighbour": neighbour}
     assert store.clusters(ClusterFilter(), "", 9) == [neighbour]
     assert [store.owner_of(kek) for _, kek in keks_of(cluster)] == [None, None]
-    tombstone, record = store.requested("acme", a_request())
+    tombstone, record, _ = store.requested("acme", a_request())
     assert isinstance(tombstone, Tombstone)
     assert (tombstone.uid, tombstone.version, tombstone.epoch) == (
         cluster.uid,
@@ -469,7 +469,7 @@ def test_pruning_carries_tombstones_forward(store: SqlStore, clock: FakeClock) -
         clock.advance(2 * DAY / 1000)
         applied(store, revoking("partly"))
         store.prune(int(clock.wall() * 1000), KEEP)
-    found, _ = store.requested("acme", None)
+    found, *_ = store.requested("acme", None)
     assert isinstance(found, Tombstone)
     assert (found.uid, found.organization) == (cluster.uid, "org")
     assert (found.version, found.epoch) == (last.version, last.epoch)

@@ -357,6 +357,27 @@ def see_moving(reasons: Reasons, channel: grpc.Channel, delete: org.DeleteKeyLin
     assert running.WaitOperation(longrunning.WaitOperationRequest(name=name), timeout=30).done
 
 
+def test_holders(reasons: Reasons) -> None:
+    """Every reason of what holds keys (C9)."""
+    for name in ("held.one", "full.one"):
+        reasons.provider.create_key(name)
+
+    def enable(organization: str, uri: str) -> pb.EnableRequest:
+        return pb.EnableRequest(
+            cluster=organization, organization=organization, region_specs=[fake("eu", uri)]
+        )
+
+    reasons.stub.Enable(enable("holder", "fake:held.one"), timeout=9)
+    reasons.see("KEY_HELD_BY_ANOTHER", "Enable", enable("rival", "fake:held.one"))
+    with grpc.insecure_channel(reasons.server.target) as channel:
+        stub = org_service.OrganizationServiceStub(channel)
+        full = org.Organization(organization="full")
+        stub.CreateOrganization(org.CreateOrganizationRequest(organization=full), timeout=9)
+        full.holders.extend(f"FAKE:account-{number}" for number in range(1_000))
+        stub.UpdateOrganization(org.UpdateOrganizationRequest(organization=full), timeout=9)
+    reasons.see("TOO_MANY_HOLDERS", "Enable", enable("full", "fake:full.one"))
+
+
 @contextmanager
 def hanging(reasons: Reasons, uri: str) -> Iterator[Callable[[int], None]]:
     """Makes a key hang; yields a function that waits until so many calls hang."""

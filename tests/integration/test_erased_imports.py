@@ -218,7 +218,7 @@ def test_an_imported_cluster_begins_above_a_tombstone(
     for _ in range(2):
         applied(other, enabling(two_regions("mine", "org")))
         erase(other, "mine", "eu", "us")
-    before, _ = other.requested("mine", None)
+    before, *_ = other.requested("mine", None)
     assert not isinstance(before, Cluster | Exception)
     assert before is not None
     made = brought(other, path, "mine")

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 import postgres
 from audit_chain import verified_events
 from builders import (
+    HOLDER,
     NOW,
     a_cluster,
     a_generation,
@@ -44,10 +45,12 @@ from keyfold_server.domain.cluster import Cluster, Generation, Wrap
 from keyfold_server.domain.envelope import Kek, encode_context
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
+    KeyHeldByAnotherError,
     RowNotAuthenticError,
     SetupError,
     StoreUnavailableError,
 )
+from keyfold_server.domain.holders import Claim, Holder
 from keyfold_server.domain.key_groups import KeyGroups
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
@@ -349,6 +352,50 @@ def test_organizations_are_brought_back(pair: Pair) -> None:
     ]
     assert brought["cluster"] is None
     assert json.loads(brought["decision"])["links"].keys() == {"main", "main-1"}
+
+
+def test_holders_are_brought_back(pair: Pair) -> None:
+    """A4, C9: what an organization holds is its own in the new store, and nobody else's."""
+    ours = Holder("LOCAL", HOLDER)
+    with closing(pair.full.open()) as store:
+        made = enabling(a_cluster("linked", organization="org"), a_request("linked"))
+        applied(store, replace(made, claim=Claim("org", (ours,))))
+        before = store.organization("org").organization
+    pair.full.export(pair.file)
+    place = replace(pair.empty, key=a_key(pair.file.with_name("new.key")))
+    place.bring_in(pair.file, pair.full.key)
+    with closing(place.open(at=LATER)) as store:
+        assert store.organization("org").organization == before
+        assert before.holders == (ours,)
+        assert store.held_elsewhere("rival", [ours]) == {ours}
+        [refused] = store.apply(
+            [replace(enabling(a_cluster("r", organization="rival")), claim=Claim("rival", (ours,)))]
+        )
+        assert isinstance(refused, KeyHeldByAnotherError)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        b'[["LOCAL","b"],["LOCAL","a"]]',
+        b'[["LOCAL","a"],["LOCAL","a"]]',
+        b'[["LOCAL"]]',
+        b'"LOCAL"',
+        b'{"LOCAL":"a"}',
+    ],
+)
+def test_holders_in_another_form_are_refused(files: Pair, forged: bytes) -> None:
+    """A4: what no export has is not brought in, not even by who has the service key."""
+    with closing(files.full.open()) as store:
+        organized(store)
+    files.full.export(files.file)
+
+    def forge(lines: list[bytes]) -> list[bytes]:
+        return [line.replace(b'"holders":[]', b'"holders":' + forged) for line in lines]
+
+    sealed_again(files.file, files.full.key, forge)
+    with pytest.raises(SetupError, match="a form that this release does not know"):
+        files.empty.bring_in(files.file)
 
 
 def test_one_cluster_leaves_its_organizations_links_behind(pair: Pair) -> None:

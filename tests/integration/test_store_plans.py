@@ -46,6 +46,7 @@ from keyfold_server.domain.changes import (
 from keyfold_server.domain.erasure import erased
 from keyfold_server.domain.events import EventQuery, RootUse
 from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.holders import Claim, Holder
 from keyfold_server.domain.key_usage import KeyQuery, KeyUses
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.operation_store import OperationsStore
@@ -91,6 +92,7 @@ GROW: Final = {
     "identities",
     "organizations",
     "key_links",
+    "holders",
     "operations",
     "operation_failures",
 }
@@ -263,7 +265,20 @@ def _organizations(store: SqlStore) -> None:
     for link in store.organization("org-1").organization.links:
         dropped = link_deleted(link.name, "", NOW)
         store.change_organization(a_change(dropped, organization="org-1"))
+    _holders(store)
     store.change_organization(a_change(organization_changes.deleted("", NOW), organization="org-1"))
+
+
+def _holders(store: SqlStore) -> None:
+    held = Holder("LOCAL", HOLDER)
+    for name, organization in (("held-1", "org"), ("held-2", None)):
+        claim = Claim(organization, (held,))
+        made = enabling(a_cluster(name, organization=organization))
+        store.apply([replace(made, claim=claim)])
+        assert store.requested(name, None, claim)[2] == (set() if organization else {held})
+    assert store.held_elsewhere("org-1", [held]) == {held}
+    release = organization_changes.updated(lambda s: s, "", NOW, holders=())
+    store.change_organization(a_change(release))
 
 
 def _operations(store: SqlStore) -> None:
@@ -299,6 +314,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
         "organization_names",
         "organizations",
         "change_organization",
+        "held_elsewhere",
     ): _organizations,
     (
         "operation",

@@ -78,6 +78,29 @@ def test_only_what_an_option_names_changes(cli: Cli, server: Served) -> None:
     assert "ETAG_MISMATCH" in ran.err
 
 
+def test_an_administrator_lists_what_an_organization_holds(cli: Cli, server: Served) -> None:
+    """--holder names all that it is to have, --no-holders releases it, and others leave it."""
+    cli("organizations", "create", "globex")
+    two = ("--holder", "AWS_KMS:111122223333", "--holder", "AWS_KMS:444455556666")
+    ran = cli("organizations", "update", "globex", *two)
+    assert ran.code == 0, ran.err
+    request = server.requests["UpdateOrganization"][-1]
+    assert list(request.update_mask.paths) == ["holders"]
+    held = "its own: AWS_KMS:111122223333, AWS_KMS:444455556666"
+    assert held in lines(cli("organizations", "get", "globex").out)
+    assert cli("organizations", "update", "globex", "--max-clusters", "3").code == 0
+    assert held in lines(cli("organizations", "get", "globex").out)
+    ran = cli("organizations", "delete", "globex", "--yes")
+    assert ran.code == 4
+    assert "AWS_KMS:111122223333" in ran.err
+    ran = cli("organizations", "update", "globex", *two, "--no-holders")
+    assert ran.code == 2
+    assert "but not both" in ran.err
+    assert cli("organizations", "update", "globex", "--no-holders").code == 0
+    assert b"its own" not in cli("organizations", "get", "globex").out
+    assert cli("organizations", "delete", "globex", "--yes").code == 0
+
+
 def test_a_link_is_shown_with_its_users(cli: Cli) -> None:
     """Linked, adopted by a cluster, left again: each command shows who uses the link."""
     ran = cli("links", "create", "acme", "main", "--region", "eu", *ROW, "--description", "data")

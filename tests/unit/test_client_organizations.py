@@ -51,6 +51,20 @@ def test_organizations(server: Served) -> None:
             client.get_organization("empty")
 
 
+def test_what_an_organization_holds_is_sent_only_if_it_is_named(server: Served) -> None:
+    """Whoever reads an organization and writes it back does not change what it holds."""
+    with keyfold.Client(server.target) as client:
+        client.create_organization(Organization("acme"))
+        ours = Organization("acme", holders=("AWS_KMS:111122223333",))
+        assert client.update_organization(ours, fields=["holders"]).organization.holders
+        client.update_organization(Organization("acme", max_clusters=2, holders=("AWS_KMS:x",)))
+        assert client.get_organization("acme").holders == ours.holders
+        [listed] = client.list_organizations()
+        assert listed.holders == ()
+        client.update_organization(Organization("acme"), fields=["holders"])
+        assert client.get_organization("acme").holders == ()
+
+
 def test_key_links(server: Served) -> None:
     """A link is made, used, read, changed and deleted, with what the contract says of each."""
     with keyfold.Client(server.target) as client:

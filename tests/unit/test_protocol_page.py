@@ -20,7 +20,7 @@ NUMBERS = [
     *(f"W{n}" for n in range(1, 6)),
     *(f"A{n}" for n in range(1, 7)),
     *(f"D{n}" for n in range(1, 7)),
-    *(f"C{n}" for n in range(1, 9)),
+    *(f"C{n}" for n in range(1, 10)),
 ]
 
 RULES = dict(re.findall(r"^### (\w+)$(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))

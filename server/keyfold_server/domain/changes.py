@@ -21,6 +21,7 @@ from keyfold_server.domain.errors import (
     GenerationInUseError,
     KeyDeletedError,
 )
+from keyfold_server.domain.holders import Claim
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy
 from keyfold_server.domain.lifecycle import Action
 from keyfold_server.domain.log import AuditEvent, Floor
@@ -474,6 +475,8 @@ class Change:
         reliance: What the change takes from the cluster's organization, which the store checks
             under the organization's lock; None: nothing.
         seats: The seats that regions of the change take, which the store checks under their locks.
+        claim: The holders in which the change has proven keys, which the store claims for the
+            organization in the same transaction (protocol C9); None: none.
     """
 
     cluster: str
@@ -482,6 +485,7 @@ class Change:
     request: RequestKey | None = None
     reliance: Reliance | None = None
     seats: tuple[SeatClaim, ...] = ()
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -703,6 +703,16 @@ class SeatsExhaustedError(StateError):
     )
 
 
+class KeyHeldByAnotherError(StateError):
+    """The key's account, project, vault or origin is another organization's (protocol C9)."""
+
+    reason = "KEY_HELD_BY_ANOTHER"
+    remedy = (
+        "Check the key's uri and the organization. If both may use it, an administrator allows it: "
+        "UpdateOrganization with holders."
+    )
+
+
 class KeyElsewhereError(StateError):
     """The root key is not known to be in the cluster's region, as the server requires."""
 
@@ -721,10 +731,13 @@ class KeyVersionPinnedError(StateError):
 
 
 class OrganizationNotEmptyError(StateError):
-    """DeleteOrganization of one that has clusters or key links."""
+    """DeleteOrganization of one that has clusters, key links or holders."""
 
     reason = "ORGANIZATION_NOT_EMPTY"
-    remedy = "Delete the clusters and key links that the message names first."
+    remedy = (
+        "First delete the clusters and key links that the message names, and release the holders "
+        "with UpdateOrganization."
+    )
 
 
 class KeyLinkInUseError(StateError):
@@ -790,6 +803,13 @@ class TooManyKeyLinksError(StateError):
 
     reason = "TOO_MANY_KEY_LINKS"
     remedy = "Delete a key link, or have the organization's max_key_links raised."
+
+
+class TooManyHoldersError(StateError):
+    """The organization has as many accounts, projects, vaults and origins as it may."""
+
+    reason = "TOO_MANY_HOLDERS"
+    remedy = "Have an administrator release some: UpdateOrganization with holders."
 
 
 class OperationEndedError(StateError):

@@ -24,6 +24,7 @@ from keyfold_server.domain.errors import (
     OrganizationNotFoundError,
     TooManyKeyLinksError,
 )
+from keyfold_server.domain.holders import Holder, with_claimed
 from keyfold_server.domain.key_links import KeyLink, LinkUse, Move, listed
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.log import AuditEvent
@@ -54,6 +55,8 @@ class OrganizationChange:
         operation: The change of the operation that moves one of the organization's links, in the
             same transaction, so that neither goes without the other; or None. It has an entry of
             its own. Where it changes nothing, the organization does not change either.
+        holders: The holders in which the change has proven keys under principals that several
+            customers share, which it claims (`claiming`).
     """
 
     organization: str
@@ -61,6 +64,7 @@ class OrganizationChange:
     event: AuditEvent
     request: RequestKey | None = None
     operation: OperationChange | None = None
+    holders: tuple[Holder, ...] = ()
 
 
 def no_organization(name: str) -> OrganizationNotFoundError:
@@ -97,6 +101,9 @@ def described(before: Organization, after: Organization) -> str:
     }
     if links:
         told["links"] = links
+    changed = set(before.holders) ^ set(after.holders)
+    if changed:
+        told["holders"] = {str(each): each in after.holders for each in changed}
     return json.dumps(told, sort_keys=True, separators=(",", ":"))
 
 
@@ -140,23 +147,69 @@ def created(settings: Settings, now: int) -> DecideOrganization:
 
 
 def updated(
-    change: Callable[[Settings], Settings], expected_etag: str, now: int
+    change: Callable[[Settings], Settings],
+    expected_etag: str,
+    now: int,
+    *,
+    holders: tuple[Holder, ...] | None = None,
 ) -> DecideOrganization:
-    """Returns the change of an organization's settings; makes one that only clusters name."""
+    """Returns the change of an organization's settings; makes one that only clusters name.
+
+    Args:
+        change: Returns the new settings.
+        expected_etag: The etag that the organization must have; empty: any.
+        now: Milliseconds of Unix time.
+        holders: The new holders, sorted; None: those that it has. Others may have the same.
+    """
 
     def decide(view: OrganizationView) -> Organization:
         current = existing_organization(view)
         _check_etag(current.etag, expected_etag, f"organization {current.name}")
         settings = change(current.settings)
-        if current.created_at is not None and settings == current.settings:
+        held = current.holders if holders is None else holders
+        if current.created_at is not None and (settings, held) == (
+            current.settings,
+            current.holders,
+        ):
             return current
-        return _with_settings(current, settings, now)
+        return replace(_with_settings(current, settings, now), holders=held)
 
     return decide
 
 
+def claiming(
+    decide: DecideOrganization, holders: tuple[Holder, ...], now: int
+) -> DecideOrganization:
+    """Returns a change with what it claims for its organization (protocol C9).
+
+    Args:
+        decide: The change.
+        holders: The holders in which the change has proven keys.
+        now: Milliseconds of Unix time.
+
+    Returns:
+        The change, which raises KeyHeldByAnotherError if another organization has one of them.
+    """
+
+    def claimed(view: OrganizationView) -> Organization:
+        current, after = view.organization, decide(view)
+        held = with_claimed(current.holders, holders, view.held_elsewhere)
+        if held == current.holders:
+            return after
+        made = current.created_at is not None
+        return replace(
+            after,
+            holders=held,
+            version=current.version + 1,
+            revision=after.revision + made,
+            updated_at=now,
+        )
+
+    return claimed
+
+
 def deleted(expected_etag: str, now: int) -> DecideOrganization:
-    """Returns the change that deletes an organization, which has neither clusters nor links."""
+    """Returns the change that deletes an organization without clusters, links and holders."""
 
     def decide(view: OrganizationView) -> Organization:
         current = existing_organization(view)
@@ -167,9 +220,13 @@ def deleted(expected_etag: str, now: int) -> DecideOrganization:
         if current.links:
             names = [link.name for link in current.links]
             left.append(f"key links {listed(names[:NAMED], len(names))}")
+        if current.holders:
+            names = [str(holder) for holder in current.holders]
+            left.append(f"holders {listed(names[:NAMED], len(names))}")
         if left:
             raise OrganizationNotEmptyError(
-                f"organization {current.name} still has {' and '.join(left)}; delete them first",
+                f"organization {current.name} still has {' and '.join(left)}; delete them first, "
+                "and release holders with UpdateOrganization",
                 field="organization",
             )
         return Organization(current.name, version=current.version + 1, updated_at=now)

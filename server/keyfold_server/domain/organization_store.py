@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from keyfold_server.domain.changes import RecordedRequest, RequestKey
 from keyfold_server.domain.errors import RowNotAuthenticError
+from keyfold_server.domain.holders import Holder
 from keyfold_server.domain.organization_changes import OrganizationChange
 from keyfold_server.domain.organizations import OrganizationView
 
@@ -61,11 +62,25 @@ class OrganizationsStore(Protocol):
         """Reads organizations as `organization` does, without uses; at most 1,000."""
         ...
 
+    def held_elsewhere(
+        self, organization: str | None, holders: Collection[Holder]
+    ) -> frozenset[Holder]:
+        """Returns those of some holders in which an organization may name no key (protocol C9).
+
+        They are those that another one has, or in which regions of another one have keys under a
+        principal without an external id, and that it does not have itself.
+
+        Args:
+            organization: The organization; None: it is for a cluster that belongs to none.
+            holders: The holders.
+        """
+        ...
+
     def change_organization(self, change: OrganizationChange) -> OrganizationView:
         """Carries out a change of an organization in one transaction.
 
         The change gets the organization with the first names of its clusters and the first users
-        of each link.
+        of each link, and with those of the change's holders that another organization has.
 
         Returns:
             The organization after the change, with these names and users.

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final
 
 from keyfold_server.domain.errors import InvalidOrganizationError, KeyLinkNotFoundError
+from keyfold_server.domain.holders import Holder
 from keyfold_server.domain.key_links import UNUSED, KeyLink, LinkUse, etag
 from keyfold_server.domain.patterns import Pattern
 
@@ -138,7 +139,7 @@ DEFAULTS: Final = Settings()
 
 @dataclass(frozen=True, slots=True)
 class Organization:
-    """An organization with its key links.
+    """An organization with its key links and holders.
 
     Attributes:
         name: The name, which is unique for ever.
@@ -146,9 +147,10 @@ class Organization:
         links: Its key links, sorted by name.
         version: A number that every change of it or of a link raises, also over a deletion; 0:
             nobody ever changed it.
-        revision: 1, 2, 3 …, raised by every change of the settings; 0: nobody made it.
+        revision: 1, 2, 3 …, raised by every change of settings and holders; 0: nobody made it.
         created_at: When somebody made it, milliseconds of Unix time; None: nobody did.
         updated_at: When it or a link last changed, milliseconds of Unix time; None: never.
+        holders: The accounts, projects, vaults and origins that are its own, sorted (protocol C9).
     """
 
     name: str
@@ -158,10 +160,11 @@ class Organization:
     revision: int = 0
     created_at: int | None = None
     updated_at: int | None = None
+    holders: tuple[Holder, ...] = ()
 
     @property
     def etag(self) -> str:
-        """A text that differs after every change of the settings; empty: nobody made it."""
+        """A text that differs after every change of settings and holders; empty: nobody made it."""
         if self.created_at is None:
             return ""
         return etag("organization", self.name, self.created_at, self.revision)
@@ -169,7 +172,7 @@ class Organization:
     @property
     def is_kept(self) -> bool:
         """Whether there is anything about it beyond the clusters that name it."""
-        return self.created_at is not None or bool(self.links)
+        return self.created_at is not None or bool(self.links) or bool(self.holders)
 
     def link(self, name: str) -> KeyLink:
         """Returns the link of a name.
@@ -201,16 +204,18 @@ class OrganizationView:
         cluster_count: How many clusters it has.
         clusters: The first of their names, if the view was asked for them.
         uses: The use of each of its links that is used, by the link's name, if asked for.
+        held_elsewhere: The holders that another organization has, of those that were asked for.
     """
 
     organization: Organization
     cluster_count: int = 0
     clusters: tuple[str, ...] = ()
     uses: dict[str, LinkUse] = field(default_factory=dict)
+    held_elsewhere: frozenset[Holder] = frozenset()
 
     @property
     def exists(self) -> bool:
-        """Whether somebody made it, or a cluster names it."""
+        """Whether somebody made it, a cluster names it, or it holds something."""
         return self.organization.is_kept or self.cluster_count > 0
 
     def use(self, link: str) -> LinkUse:

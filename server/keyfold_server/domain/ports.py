@@ -29,6 +29,7 @@ from keyfold_server.domain.events import (
     RootUse,
 )
 from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.holders import Claim, Holder
 from keyfold_server.domain.key_usage import KeyUses
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
@@ -272,12 +273,21 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         ...
 
     def requested(
-        self, name: str, key: RequestKey | None
-    ) -> tuple[Cluster | Tombstone | Unusable | None, RecordedRequest | None]:
+        self, name: str, key: RequestKey | None, claim: Claim | None = None
+    ) -> tuple[Cluster | Tombstone | Unusable | None, RecordedRequest | None, frozenset[Holder]]:
         """Reads a cluster, and the request recorded under a request_id, or None.
 
-        In place of a cluster that is erased it reads its tombstone. Both are of one moment, and
-        cost one round trip (protocol S13).
+        In place of a cluster that is erased it reads its tombstone. All is of one moment, and costs
+        one round trip (protocol S13).
+
+        Args:
+            name: The cluster's name.
+            key: The request_id, or None.
+            claim: The holders in which the request names keys. Without an organization they are for
+                that of the cluster.
+
+        Returns:
+            The third is as `held_elsewhere` returns it for these holders.
         """
         ...
 

@@ -100,7 +100,8 @@ class KeyProvider(Protocol):
 
         Keyfold bounds its calls per account, so that one customer's account that hangs does not
         take the calls of another. It also keeps the name with each wrap: ListKeyUsage finds by it
-        who needs the keys of an account.
+        who needs the keys of an account. And it belongs to the first organization that proves a
+        key in it without an external id (protocol C9), so one account must have one name.
         """
         ...
 
@@ -242,6 +243,33 @@ class HasFamilies(Protocol):
         Args:
             key: The root key, in canonical form.
         """
+        ...
+
+
+@runtime_checkable
+class HeldByVendor(Protocol):
+    """A provider some of whose keys are the vendor's own, as those of LOCAL are.
+
+    No organization holds what they are in (protocol C9).
+    """
+
+    def held_by_vendor(self, key: RootKey) -> bool:
+        """Says whether a key, in canonical form, is the vendor's own."""
+        ...
+
+
+@runtime_checkable
+class NamesHolders(Protocol):
+    """A provider that knows what the names of accounts look like that `account` returns.
+
+    An administrator writes such names, and a name in another form would stand for nothing.
+    """
+
+    holder_example: str
+    """A name, for messages."""
+
+    def holder(self, name: str) -> str | None:
+        """Returns a name in the form that `account` returns, or None if it is not one."""
         ...
 
 

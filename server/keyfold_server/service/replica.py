@@ -74,6 +74,7 @@ from keyfold_server.service.root_keys.audit import Audit
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.geo_keys import GeoKeys
 from keyfold_server.service.root_keys.geo_trials import GeoTrials
+from keyfold_server.service.root_keys.holders import Holders
 from keyfold_server.service.root_keys.identities import Identities
 from keyfold_server.service.root_keys.link_keys import LinkKeys
 from keyfold_server.service.root_keys.replica_of import ReplicaKeys
@@ -274,10 +275,12 @@ class Replica:
         kms = self._kms
         external_ids = ExternalIds(kms, self._storage, self.clock, self._random)
         self.seats = seats = Seats(kms, self._storage, self._kek_wrapper, pool, self.clock)
+        identities = external_ids, seats
+        self._holders = holders = Holders(kms, self._storage, external_ids, seats)
         self._residency = residency = Residency(kms, regions)
         self._resolution = resolution = Resolution(kms, names.platform)
         scopes = Scopes(self._storage, resolution, seats)
-        self._admission = Admission(resolution, residency, external_ids, seats)
+        self._admission = Admission(resolution, residency, external_ids, seats, holders)
         replica_keys = ReplicaKeys(kms, resolution, regions, pool)
         geo_keys = GeoKeys(kms, resolution, regions, replica_keys)
         link_keys = LinkKeys(self._storage, geo_keys)
@@ -285,8 +288,8 @@ class Replica:
         self._link_proofs = LinkProofs(
             resolution,
             residency,
-            external_ids,
-            seats,
+            identities,
+            holders,
             geo_keys,
             self._kek_wrapper,
             regions,
@@ -295,11 +298,18 @@ class Replica:
         self.identities = Identities(self._storage, pool)
         audit = Audit(self._storage, self._tasks, self.limits)
         self.trials = Trials(
-            kms, scopes, residency, external_ids, seats, audit, self.clock, self._random
+            kms, scopes, residency, identities, holders, audit, self.clock, self._random
         )
         self.geo_trials = GeoTrials(geo_keys, self.trials)
         self.access_policies = AccessPolicies(
-            self._storage, kms, scopes, residency, (external_ids, seats), audit, self.changes
+            self._storage,
+            kms,
+            scopes,
+            residency,
+            identities,
+            holders,
+            audit,
+            self.changes,
         )
 
     def _join_life(self, timing: Timing) -> None:
@@ -369,7 +379,7 @@ class Replica:
             storage, self.changes, clock, self._tasks, self.limits, attempts
         )
         self.organization_service = Organizations(
-            organization_mutations, storage, clock, check_fresh=check_fresh
+            organization_mutations, self._holders, storage, clock, check_fresh=check_fresh
         )
         self.key_links = KeyLinks(
             organization_mutations, self._link_proofs, storage, clock, check_fresh=check_fresh

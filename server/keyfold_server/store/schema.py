@@ -257,14 +257,14 @@ organizations: Final = Table(
     _must("revision", BigInteger),
     Column("created_at", BigInteger, nullable=True),
     _must("updated_at", BigInteger),
-    _must("links", LargeBinary),
+    _must("children", LargeBinary),
     _must("service_key_id", Text),
     _must("mac", LargeBinary),
 )
-"""The organizations that somebody made, or that have key links. `links` is a digest over the MACs
-of the rows in `key_links`. An organization's own row changes only with a decision about it, so it
-equals the newest entry of the log that has a version, and the organization, and no cluster. After a
-deletion that entry has an empty `row_mac` (protocol S10)."""
+"""The organizations that somebody made, or that have key links or holders. `children` is a digest
+over the MACs of the rows in `key_links` and `holders`. An organization's own row changes only with
+a decision about it, so it equals the newest entry of the log that has a version, and the
+organization, and no cluster. After a deletion that entry has an empty `row_mac` (protocol S10)."""
 
 key_links: Final = Table(
     "key_links",
@@ -288,6 +288,20 @@ key_links: Final = Table(
 )
 """The key links of organizations. `move` is the last move of a link to another key: the key that it
 had before, the full name of the operation, and whether that has not ended."""
+
+holders: Final = Table(
+    "holders",
+    metadata,
+    _key("organization", Text),
+    _key("key_type", Text),
+    _key("holder", Text),
+    _must("mac", LargeBinary),
+    ForeignKeyConstraint(["organization"], ["organizations.name"]),
+    Index(None, "key_type", "holder"),
+)
+"""The accounts, projects, vaults and origins in which an organization may name keys under a
+principal that several customers share (protocol C9). `holder` is as in `wraps.root_holder`. Several
+organizations have the same one only if an administrator allows it."""
 
 requests: Final = Table(
     "requests",

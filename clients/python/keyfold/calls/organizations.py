@@ -86,9 +86,13 @@ def update_organization(
     validate_only: bool,
 ) -> Call[api.UpdateOrganizationResponse, OrganizationChanged]:
     """Prepares an UpdateOrganization call."""
+    changed, names = organization.to_message(), None if fields is None else names_of(fields)
+    # Whoever reads an organization and writes it back must not write what was claimed since.
+    if names is not None and "holders" in names:
+        changed.holders.extend(organization.holders)
     request = api.UpdateOrganizationRequest(
-        organization=organization.to_message(),
-        update_mask=_mask(fields),
+        organization=changed,
+        update_mask=_mask(names),
         etag=etag,
         request_id=request_id_of(request_id),
         validate_only=validate_only,

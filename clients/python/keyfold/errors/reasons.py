@@ -415,6 +415,12 @@ class SeatsExhaustedError(StateError):
     reason = "SEATS_EXHAUSTED"
 
 
+class KeyHeldByAnotherError(StateError):
+    """The key's account, project, vault or origin is another organization's (protocol C9)."""
+
+    reason = "KEY_HELD_BY_ANOTHER"
+
+
 class KeyElsewhereError(StateError):
     """The root key is not known to be in the cluster's region, as the server requires."""
 
@@ -428,7 +434,7 @@ class KeyVersionPinnedError(StateError):
 
 
 class OrganizationNotEmptyError(StateError):
-    """DeleteOrganization of one that has clusters or key links."""
+    """DeleteOrganization of one that has clusters, key links or holders."""
 
     reason = "ORGANIZATION_NOT_EMPTY"
 
@@ -479,6 +485,12 @@ class TooManyKeyLinksError(StateError):
     """The organization has as many key links as it may."""
 
     reason = "TOO_MANY_KEY_LINKS"
+
+
+class TooManyHoldersError(StateError):
+    """The organization has as many accounts, projects, vaults and origins as it may."""
+
+    reason = "TOO_MANY_HOLDERS"
 
 
 class OperationEndedError(StateError):
@@ -717,6 +729,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         ExternalIdNotIssuedError,
         SeatNotReservedError,
         SeatsExhaustedError,
+        KeyHeldByAnotherError,
         KeyElsewhereError,
         KeyVersionPinnedError,
         OrganizationNotEmptyError,
@@ -728,6 +741,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         ClusterNameNotAllowedError,
         TooManyClustersError,
         TooManyKeyLinksError,
+        TooManyHoldersError,
         OperationEndedError,
         OperationRunningError,
         TooManyOperationsError,

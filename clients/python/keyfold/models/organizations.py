@@ -110,7 +110,8 @@ class Organization:
         key_link_count: How many key links it has.
         default_description: One sentence about `default_key`, for people.
         identities: The identities that Keyfold issued to it, or holds ready for it.
-        holders: The accounts, projects, vaults and origins that are this organization's.
+        holders: The accounts, projects, vaults and origins that are this organization's, each as
+            `TYPE:NAME`. `update_organization` sends them only if `fields` names them.
     """
 
     organization: str

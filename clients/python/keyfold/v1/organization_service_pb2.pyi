@@ -170,8 +170,10 @@ class Organization(_message.Message):
 
     @_builtins.property
     def holders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only. The accounts, projects, vaults and origins that are this organization's, because it
-        was the first to prove a key in them under a principal that several customers share.
+        """The accounts, projects, vaults and origins that are this organization's, each as `TYPE:NAME`,
+        such as `AWS_KMS:111122223333`: it was the first to prove a key in them under a principal that
+        several customers share, or an administrator allows it. UpdateOrganization replaces them, for
+        callers that administer every organization. Lists do not have them.
         """
 
     def __init__(
@@ -620,7 +622,7 @@ class UpdateOrganizationRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Optional. The fields to change: `display_name`, `default_key`, `cluster_patterns`,
-        `max_clusters`, `max_key_links`. Unset means those that are set in `organization`.
+        `max_clusters`, `max_key_links`, `holders`. Unset means those that are set in `organization`.
         """
 
     def __init__(

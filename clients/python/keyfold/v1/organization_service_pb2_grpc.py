@@ -132,8 +132,8 @@ class OrganizationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteOrganization(self, request, context):
-        """Deletes an organization. Fails with FAILED_PRECONDITION, and names them, while it has clusters
-        or key links. Needs the role admin for the organization.
+        """Deletes an organization. Fails with FAILED_PRECONDITION, and names them, while it has clusters,
+        key links or holders. Needs the role admin for the organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

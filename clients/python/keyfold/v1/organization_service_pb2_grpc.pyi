@@ -52,8 +52,8 @@ class OrganizationServiceStub:
     comes after it: it changes no key of a cluster. Needs the role admin for the organization.
     """
     DeleteOrganization: _grpc.UnaryUnaryMultiCallable[_organization_service_pb2.DeleteOrganizationRequest, _organization_service_pb2.DeleteOrganizationResponse]
-    """Deletes an organization. Fails with FAILED_PRECONDITION, and names them, while it has clusters
-    or key links. Needs the role admin for the organization.
+    """Deletes an organization. Fails with FAILED_PRECONDITION, and names them, while it has clusters,
+    key links or holders. Needs the role admin for the organization.
     """
     CreateKeyLink: _grpc.UnaryUnaryMultiCallable[_organization_service_pb2.CreateKeyLinkRequest, _organization_service_pb2.CreateKeyLinkResponse]
     """Links a root key, after Keyfold has proven that it wraps and unwraps. Fails with ALREADY_EXISTS
@@ -97,8 +97,8 @@ class OrganizationServiceAsyncStub(OrganizationServiceStub):
     comes after it: it changes no key of a cluster. Needs the role admin for the organization.
     """
     DeleteOrganization: _aio.UnaryUnaryMultiCallable[_organization_service_pb2.DeleteOrganizationRequest, _organization_service_pb2.DeleteOrganizationResponse]  # type: ignore[assignment]
-    """Deletes an organization. Fails with FAILED_PRECONDITION, and names them, while it has clusters
-    or key links. Needs the role admin for the organization.
+    """Deletes an organization. Fails with FAILED_PRECONDITION, and names them, while it has clusters,
+    key links or holders. Needs the role admin for the organization.
     """
     CreateKeyLink: _aio.UnaryUnaryMultiCallable[_organization_service_pb2.CreateKeyLinkRequest, _organization_service_pb2.CreateKeyLinkResponse]  # type: ignore[assignment]
     """Links a root key, after Keyfold has proven that it wraps and unwraps. Fails with ALREADY_EXISTS
@@ -169,8 +169,8 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_service_pb2.DeleteOrganizationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_organization_service_pb2.DeleteOrganizationResponse, _abc.Awaitable[_organization_service_pb2.DeleteOrganizationResponse]]:
-        """Deletes an organization. Fails with FAILED_PRECONDITION, and names them, while it has clusters
-        or key links. Needs the role admin for the organization.
+        """Deletes an organization. Fails with FAILED_PRECONDITION, and names them, while it has clusters,
+        key links or holders. Needs the role admin for the organization.
         """
 
     @_abc_1.abstractmethod

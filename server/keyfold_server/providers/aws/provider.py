@@ -58,6 +58,7 @@ from keyfold_server.providers.aws.uri import (
     check_role,
     family,
     identity,
+    is_account,
     key_arn,
     replica_uri,
 )
@@ -70,6 +71,8 @@ _MOST_CIPHERTEXT: Final = 6_144
 
 class AwsKmsProvider(Foresight):
     """Root keys in AWS KMS. Safe for many threads."""
+
+    holder_example = "111122223333"
 
     def __init__(
         self,
@@ -120,6 +123,10 @@ class AwsKmsProvider(Foresight):
     def account(self, key: RootKey) -> str:
         """Returns the id of the AWS account that the key belongs to."""
         return key_arn(key.uri).account
+
+    def holder(self, name: str) -> str | None:
+        """Returns the id of an AWS account, or None if the name is not one; see the port."""
+        return name if is_account(name) else None
 
     def family(self, key: RootKey) -> str:
         """Returns the one name of a multi-Region key and its replicas; else the key's own ARN."""

@@ -26,6 +26,7 @@ _ARN: Final = re.compile(
     r"arn:(?P<partition>[a-z-]+):kms:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12}):"
     r"(?P<kind>key|alias)/(?P<name>.+)"
 )
+_ACCOUNT: Final = re.compile("[0-9]{12}")
 _MULTI_REGION: Final = "mrk-"
 _HEX: Final = "[0-9a-f]"
 _KEY_ID: Final = re.compile(
@@ -72,6 +73,11 @@ class PrincipalArn:
     partition: str
     account: str
     is_role: bool
+
+
+def is_account(text: str) -> bool:
+    """Says whether a text is the id of an account."""
+    return _ACCOUNT.fullmatch(text) is not None
 
 
 @functools.lru_cache(maxsize=4_096)

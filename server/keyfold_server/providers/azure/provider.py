@@ -64,6 +64,8 @@ from keyfold_server.providers.shared.origins import configured_origin
 class AzureKeyVaultProvider(Foresight):
     """Root keys in Azure Key Vault and Managed HSM. Safe for many threads."""
 
+    holder_example = "https://acme.vault.azure.net"
+
     def __init__(
         self,
         *,
@@ -125,6 +127,10 @@ class AzureKeyVaultProvider(Foresight):
     def account(self, key: RootKey) -> str:
         """Returns the origin of the vault or Managed HSM: its keys share quota and fate."""
         return origin_of(key.uri)
+
+    def holder(self, name: str) -> str | None:
+        """Returns an origin in its one form, or None if the name is not one; see the port."""
+        return configured_origin(name)
 
     def family(self, key: RootKey) -> str:
         """Returns the key's uri without a version; see the port."""

@@ -61,7 +61,7 @@ from keyfold_server.providers.gcp.errors import (
 )
 from keyfold_server.providers.gcp.foresight import Foresight
 from keyfold_server.providers.gcp.principals import ServiceAccounts
-from keyfold_server.providers.gcp.uri import canonical, check_account, project
+from keyfold_server.providers.gcp.uri import canonical, check_account, is_project, project
 from keyfold_server.providers.shared.deadlines import within
 
 _MOST_CIPHERTEXT: Final = 65_536
@@ -77,6 +77,8 @@ _Decrypt: Any = service.DecryptRequest.pb()
 
 class GcpKmsProvider(Foresight):
     """Root keys in Google Cloud KMS. Safe for many threads."""
+
+    holder_example = "projects/acme-prod"
 
     def __init__(
         self,
@@ -140,6 +142,10 @@ class GcpKmsProvider(Foresight):
     def account(self, key: RootKey) -> str:
         """Returns the project that the key belongs to, as `projects/ID`."""
         return f"projects/{project(key.uri)}"
+
+    def holder(self, name: str) -> str | None:
+        """Returns a project as `projects/ID`, or None if the name is not one; see the port."""
+        return name if is_project(name) else None
 
     def region(self, key: RootKey) -> str:
         """Returns the location that holds the key."""

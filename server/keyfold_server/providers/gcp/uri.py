@@ -28,6 +28,7 @@ _KEY: Final = re.compile(
     rf"projects/(?P<project>{_PROJECT})/locations/[a-z][a-z0-9-]{{0,62}}"
     rf"/keyRings/{_NAME}/cryptoKeys/{_NAME}"
 )
+_HOLDER: Final = re.compile(rf"projects/{_PROJECT}")
 _NUMBERED: Final = re.compile(r"projects/[0-9]+/.*")
 _ACCOUNT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}@(?:[a-z0-9-]{1,63}\.)+gserviceaccount\.com")
 
@@ -54,6 +55,11 @@ def project(uri: str) -> str:
     else:
         why = f"the uri must be the name of a Cloud KMS key, such as {_KEY_EXAMPLE}"
     raise InvalidKeySpecError(why, field=_URI)
+
+
+def is_project(text: str) -> bool:
+    """Says whether a text is a project as `projects/ID`; its number is not its id."""
+    return _HOLDER.fullmatch(text) is not None
 
 
 def canonical(key: RootKey) -> RootKey:

@@ -46,6 +46,7 @@ from keyfold_server.domain.provider import (
 )
 from keyfold_server.providers.shared.deadlines import within
 from keyfold_server.providers.shared.opening import opening
+from keyfold_server.providers.shared.origins import configured_origin
 from keyfold_server.providers.shared.principals import Principals
 from keyfold_server.providers.vault.access import access_policy
 from keyfold_server.providers.vault.errors import BROKEN, Fault, StatusError, about_key, translate
@@ -72,6 +73,8 @@ refuses, so wrapping creates no key, whatever the token may do, and needs no cal
 
 class VaultTransitProvider(Foresight):
     """Root keys in transit secrets engines. Safe for many threads."""
+
+    holder_example = "https://vault.example.com:8200"
 
     def __init__(
         self,
@@ -119,6 +122,10 @@ class VaultTransitProvider(Foresight):
     def account(self, key: RootKey) -> str:
         """Returns the origin: its keys share a server's quota and fate."""
         return key_uri(key.uri).origin
+
+    def holder(self, name: str) -> str | None:
+        """Returns an origin in its one form, or None if the name is not one; see the port."""
+        return configured_origin(name)
 
     def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
         """Returns the policy and how Keyfold's role gets it; see the port."""

@@ -69,7 +69,7 @@ class OrganizationMethods:
         reply = pb.ListOrganizationsResponse(next_page_token=page.next_token)
         size, last = 0, ""
         async for view in one_by_one(page.views):
-            message = organizations.organization(view)
+            message = organizations.organization(view, whole=False)
             size += message.ByteSize()
             if size > _PAGE_BYTES and reply.organizations:
                 # End a page of large ones early, so that it never exceeds gRPC's own limit.

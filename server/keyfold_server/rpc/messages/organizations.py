@@ -10,6 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from keyfold.v1 import organization_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.errors import InvalidKeySpecError, InvalidOrganizationError
+from keyfold_server.domain.holders import PATH, check_holders
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.organizations import (
     MAX_PATTERNS,
@@ -45,15 +46,28 @@ _MOST: Final = 0xFFFF_FFFF
 
 
 def create_request(message: pb.CreateOrganizationRequest) -> CreateOrganizationRequest:
-    """Returns the request of CreateOrganization."""
+    """Returns the request of CreateOrganization.
+
+    Raises:
+        InvalidOrganizationError: It has holders, or a value out of bounds.
+    """
+    if message.organization.holders:
+        raise InvalidOrganizationError(
+            "a new organization has no holders; change them with UpdateOrganization", field=PATH
+        )
     return CreateOrganizationRequest(
         message.organization.organization, _settings(message.organization), message.validate_only
     )
 
 
 def update_request(message: pb.UpdateOrganizationRequest) -> UpdateOrganizationRequest:
-    """Returns the request of UpdateOrganization."""
+    """Returns the request of UpdateOrganization.
+
+    Raises:
+        InvalidOrganizationError: A value is out of bounds.
+    """
     given = message.organization
+    check_holders(len(given.holders))
     present = [name for name in organizations.FIELDS if getattr(given, name)]
     return UpdateOrganizationRequest(
         given.organization,
@@ -61,6 +75,7 @@ def update_request(message: pb.UpdateOrganizationRequest) -> UpdateOrganizationR
         _fields(message.HasField("update_mask"), message.update_mask, present),
         requests.sought(message.etag, "etag") or "",
         message.validate_only,
+        tuple(given.holders),
     )
 
 
@@ -158,8 +173,10 @@ def _key_spec(message: pb.KeyLink) -> KeySpec:
     return requests.key_spec(message.key_spec)
 
 
-def organization(view: OrganizationView, issued: Iterable[Identity] = ()) -> pb.Organization:
-    """Returns an organization, with what was issued to it."""
+def organization(
+    view: OrganizationView, issued: Iterable[Identity] = (), *, whole: bool = True
+) -> pb.Organization:
+    """Returns an organization, with what was issued to it; as lists have it, if not whole."""
     own: Organization = view.organization
     settings = own.settings
     message = pb.Organization(
@@ -175,6 +192,8 @@ def organization(view: OrganizationView, issued: Iterable[Identity] = ()) -> pb.
         key_link_count=len(own.links),
         identities=map(_identity, issued),
     )
+    if whole:
+        message.holders.extend(map(str, own.holders))
     if own.created_at is not None:
         message.create_time.CopyFrom(time_of(own.created_at))
     if own.updated_at is not None and own.is_kept:

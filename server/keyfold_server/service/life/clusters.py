@@ -22,6 +22,7 @@ from keyfold_server.domain.errors import (
     RegionMismatchError,
     TooManyRegionsError,
 )
+from keyfold_server.domain.holders import Claim
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, check_name
 from keyfold_server.domain.lifecycle import Action, after
 from keyfold_server.domain.region_names import check_regions
@@ -34,6 +35,7 @@ from keyfold_server.service.life.requests import MutationCall, MutationResult
 from keyfold_server.service.life.seating import seated
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.root_keys.admission import Admission
+from keyfold_server.service.root_keys.holders import NamedHolders
 from keyfold_server.service.root_keys.link_keys import Given, check_key_links
 from keyfold_server.service.root_keys.replica_of import check_replica_of, replica_error
 from keyfold_server.service.root_keys.seats import again_if_taken, named
@@ -119,6 +121,7 @@ class Clusters:
             KeyNotGrantedError: The caller may not name one of the keys.
             ClusterExistsError: The cluster is enabled with other specs.
             RevokedError: The cluster exists, and one of its regions is revoked.
+            KeyHeldByAnotherError: A key is in what another organization holds.
             KmsError: A key could not be proven; nothing was stored.
         """
         request = call.request
@@ -138,12 +141,14 @@ class Clusters:
         _require_keys(request, _without_key(given.specs, request.named), given.rule)
         specs = await self._spec_keys.spelled_out(rights, given.specs, request.cluster, None)
         await self._admission.permit(rights, specs, request.cluster, request.organization)
+        held = await self._admission.named_holders(specs, request.organization)
         return await self._mutations.run(
             call,
             lambda seen: again_if_taken(
-                lambda: self._enable(call, replace(given, specs=specs), seen)
+                lambda: self._enable(call, replace(given, specs=specs), seen, held)
             ),
             lambda result: result,
+            held,
         )
 
     async def add_regions(self, call: MutationCall[AddRegionsRequest]) -> MutationResult:
@@ -163,12 +168,14 @@ class Clusters:
         rights.check_named(call.rpc, request.cluster, request.named)
         specs = await self._spec_keys.geo_keys.spelled_out(request.specs)
         await self._admission.check_named(rights, specs, request.cluster)
+        held = await self._admission.named_holders(specs, None)
         return await self._mutations.run(
             call,
             lambda seen: again_if_taken(
-                lambda: self._add(call, specs, existing(seen, call.cluster))
+                lambda: self._add(call, specs, existing(seen, call.cluster), held)
             ),
             lambda result: result,
+            held,
         )
 
     async def _enable(
@@ -176,19 +183,29 @@ class Clusters:
         call: MutationCall[EnableRequest],
         given: Given,
         current: Cluster | None,
+        held: NamedHolders,
     ) -> MutationResult:
         request = call.request
         if current is not None:
             _check_enabled(call, current, self._seats.kept(given.specs, current))
             return await self._unchanged(call, current)
         given.check()
+        organization = request.organization
+        # Before any KMS call, so that the answer is the same whether or not the key exists (C9).
+        claim = await self._admission.claim(
+            call.caller.rights,
+            given.specs,
+            request.cluster,
+            organization,
+            held,
+        )
         now = self._mutations.now()
-        regions, claims = await self._make(call, given.specs, request.organization, now)
+        regions, seats = await self._make(call, given.specs, organization, now)
         uid, declared = self._random(16), tuple(sorted(request.regions))
         new = Cluster(
             uid,
             request.cluster,
-            request.organization,
+            organization,
             epoch=0,
             version=1,
             regions=regions,
@@ -197,13 +214,14 @@ class Clusters:
             declared=declared,
             first_use=0,
         )
-        return await self._store(call, created(new), regions, current, given.reliance, claims)
+        return await self._store(call, created(new), regions, current, given.reliance, seats, claim)
 
     async def _add(
         self,
         call: MutationCall[AddRegionsRequest],
         specs: Sequence[RegionSpec],
         current: Cluster,
+        held: NamedHolders,
     ) -> MutationResult:
         request = call.request
         if request.organization not in (None, current.organization):
@@ -246,12 +264,16 @@ class Clusters:
             return await self._unchanged(call, current)
         _check_count(len(there) + len(added))
         regions: tuple[Region, ...] = ()
-        claims: tuple[SeatClaim, ...] = ()
+        seats: tuple[SeatClaim, ...] = ()
+        claim = None
         if added:
-            # Before any KMS call. The commit checks it again.
+            # Before any KMS call. The commit checks both again.
             check_takes_regions(current, into_revoked=request.into_revoked)
+            claim = await self._admission.claim(
+                call.caller.rights, added, current.name, current.organization, held
+            )
             now = self._mutations.now()
-            regions, claims = await self._make(call, added, current.organization, now)
+            regions, seats = await self._make(call, added, current.organization, now)
         decide = with_more_regions(
             current,
             (*regions, *changed),
@@ -259,7 +281,7 @@ class Clusters:
             into_revoked=request.into_revoked,
             declared=declared,
         )
-        return await self._store(call, decide, regions, current, given.reliance, claims)
+        return await self._store(call, decide, regions, current, given.reliance, seats, claim)
 
     async def _make(
         self,
@@ -311,12 +333,15 @@ class Clusters:
         regions: Sequence[Region],
         current: Cluster | None,
         reliance: Reliance | None,
-        claims: tuple[SeatClaim, ...],
+        seats: tuple[SeatClaim, ...],
+        claim: Claim | None,
     ) -> MutationResult:
         """Commits a change, or with `validate_only` returns what the change would result in."""
         if call.request.validate_only:
             return MutationResult(decide(current).cluster)
-        result = await self._mutations.commit(call, decide, reliance=reliance, seats=claims)
+        result = await self._mutations.commit(
+            call, decide, reliance=reliance, seats=seats, claim=claim
+        )
         for region in regions:
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)

@@ -40,6 +40,7 @@ from keyfold_server.domain.errors import (
     StateError,
     Unusable,
 )
+from keyfold_server.domain.holders import Claim
 from keyfold_server.domain.log import Attempt, AuditEvent
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.reliance import Reliance
@@ -49,6 +50,7 @@ from keyfold_server.service.kms.gates import YIELDS
 from keyfold_server.service.life.attempts import Attempts
 from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
 from keyfold_server.service.limits import Limits
+from keyfold_server.service.root_keys.holders import NamedHolders
 from keyfold_server.service.storage import RunInStore, Storage
 from keyfold_server.service.tasks import Tasks
 
@@ -108,6 +110,7 @@ class Mutations:
         call: MutationCall[MutationRequest],
         work: Work[_R],
         replay: Callable[[MutationResult], _R],
+        named: NamedHolders | None = None,
     ) -> _R:
         """Carries out a change once, or answers from the state as it is now (protocol R6).
 
@@ -116,6 +119,8 @@ class Mutations:
             work: Takes the cluster as it was when the rights were checked, or None, and carries out
                 the change.
             replay: Makes the answer to a request that was carried out before.
+            named: The holders in which the request names keys; what is known of them is read
+                together with the cluster.
 
         Raises:
             ClusterNotFoundError: The cluster does not exist, or the caller may not see it.
@@ -131,7 +136,7 @@ class Mutations:
         key = call.key()
         # A replica that is merely stale goes on: a Revoke that reaches the store counts.
         self._changes.check_store()
-        task = self._tasks.start(self._once(call, key, work, replay))
+        task = self._tasks.start(self._once(call, key, work, replay, named))
         left = call.deadline - self._clock.monotonic()
         try:
             await asyncio.wait({task}, timeout=max(0.0, left))
@@ -154,6 +159,7 @@ class Mutations:
         *,
         reliance: Reliance | None = None,
         seats: tuple[SeatClaim, ...] = (),
+        claim: Claim | None = None,
     ) -> MutationResult:
         """Commits a change with its entry of the log and request_id, and applies it here.
 
@@ -163,9 +169,10 @@ class Mutations:
             message: A line of the entry for people, such as what was not done.
             reliance: What the change takes from the cluster's organization, or None.
             seats: The seats that regions take.
+            claim: The holders in which it has proven keys, or None.
         """
         event = replace(self._event(call, "done"), message=message)
-        change = Change(call.cluster, decide, event, call.key(), reliance, seats)
+        change = Change(call.cluster, decide, event, call.key(), reliance, seats, claim)
         result = await self._apply(call, change)
         self._changes.applied_here(result.number, result.entry_id, call.cluster)
         return MutationResult(result.cluster, result.number)
@@ -173,7 +180,8 @@ class Mutations:
     async def carried_out(self, call: MutationCall[MutationRequest]) -> bool:
         """Says whether this very request was carried out before, under its request_id."""
         key = call.key()
-        _, before = await self._storage.decide(self._storage.store.requested, call.cluster, key)
+        read = self._storage.store.requested
+        _, before, _ = await self._storage.decide(read, call.cluster, key)
         return key is not None and before is not None and before.digest == key.digest
 
     async def ban(self, call: MutationCall[MutationRequest]) -> CommittedBan | None:
@@ -236,13 +244,17 @@ class Mutations:
         key: RequestKey | None,
         work: Work[_R],
         replay: Callable[[MutationResult], _R],
+        named: NamedHolders | None,
     ) -> _R:
         # From before the read, so that the read shows the record of a twin that has ended.
         with self._alone(key) as alone:
             # Not in the threads for reads, so that a flood of data-plane calls cannot delay a
             # change.
             read = self._storage.store.requested
-            found, before = await self._run_of(call)(read, call.cluster, key)
+            claim = None if named is None else named.claim
+            found, before, elsewhere = await self._run_of(call)(read, call.cluster, key, claim)
+            if named is not None:
+                named.elsewhere = elsewhere
             try:
                 tombstone = found if isinstance(found, Tombstone) else None
                 cluster = None if isinstance(found, Tombstone) else _usable(call, found)

@@ -17,6 +17,7 @@ from keyfold_server.domain.errors import (
     KeyVersionPinnedError,
     KmsError,
 )
+from keyfold_server.domain.holders import Claim
 from keyfold_server.domain.keyspec import PLATFORM, RegionPolicy, RegionSpec, RootKey, check_name
 from keyfold_server.domain.lifecycle import Action
 from keyfold_server.domain.region_names import check_regions
@@ -32,6 +33,7 @@ from keyfold_server.service.life.requests import MutationCall, MutationResult
 from keyfold_server.service.life.seating import seated
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.root_keys.admission import Admission
+from keyfold_server.service.root_keys.holders import NamedHolders
 from keyfold_server.service.root_keys.link_keys import check_key_links
 from keyfold_server.service.root_keys.replica_of import check_replica_of, replica_error
 from keyfold_server.service.root_keys.seats import again_if_taken, named
@@ -128,6 +130,7 @@ class Rotation:
             KeyLinkNotFoundError: A region does not use `users_of`, or not any more.
             KeySpecMissingError: The request names no region.
             RevokedError: A region is revoked.
+            KeyHeldByAnotherError: A new key is in what another organization holds.
             NotAllowedError: The caller may not rotate a replica that rotates with a named region.
             KmsError: An old or new key could not be used; nothing was changed.
         """
@@ -143,16 +146,22 @@ class Rotation:
                 cluster=request.cluster,
                 field="region_specs",
             )
+        held = await self._admission.named_holders(request.specs, None)
         return await self._mutations.run(
             call,
             lambda seen: again_if_taken(
-                lambda: self._rotate(call, existing(seen, call.cluster), users_of)
+                lambda: self._rotate(call, existing(seen, call.cluster), held, users_of)
             ),
             RotateResult,
+            held,
         )
 
     async def _rotate(
-        self, call: MutationCall[RotateRequest], seen: Cluster, users_of: str
+        self,
+        call: MutationCall[RotateRequest],
+        seen: Cluster,
+        held: NamedHolders,
+        users_of: str,
     ) -> RotateResult:
         request = call.request
         if users_of:
@@ -171,7 +180,7 @@ class Rotation:
             followers = await self._following.of(rights, specs, seen)
             regions |= {spec.region: seen.region(spec.region) for spec in followers}
             specs += self._seats.kept(followers, seen)
-        roots, claims = await self._roots(call, seen, specs)
+        roots, seats, claim = await self._roots(call, seen, specs, held)
         specs = named(specs, roots)
         done_regions = await for_each_region(
             {
@@ -193,7 +202,9 @@ class Rotation:
         decide = with_regions(seen, [*after, *left(specs, seen)], now)
         if request.validate_only:
             return RotateResult(MutationResult(decide(seen).cluster))
-        done = await self._mutations.commit(call, decide, reliance=given.reliance, seats=claims)
+        done = await self._mutations.commit(
+            call, decide, reliance=given.reliance, seats=seats, claim=claim
+        )
         for region in done_regions.values():
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)
@@ -206,22 +217,26 @@ class Rotation:
         return RotateResult(done, tuple(pending), report)
 
     async def _roots(
-        self, call: MutationCall[RotateRequest], seen: Cluster, specs: Sequence[RegionSpec]
-    ) -> tuple[dict[str, RootKey], tuple[SeatClaim, ...]]:
-        """Returns the root keys to rotate to, by region, and the seats that the change takes."""
+        self,
+        call: MutationCall[RotateRequest],
+        seen: Cluster,
+        specs: Sequence[RegionSpec],
+        held: NamedHolders,
+    ) -> tuple[dict[str, RootKey], tuple[SeatClaim, ...], Claim | None]:
+        """Returns the root keys to rotate to, by region, and what the rotation takes for them."""
         moved = [
             replace(spec, policy=_policy(spec, seen.region(spec.region)))
             for spec in specs
             if moves(spec, seen)
         ]
-        admitted = await self._admission.admit(
-            call.caller.rights, moved, seen.name, seen.organization, seen
-        )
-        roots, claims = await seated(self._seats, admitted, seen.name, seen.organization)
+        subject = call.caller.rights, moved, seen.name, seen.organization
+        claim = await self._admission.claim(*subject, held)
+        admitted = await self._admission.admit(*subject, seen)
+        roots, seats = await seated(self._seats, admitted, seen.name, seen.organization)
         for spec in specs:
             if spec.region not in roots:
                 roots[spec.region] = await self._kept(call.request, seen, spec)
-        return roots, claims
+        return roots, seats, claim
 
     async def _kept(self, request: RotateRequest, seen: Cluster, spec: RegionSpec) -> RootKey:
         """Returns the root key that a region has and stays with.

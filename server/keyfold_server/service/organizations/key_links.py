@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from keyfold_server.domain.errors import InvalidKeyLinkError, InvalidPageError, NotAllowedError
+from keyfold_server.domain.holders import Holder
 from keyfold_server.domain.key_links import (
     MAX_DESCRIPTION,
     SHOWN_USERS,
@@ -128,6 +129,7 @@ class KeyLinks:
             KeyNotGrantedError: The caller may not name the key for the organization.
             KeyLinkExistsError: There is a link of that name, or for that provider and region.
             TooManyKeyLinksError: The organization has as many as it may.
+            KeyHeldByAnotherError: The key is in what another organization holds.
             KmsError: The key could not be proven; nothing was stored.
         """
         request, rights = call.request, call.caller.rights
@@ -155,9 +157,11 @@ class KeyLinks:
         async def work(view: OrganizationView) -> OrganizationResult:
             decide = link_created(new, now)
             # Before any KMS call. The commit checks it again.
-            if decide(view) is not view.organization:
-                await self._proofs.prove(request.organization, keys)
-            return await self._mutations.commit(call, decide)
+            if decide(view) is view.organization:
+                return await self._mutations.commit(call, decide)
+            await self._proofs.prove(request.organization, keys)
+            holders = await self._proofs.holders(keys)
+            return await self._mutations.commit(call, decide, holders=holders)
 
         return await self._reported(call, await self._mutations.run(call, work), request.key_link)
 
@@ -171,6 +175,7 @@ class KeyLinks:
             KeyLinkInUseError: Regions use the link, and would not change with it.
             KeyLinkMovingError: An operation is moving it.
             EtagMismatchError: The link has changed since it had the request's etag.
+            KeyHeldByAnotherError: The key is in what another organization holds.
             KmsError: The key could not be proven; nothing was changed.
         """
         request, rights = call.request, call.caller.rights
@@ -184,9 +189,11 @@ class KeyLinks:
             link = visible_link(call.rpc, rights, view.organization, request.key_link)
             check_link_etag(link, request.etag)
             check_still(link)
-            key = None
+            key: tuple[KeySpec, tuple[str, ...]] | None = None
+            holders: tuple[Holder, ...] = ()
             if request.key_spec is not None:
-                key = request.key_spec, await self._proved(rights, view, link, request.key_spec)
+                proven, holders = await self._proved(rights, view, link, request.key_spec)
+                key = request.key_spec, proven
             now = self._mutations.now()
             decide = link_updated(
                 link.name,
@@ -196,7 +203,7 @@ class KeyLinks:
                 description=request.description,
                 key=key,
             )
-            return await self._mutations.commit(call, decide)
+            return await self._mutations.commit(call, decide, holders=holders)
 
         return await self._reported(call, await self._mutations.run(call, work), request.key_link)
 
@@ -265,8 +272,8 @@ class KeyLinks:
 
     async def _proved(
         self, rights: Rights, view: OrganizationView, link: KeyLink, key_spec: KeySpec
-    ) -> tuple[str, ...]:
-        """Returns the regions in which a new key of a link was proven."""
+    ) -> tuple[tuple[str, ...], tuple[Holder, ...]]:
+        """Returns the regions in which a new key of a link was proven, and what holds it."""
         organization = view.organization
         keys = await self._proofs.keys(key_spec, link.region, link.geo)
         self._proofs.check_granted(rights, organization.name, keys)
@@ -275,7 +282,8 @@ class KeyLinks:
             read = self._storage.store.organization
             used = await self._storage.decide(read, organization.name, link=link.name, users=10)
             check_unused(link, used.use(link.name))
-        return await self._proofs.prove(organization.name, keys)
+        proven = await self._proofs.prove(organization.name, keys)
+        return proven, await self._proofs.holders(keys)
 
     async def _reported(
         self,

@@ -71,6 +71,7 @@ class LinkMoves:
             KeyNotGrantedError: The caller may not name the key for the organization.
             KeyLinkMovingError: An operation is moving the link.
             KeyLinkExistsError: The organization has a link of the new key's type for the region.
+            KeyHeldByAnotherError: The key is in what another organization holds.
             KmsError: The key could not be proven in each region; nothing was changed.
         """
         organization, name, key_spec = work.organization or "", work.key_link, work.key_spec
@@ -93,7 +94,8 @@ class LinkMoves:
             link_moving(name, (key_spec, in_each), operation, now, seen=link)(view)
             regions = await self._proofs.prove(organization, keys)
             decide = link_moving(name, (key_spec, regions), operation, now, seen=link)
-            return await self._mutations.commit(call, decide, started)
+            holders = await self._proofs.holders(keys)
+            return await self._mutations.commit(call, decide, started, holders=holders)
 
         await self._mutations.run(call, proven)
 

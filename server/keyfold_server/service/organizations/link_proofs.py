@@ -15,6 +15,7 @@ from keyfold_server.domain.errors import (
     KeyfoldError,
     KmsError,
 )
+from keyfold_server.domain.holders import Holder
 from keyfold_server.domain.key_links import KeyLink
 from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RegionSpec, RootKey
 from keyfold_server.domain.ports import Clock
@@ -25,6 +26,7 @@ from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.each_region import for_each_region
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.geo_keys import GeoKeys
+from keyfold_server.service.root_keys.holders import Holders
 from keyfold_server.service.root_keys.replica_of import replica_error
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.resolution import Resolution
@@ -51,8 +53,8 @@ class LinkProofs:
         self,
         resolution: Resolution,
         residency: Residency,
-        external_ids: ExternalIds,
-        seats: Seats,
+        identities: tuple[ExternalIds, Seats],
+        holders: Holders,
         geo_keys: GeoKeys,
         kek_wrapper: KekWrapper,
         regions: ResidencyPolicy,
@@ -63,8 +65,8 @@ class LinkProofs:
         Args:
             resolution: Resolves key specs.
             residency: Knows where keys are.
-            external_ids: The external ids that Keyfold issued.
-            seats: The seats of organizations.
+            identities: The external ids and the seats of owners.
+            holders: Knows whose the accounts of keys are.
             geo_keys: Works out the keys of a geo's regions.
             kek_wrapper: Makes and proves KEKs.
             regions: The geos of the settings.
@@ -72,8 +74,8 @@ class LinkProofs:
         """
         self._resolution = resolution
         self._residency = residency
-        self._external_ids = external_ids
-        self._seats = seats
+        self._external_ids, self._seats = identities
+        self._holders = holders
         self._geo_keys = geo_keys
         self._kek_wrapper = kek_wrapper
         self._regions = regions
@@ -138,6 +140,10 @@ class LinkProofs:
             rights.check_organization_key(organization, region, key.root)
             self._seats.checked(key.root, None)
 
+    async def holders(self, keys: Mapping[str, LinkedKey]) -> tuple[Holder, ...]:
+        """Returns the holders that a change claims which has proven some keys (protocol C9)."""
+        return await self._holders.of((key.root.type, key.root) for key in keys.values())
+
     async def prove(self, organization: str, keys: Mapping[str, LinkedKey]) -> tuple[str, ...]:
         """Proves the key of a link in each of its regions, all or none.
 
@@ -145,11 +151,13 @@ class LinkProofs:
             The regions, sorted.
 
         Raises:
+            KeyHeldByAnotherError: Another organization has what holds a key.
             KeyElsewhereError: A key is in another region than the link says.
             ExternalIdNotIssuedError: A key needs an external id that Keyfold has not issued.
             SeatNotReservedError: The key asks for a seat, and the organization has none reserved.
             KmsError: A key could not be proven; the message names each region where that is so.
         """
+        await self._holders.check(organization, await self.holders(keys))
         roots = {}
         for region, key in keys.items():
             await self._check_place(key, region)

@@ -24,9 +24,14 @@ from keyfold_server.domain.errors import (
     RequestInProgressError,
     StateError,
 )
+from keyfold_server.domain.holders import Holder
 from keyfold_server.domain.log import Attempt, AuditEvent
 from keyfold_server.domain.operations import OperationChange
-from keyfold_server.domain.organization_changes import DecideOrganization, OrganizationChange
+from keyfold_server.domain.organization_changes import (
+    DecideOrganization,
+    OrganizationChange,
+    claiming,
+)
 from keyfold_server.domain.organizations import OrganizationView
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.fleet.changes import Changes
@@ -129,6 +134,8 @@ class OrganizationMutations:
         call: OrganizationCall[OrganizationRequest],
         decide: DecideOrganization,
         operation: OperationChange | None = None,
+        *,
+        holders: tuple[Holder, ...] = (),
     ) -> OrganizationResult:
         """Commits a change with its entry of the log and request_id.
 
@@ -138,11 +145,17 @@ class OrganizationMutations:
             call: The caller's request.
             decide: The change.
             operation: The change of an operation that belongs to it, or None.
+            holders: The holders in which the change has proven keys, which it claims (C9).
         """
         if call.request.validate_only:
             return OrganizationResult(await self._tried(call, decide))
         change = OrganizationChange(
-            call.organization, decide, self._event(call, "done"), call.key(), operation
+            call.organization,
+            claiming(decide, holders, self.now()),
+            self._event(call, "done"),
+            call.key(),
+            operation,
+            holders,
         )
         store = self._storage.store
         return OrganizationResult(await self._storage.decide(store.change_organization, change))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from keyfold_server.domain.errors import InvalidPageError, NotAllowedError, RowNotAuthenticError
+from keyfold_server.domain.holders import PATH
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.organization_changes import (
     created,
@@ -25,6 +26,7 @@ from keyfold_server.domain.rights import Rights
 from keyfold_server.service.life.listing import DEFAULT_PAGE, MAX_PAGE, name_in, page_token
 from keyfold_server.service.organizations.mutations import OrganizationMutations
 from keyfold_server.service.organizations.requests import (
+    HOLDERS,
     CreateOrganizationRequest,
     DeleteOrganizationRequest,
     OrganizationCall,
@@ -32,9 +34,10 @@ from keyfold_server.service.organizations.requests import (
     UpdateOrganizationRequest,
     check_mask,
 )
+from keyfold_server.service.root_keys.holders import Holders
 from keyfold_server.service.storage import Storage
 
-FIELDS: Final = tuple(each.name for each in fields(Settings))
+FIELDS: Final = (*(each.name for each in fields(Settings)), HOLDERS)
 """The fields of an organization that UpdateOrganization changes."""
 
 
@@ -59,6 +62,7 @@ class Organizations:
     def __init__(
         self,
         mutations: OrganizationMutations,
+        holders: Holders,
         storage: Storage,
         clock: Clock,
         *,
@@ -68,12 +72,14 @@ class Organizations:
 
         Args:
             mutations: Carries out changes.
+            holders: Knows the names of what holds keys.
             storage: The store.
             clock: Time.
             check_fresh: Raises if this replica is stale: a database that it can still read may be
                 a frozen copy.
         """
         self._mutations = mutations
+        self._holders = holders
         self._storage = storage
         self._clock = clock
         self._check_fresh = check_fresh
@@ -92,26 +98,44 @@ class Organizations:
         return await self._mutations.run(call, lambda _: self._mutations.commit(call, decide))
 
     async def update(self, call: OrganizationCall[UpdateOrganizationRequest]) -> OrganizationResult:
-        """Changes settings of an organization.
+        """Changes settings of an organization, or what it holds.
 
         Raises:
             InvalidUpdateMaskError: The request changes nothing, or what cannot be changed.
             OrganizationNotFoundError: It does not exist, or the caller may not see it.
             EtagMismatchError: It has changed since it had the request's etag.
+            NotAllowedError: The request changes holders, and the caller does not administer every
+                organization: one could allow itself what is another one's (protocol C9).
         """
         request = call.request
         check_mask(request.fields, FIELDS)
         request.settings.check()
         _check(call.caller.rights, call.rpc, request.organization)
-        decide = updated(request.changed, request.etag, self._mutations.now())
-        return await self._mutations.run(call, lambda _: self._mutations.commit(call, decide))
+        # The vendor's administrators alone: an organization's own one could allow itself anything.
+        allows = call.caller.rights.organizations(call.rpc) is None
+
+        async def work(view: OrganizationView) -> OrganizationResult:
+            holders, own = None, view.organization.holders
+            if HOLDERS in request.fields:
+                holders = await self._holders.canonical(request.holders, own)
+            if holders not in (None, own) and not allows:
+                raise NotAllowedError(
+                    f"{call.caller.name} may change holders only under a grant that narrows no "
+                    "organizations; ask an administrator of all of them",
+                    field=PATH,
+                )
+            now = self._mutations.now()
+            decide = updated(request.changed, request.etag, now, holders=holders)
+            return await self._mutations.commit(call, decide)
+
+        return await self._mutations.run(call, work)
 
     async def delete(self, call: OrganizationCall[DeleteOrganizationRequest]) -> OrganizationResult:
-        """Deletes an organization that has neither clusters nor key links.
+        """Deletes an organization that has no clusters, key links and holders.
 
         Raises:
             OrganizationNotFoundError: It does not exist, or the caller may not see it.
-            OrganizationNotEmptyError: It has clusters or key links.
+            OrganizationNotEmptyError: It has clusters, key links or holders.
             EtagMismatchError: It has changed since it had the request's etag.
         """
         request = call.request

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from keyfold_server.domain.changes import RequestKey
 from keyfold_server.domain.errors import InvalidUpdateMaskError
@@ -13,6 +13,9 @@ from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.organizations import OrganizationView, Settings
 from keyfold_server.domain.rights import Caller
 from keyfold_server.service.life.requests import check_request_id
+
+HOLDERS: Final = "holders"
+"""The field of an organization that is not one of its settings."""
 
 RequestT_co = TypeVar("RequestT_co", bound="OrganizationRequest", covariant=True)
 
@@ -55,9 +58,10 @@ class UpdateOrganizationRequest:
     Attributes:
         organization: The organization's name.
         settings: The new settings.
-        fields: The fields of the settings that change.
+        fields: The fields that change: those of the settings, and `holders`.
         etag: The etag that the organization must have; empty: any.
         validate_only: Whether to check the request and store nothing.
+        holders: The new holders, each as `TYPE:NAME`.
     """
 
     organization: str
@@ -65,10 +69,12 @@ class UpdateOrganizationRequest:
     fields: tuple[str, ...]
     etag: str = ""
     validate_only: bool = False
+    holders: tuple[str, ...] = ()
 
     def changed(self, settings: Settings) -> Settings:
         """Returns settings with the fields that change."""
-        return replace(settings, **{name: getattr(self.settings, name) for name in self.fields})
+        names = (name for name in self.fields if name != HOLDERS)
+        return replace(settings, **{name: getattr(self.settings, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)

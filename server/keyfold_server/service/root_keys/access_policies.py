@@ -20,6 +20,7 @@ from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.root_keys.audit import DONE, Audit, Inquiry
 from keyfold_server.service.root_keys.external_ids import ExternalIds
+from keyfold_server.service.root_keys.holders import Holders
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.scope import Scope, Scopes
 from keyfold_server.service.root_keys.seats import SeatedKey, Seats
@@ -71,6 +72,7 @@ class AccessPolicies:
         scopes: Scopes,
         residency: Residency,
         identities: tuple[ExternalIds, Seats],
+        holders: Holders,
         audit: Audit,
         changes: Changes,
     ) -> None:
@@ -82,6 +84,7 @@ class AccessPolicies:
             scopes: Authorizes the scope, and the key in it.
             residency: Knows where keys are.
             identities: The external ids and the seats of owners.
+            holders: Knows whose the accounts of keys are.
             audit: Records the calls.
             changes: Knows whether the store is the right one.
         """
@@ -90,6 +93,7 @@ class AccessPolicies:
         self._scopes = scopes
         self._residency = residency
         self._external_ids, self._seats = identities
+        self._holders = holders
         self._audit = audit
         self._changes = changes
 
@@ -113,6 +117,7 @@ class AccessPolicies:
             OrganizationMismatchError: The cluster belongs to another organization.
             ForbiddenError: The caller may not name this key there.
             InvalidKeySpecError: The key spec is wrong, or its provider cannot describe access.
+            KeyHeldByAnotherError: The key is in what another organization holds.
             RateLimitedError: The caller has had too many identities issued.
             SeatsExhaustedError: No seat is free.
             StoreRolledBackError: The store is not the one that this replica knew.
@@ -137,6 +142,7 @@ class AccessPolicies:
     async def _described(self, inquiry: Inquiry, root: RootKey, seats: int) -> AccessPolicyResult:
         scope = inquiry.scope
         cluster = scope.cluster or None
+        await self._holders.claim(scope.organization, [(inquiry.key_spec.type, root)])
         provider = await self._kms.provider(root.type)
         if not isinstance(provider, DescribesAccess):
             raise InvalidKeySpecError(

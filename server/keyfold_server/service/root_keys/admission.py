@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region
-from keyfold_server.domain.errors import KeyNotGrantedError
+from keyfold_server.domain.errors import KeyfoldError, KeyNotGrantedError
+from keyfold_server.domain.holders import Claim
 from keyfold_server.domain.keyspec import RegionSpec, RootKey
 from keyfold_server.domain.rights import Rights
 from keyfold_server.domain.seats import asks_for_seat
 from keyfold_server.service.root_keys.external_ids import ExternalIds
+from keyfold_server.service.root_keys.holders import Holders, NamedHolders
 from keyfold_server.service.root_keys.replica_of import replica_error
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.resolution import Resolution
@@ -52,10 +55,12 @@ class Admission:
         residency: Residency,
         external_ids: ExternalIds,
         seats: Seats,
+        holders: Holders,
     ) -> None:
-        """Takes what resolves keys, what knows their places, and the issued identities."""
+        """Takes what resolves keys, what knows places and holders, and the issued identities."""
         self.seats: Final = seats
         self._resolution = resolution
+        self._holders = holders
         self._residency = residency
         self._external_ids = external_ids
 
@@ -140,6 +145,58 @@ class Admission:
             },
             seated,
         )
+
+    async def named_holders(
+        self, specs: Iterable[RegionSpec], organization: str | None
+    ) -> NamedHolders:
+        """Returns the holders in which a request names keys, before any look-up.
+
+        Args:
+            specs: The request's specs. A key that cannot be right is left out; the request is
+                refused for it in its turn.
+            organization: The organization that the request names, or None.
+        """
+        keys = []
+        for spec in specs:
+            if spec.key_spec is None:
+                continue
+            with suppress(KeyfoldError):
+                root = await self._resolution.root_key(spec.key_spec, spec.region)
+                keys.append((spec.key_spec.type, root))
+        return NamedHolders(Claim(organization, await self._holders.of(keys)))
+
+    async def claim(
+        self,
+        rights: Rights,
+        specs: Sequence[RegionSpec],
+        cluster: str,
+        organization: str | None,
+        named: NamedHolders,
+    ) -> Claim | None:
+        """Returns what a change claims that gives keys to a cluster (protocol C9).
+
+        It comes before `admit`, and the change is committed with it.
+
+        Args:
+            rights: The caller's rights.
+            specs: As `admit` takes them.
+            cluster: The cluster's name.
+            organization: The cluster's organization, or None.
+            named: What was read with the cluster about the holders that the request names.
+
+        Raises:
+            KeyHeldByAnotherError: Another organization has what holds one of the keys.
+            KeyNotGrantedError: The caller may not name one of the keys.
+            InvalidKeySpecError: A key spec does not fit its provider.
+        """
+        roots = await self.permit(rights, specs, cluster, organization)
+        keys = [
+            (spec.key_spec.type, roots[spec.region]) for spec in specs if spec.key_spec is not None
+        ]
+        try:
+            return await self._holders.claim(organization, keys, named=named)
+        except KeyfoldError as error:
+            raise error.at(cluster=cluster) from None
 
     async def readmit(self, cluster: Cluster, region: Region) -> RootKey:
         """Returns the root key that a region has, resolved anew; it needs no grant (C1).

@@ -27,6 +27,7 @@ from keyfold_server.domain.seats import asks_for_seat
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.root_keys.audit import DONE, Audit, Ending, Inquiry
 from keyfold_server.service.root_keys.external_ids import ExternalIds
+from keyfold_server.service.root_keys.holders import Holders
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.scope import Scope, Scopes
 from keyfold_server.service.root_keys.seats import Seats
@@ -64,8 +65,8 @@ class Trials:
         kms: KmsClient,
         scopes: Scopes,
         residency: Residency,
-        external_ids: ExternalIds,
-        seats: Seats,
+        identities: tuple[ExternalIds, Seats],
+        holders: Holders,
         audit: Audit,
         clock: Clock,
         random: Callable[[int], bytes] = os.urandom,
@@ -76,8 +77,8 @@ class Trials:
             kms: Calls the providers.
             scopes: Authorizes the scope, and the key in it.
             residency: Knows where keys are.
-            external_ids: The external ids that Keyfold issued.
-            seats: The seats of owners. A trial takes none.
+            identities: The external ids and the seats of owners. A trial takes no seat.
+            holders: Knows whose the accounts of keys are.
             audit: Records the trials.
             clock: Measures the steps.
             random: The source of trial payloads.
@@ -85,8 +86,8 @@ class Trials:
         self._kms = kms
         self._scopes = scopes
         self._residency = residency
-        self._external_ids = external_ids
-        self._seats = seats
+        self._external_ids, self._seats = identities
+        self._holders = holders
         self._audit = audit
         self._clock = clock
         self._random = random
@@ -102,6 +103,7 @@ class Trials:
             ClusterNotFoundError: The caller may not see the cluster.
             ForbiddenError: The caller may not try this key there.
             InvalidInputError: The key spec cannot be right, whatever the KMS would say.
+            KeyHeldByAnotherError: The key is in what another organization holds.
             ExternalIdNotIssuedError: The key needs an external id that Keyfold has not issued.
             SeatNotReservedError: The key spec asks for a seat, and none is reserved for the owner.
         """
@@ -119,13 +121,16 @@ class Trials:
         return await asyncio.gather(
             *(
                 self._audit.recorded(
-                    Inquiry(caller, _RPC, each.key_spec, scope), self._tried(root, scope), _ending
+                    Inquiry(caller, _RPC, each.key_spec, scope),
+                    self._tried(each.key_spec.type, root, scope),
+                    _ending,
                 )
                 for each, (scope, root) in zip(requests, authorized, strict=True)
             )
         )
 
-    async def _tried(self, root: RootKey, scope: Scope) -> TestKeyResult:
+    async def _tried(self, type_: str, root: RootKey, scope: Scope) -> TestKeyResult:
+        await self._holders.claim(scope.organization, [(type_, root)])
         cluster, organization, region = scope.cluster or None, scope.organization, scope.region
         if not asks_for_seat(root.principal):
             root = await self._external_ids.added_to(root, cluster, organization, region)

@@ -14,6 +14,7 @@ from keyfold_server.domain.changes import Change, CommittedChange
 from keyfold_server.domain.log import NEWS
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import require_taken, rows_of
+from keyfold_server.store.sql.claims import Claims
 from keyfold_server.store.sql.relied import Relied
 from keyfold_server.store.sql.taken_seats import TakenSeats
 from keyfold_server.store.sql.write_set import Decided, WriteSet
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from keyfold_server.domain.errors import Unusable
+    from keyfold_server.domain.log import Floor
     from keyfold_server.store.database.dialect import Dialect
     from keyfold_server.store.database.trip import Answer, Step
     from keyfold_server.store.schema import Cells
@@ -37,6 +39,8 @@ class Batch:
 
     Attributes:
         first: The steps that the transaction begins with.
+        floors: The organizations' own rows as the transaction has left them, each with its name
+            and the number of its entry.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class Batch:
         self._reach = reach
         self._relied = Relied(wanted, seen)
         self._seats = TakenSeats(wanted)
+        self._claims = Claims(wanted, self._relied)
+        self.floors: list[tuple[int, str, Floor]] = []
         names = sorted({change.cluster for change in wanted})
         keys = [change.request for change in wanted if change.request is not None]
         self._parts: tuple[list[Step], ...] = (
@@ -67,6 +73,7 @@ class Batch:
             clusters.reading(names),
             requests.reading(keys),
             self._relied.reading,
+            self._claims.reading,
         )
         self.first: list[Step] = list(chain.from_iterable(self._parts))
 
@@ -101,15 +108,24 @@ class Batch:
         # A new cluster has no row whose lock would have kept a ban or a tombstone of its name from
         # the log, so this transaction looks for one under the lock of the head.
         ends = floors.looking_for_ends(list(writes.makes)) if dialect.locks_rows else []
-        answers = dialect.trip(unit.connection, [*steps, *closing, *ends])
+        again = self._claims.looking_again() if dialect.locks_rows else []
+        answers = dialect.trip(unit.connection, [*steps, *closing, *again, *ends])
         for step, answer in zip(steps, answers, strict=False):
             require_taken(step, answer)
         self._reach("apply:rows-written")
         locked, *others = answers[len(steps) + len(closing) - 1 :]
+        if again:
+            self._claims.check_again(others[: len(again)])
+        others = others[len(again) :]
         if any(row[log.NUMBER] != writes.makes[row[log.CLUSTER]] for row in rows_of(others)):
             raise LostRaceError  # The next try finds the end.
         made, unit.ending = log.ended(log_head.of(locked.rows, stamp.seal), writes.drafts, stamp)
         self._reach("apply:numbered")
+        self.floors = [
+            (entry.number, draft.organization, draft.floor)
+            for entry, draft in zip(made, writes.drafts, strict=True)
+            if draft.cluster is None and draft.organization is not None and draft.floor is not None
+        ]
         return [
             CommittedChange(
                 d.cluster, made[d.ordinal].number, made[d.ordinal].entry_id, floor=d.floor
@@ -126,6 +142,7 @@ class Batch:
         locked, held, _, read, recorded = (list(rows_of(some)) for some in parts[:5])
         self._seats.take(parts[2], stamp.seal)
         self._relied.take(parts[5], stamp.seal)
+        self._claims.take(parts[6])
         if stamp.dialect.locks_rows:
             self._relied.check_locked({row[0] for row in held})
             # Only what is locked. A cluster that another transaction made just now is not, and
@@ -139,6 +156,7 @@ class Batch:
             requests.of(recorded, stamp.seal),
             self._relied,
             self._seats,
+            self._claims,
             clusters.tombstones(read, stamp.seal),
             seal=stamp.seal,
             now=stamp.now,

@@ -7,7 +7,7 @@ to write rows and to lock the head of the log, and one to append the entry and t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from keyfold_server.domain.errors import (
     ConcurrentChangeError,
@@ -21,26 +21,24 @@ from keyfold_server.domain.organizations import NAMED, OrganizationView
 from keyfold_server.store import schema
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import Step, require_taken, rows_of
-from keyfold_server.store.sql import operation_changes
-from keyfold_server.store.tables import log, log_head, organizations, requests, rows
+from keyfold_server.store.sql import operation_changes, organization_rows
+from keyfold_server.store.tables import holders, log, log_head, organizations, requests, rows
 from keyfold_server.store.tables import organization_members as members
 from keyfold_server.store.tables.log import Draft
 from keyfold_server.store.tables.log_head import Position
-from keyfold_server.store.tables.organizations import StoredOrganization, floor_name
+from keyfold_server.store.tables.organizations import floor_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from keyfold_server.domain.changes import RecordedRequest, RequestKey
+    from keyfold_server.domain.holders import Holder
     from keyfold_server.domain.log import Floor
     from keyfold_server.domain.organization_changes import OrganizationChange
     from keyfold_server.store.database.trip import Answer
     from keyfold_server.store.sql.floors import Floors
     from keyfold_server.store.sql.history import HighWaterMark
     from keyfold_server.store.sql.transactions import Transactions, Unit
-
-_ORGANIZATIONS: Final = schema.organizations
-_LINKS: Final = schema.key_links
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +116,45 @@ class OrganizationStore:
 
         return self._transactions.fetch([*reading, *members.counting_each(names)], work)
 
+    def held_elsewhere(
+        self, organization: str | None, wanted: Collection[Holder]
+    ) -> frozenset[Holder]:
+        """Returns the holders in which an organization may name no key, in one round trip."""
+        looked = sorted(wanted)
+        if not looked:
+            return frozenset()
+        name = organization or ""
+        floor = self._floors.of(floor_name(name))
+        reading = organizations.reading([name]) if name else []
+        looking = holders.looking(organization, looked)
+
+        def work(unit: Unit) -> frozenset[Holder]:
+            found = holders.elsewhere(organization, looked, unit.answers[len(reading) :])
+            if not name:
+                return found
+            read = rows_of(unit.answers[: len(reading)])
+            stored = organizations.of([name], read, self._transactions.seal)[name]
+            own = organizations.authentic(organizations.held(stored, floor)).organization
+            return found.difference(own.holders)
+
+        return self._transactions.fetch([*reading, *looking], work)
+
     def change_organization(self, change: OrganizationChange) -> OrganizationView:
         """Carries out a change of an organization in one transaction; see `domain.ports.Store`."""
         floor = self._floors.of(floor_name(change.organization))
 
         def work(unit: Unit) -> tuple[_Made, HighWaterMark]:
-            return self._changed(change, unit, floor), unit.mark
+            return self._changed(change, unit, floor, looking), unit.mark
 
         name, dialect = change.organization, self._transactions.database.dialect
+        looking = holders.looking(name, change.holders)
         first = [
             *(organizations.locking([name]) if dialect.locks_rows else []),
             *organizations.reading([name]),
             members.counting(name),
             members.first_clusters(name, NAMED),
             members.uses(name, None, NAMED),
+            *looking,
             *requests.reading([change.request] if change.request is not None else []),
             *(operation_changes.reading(change.operation, dialect) if change.operation else []),
         ]
@@ -147,7 +170,13 @@ class OrganizationStore:
             self._floors.raise_to(made.number, floor_name(name), made.floor)
         return made.view
 
-    def _changed(self, change: OrganizationChange, unit: Unit, floor: Floor | None) -> _Made:
+    def _changed(
+        self,
+        change: OrganizationChange,
+        unit: Unit,
+        floor: Floor | None,
+        looking: Sequence[Step],
+    ) -> _Made:
         """Decides a change on what the transaction has read, and writes it."""
         stamp, reach = self._transactions.stamp(unit), self._transactions.reach
         name, seal = change.organization, stamp.seal
@@ -155,7 +184,8 @@ class OrganizationStore:
         if stamp.dialect.locks_rows:
             answers = answers[1:]
         others, of_operation = operation_changes.apart(change.operation, answers, stamp.dialect)
-        read, counted, firsts, used, *recorded = others
+        read, counted, firsts, used, *others = others
+        looked, recorded = others[: len(looking)], others[len(looking) :]
         stored = organizations.authentic(
             organizations.held(organizations.of([name], read.rows, seal)[name], floor)
         )
@@ -163,18 +193,17 @@ class OrganizationStore:
             # Another transaction made the row between the lock and the read. Nothing holds it, so
             # a third one could change it before this one does, and its change would be lost.
             raise LostRaceError
-        known = requests.of(rows_of(recorded), seal)
-        _refuse_repeated(change.request, known)
+        _refuse_repeated(change.request, requests.of(rows_of(recorded), seal))
         count, names = counted.rows[0][0], tuple(str(row[0]) for row in firsts.rows)
-        used_by = members.uses_of(used.rows)
         current = stored.organization
-        view = OrganizationView(current, count, names, used_by)
+        elsewhere = holders.elsewhere(name, change.holders, looked)
+        users = members.uses_of(used.rows)
+        view = OrganizationView(current, count, names, users, held_elsewhere=elsewhere)
         moved = None
         if change.operation is not None and of_operation is not None:
             moved = operation_changes.decided(change.operation, of_operation, stamp)
         # An operation that was started, or ended, before has changed its organization then.
-        still = moved is not None and not moved.changes
-        after = current if still else change.decide(view)
+        after = current if moved is not None and not moved.changes else change.decide(view)
         reach("organization:decided")
         steps: list[Step] = []
         floor_after = None
@@ -190,21 +219,27 @@ class OrganizationStore:
                 floor=floor_after,
                 decision=described(current, after),
             )
-            steps = _steps(stored, made)
+            steps = organization_rows.steps(stored, made)
         if moved is not None:
             steps += moved.steps
         if change.request is not None:
             cells = requests.recorded(change.request, after.version, stamp.now, seal)
             steps.append(rows.inserting(schema.requests, [cells]))
         closing = log.closing(stamp.dialect, wake=floor_after is not None)
-        trip = stamp.dialect.trip(unit.connection, [*steps, *closing])
+        again = holders.held_by(change.holders) if stamp.dialect.locks_rows else []
+        trip = stamp.dialect.trip(unit.connection, [*steps, *closing, *again])
         for step, answer in zip(steps, trip, strict=False):
             require_taken(step, answer)
         reach("organization:rows-written")
         drafts = [draft] if moved is None else [draft, *moved.drafts]
-        numbered, unit.ending = log.ended(log_head.of(trip[-1].rows, seal), drafts, stamp)
+        ends = len(steps) + len(closing)
+        if again:
+            # Under the lock of the head nobody else makes a claim. Without it, two could make one.
+            owners = holders.owners(change.holders, looked[: len(again)])
+            holders.check_again(name, owners, trip[ends:])
+        numbered, unit.ending = log.ended(log_head.of(trip[ends - 1].rows, seal), drafts, stamp)
         reach("organization:numbered")
-        view = OrganizationView(after, count, names, used_by)
+        view = OrganizationView(after, count, names, users)
         return _Made(view, numbered[0].number, numbered[-1], floor_after)
 
     def _view(
@@ -231,25 +266,3 @@ def _refuse_repeated(key: RequestKey | None, known: dict[requests.Scope, Recorde
         f"the same {key.rpc} of organization {key.cluster} was just carried out; repeat it to get "
         "its answer"
     )
-
-
-def _steps(before: StoredOrganization, after: StoredOrganization) -> list[Step]:
-    """Returns the steps that write the rows that differ; each must write all of its rows."""
-    gone = [row for name, row in before.links.items() if name not in after.links]
-    fresh = [row for name, row in after.links.items() if name not in before.links]
-    changed = [
-        row
-        for name, row in after.links.items()
-        if name in before.links and before.links[name] != row
-    ]
-    own, was = after.own, before.own
-    steps = [
-        # The own row comes first, because the rows below refer to it; and goes last.
-        rows.inserting(_ORGANIZATIONS, [own] if own is not None and was is None else []),
-        rows.deleting(_LINKS, [row[:2] for row in gone]),
-        rows.inserting(_LINKS, fresh),
-        rows.changing(_LINKS, changed),
-        rows.changing(_ORGANIZATIONS, [own] if own is not None and was is not None else []),
-        rows.deleting(_ORGANIZATIONS, [was[:1]] if was is not None and own is None else []),
-    ]
-    return [step for step in steps if step.rows]

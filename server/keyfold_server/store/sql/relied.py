@@ -39,7 +39,9 @@ class Relied:
     def __init__(self, wanted: Sequence[Change], floors: Floors) -> None:
         """Takes the changes, and the floors that this process has seen."""
         relied = [change.reliance for change in wanted if change.reliance is not None]
-        self._names = sorted({each.organization for each in relied})
+        claims = [change.claim.organization for change in wanted if change.claim is not None]
+        names = {*(each.organization for each in relied), *claims}
+        self._names = sorted(name for name in names if name is not None)
         self._counted = sorted({each.organization for each in relied if each.counts})
         # From before the read, so that what it finds cannot be older.
         self._floors = {name: floors.of(organizations.floor_name(name)) for name in self._names}
@@ -55,7 +57,8 @@ class Relied:
         read = rows_of(answers[:of_organizations])
         for name, stored in organizations.of(self._names, read, seal).items():
             self._found[name] = organizations.held(stored, self._floors[name])
-        self._counts.update({row[0]: row[1] for row in rows_of(answers[of_organizations:])})
+        # In place of those of an earlier try of the transaction.
+        self._counts = Counter({row[0]: row[1] for row in rows_of(answers[of_organizations:])})
 
     def check_locked(self, names: Collection[str]) -> None:
         """Refuses a row that another transaction made after these locks were taken.
@@ -82,8 +85,20 @@ class Relied:
         if reliance is None:
             return
         name = reliance.organization
-        organization = organizations.authentic(self._found[name]).organization
+        organization = self.stored(name).organization
         reliance.check(OrganizationView(organization, self._counts[name]))
+
+    def stored(self, name: str) -> StoredOrganization:
+        """Returns an organization as the batch has left it so far.
+
+        Raises:
+            RowNotAuthenticError: Its rows are not authentic.
+        """
+        return organizations.authentic(self._found[name])
+
+    def change(self, stored: StoredOrganization) -> None:
+        """Replaces an organization by what the batch makes of it."""
+        self._found[stored.organization.name] = stored
 
     def made(self, reliance: Reliance | None) -> None:
         """Counts a cluster that a change of the batch makes."""

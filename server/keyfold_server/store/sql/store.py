@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from keyfold_server.domain.erasure import Tombstone
@@ -34,6 +34,7 @@ from keyfold_server.store.sql.organizations import OrganizationStore
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN, Transactions
 from keyfold_server.store.tables import (
     clusters,
+    holders,
     listing,
     log,
     log_head,
@@ -49,6 +50,7 @@ from keyfold_server.store.tables import (
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.log import Draft
 from keyfold_server.store.tables.log_head import Position
+from keyfold_server.store.tables.organizations import floor_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     )
     from keyfold_server.domain.cluster import Cluster, SupersededWrap
     from keyfold_server.domain.health import Observation
+    from keyfold_server.domain.holders import Claim, Holder
     from keyfold_server.domain.log import Attempt, Entry, RecordedAttempt
     from keyfold_server.domain.ports import Clock, ClusterFilter, Heartbeat, ReplicaRow
     from keyfold_server.store.database.engine import Database
@@ -173,25 +176,39 @@ class SqlStore(
         return [s.cluster if isinstance(s, StoredCluster) else s for s in listed]
 
     def requested(
-        self, name: str, key: RequestKey | None
-    ) -> tuple[Cluster | Tombstone | Unusable | None, RecordedRequest | None]:
-        """Reads a cluster, and the record of a request that was carried out, in one round trip."""
+        self, name: str, key: RequestKey | None, claim: Claim | None = None
+    ) -> tuple[Cluster | Tombstone | Unusable | None, RecordedRequest | None, frozenset[Holder]]:
+        """Reads a cluster, a request's record, and who has what it claims, in one round trip."""
         floor = self._floors.of(name)
         recorded = requests.reading([key] if key is not None else [])
+        wanted = () if claim is None else claim.holders
+        organization = None if claim is None else claim.organization
+        looking = holders.looking(organization, wanted, cluster=name)
 
         def work(
             unit: Unit,
-        ) -> tuple[StoredCluster | Tombstone | Unusable | None, RecordedRequest | None]:
-            found, *others = (answer.rows for answer in unit.answers)
-            known = requests.of(chain.from_iterable(others), self._seal)
-            stored = clusters.of(found, self._seal).get(name)
-            tombstone = clusters.tombstones(found, self._seal).get(name)
-            return stored or tombstone, None if key is None else known.get(requests.scope(key))
+        ) -> tuple[
+            StoredCluster | Tombstone | Unusable | None, RecordedRequest | None, frozenset[Holder]
+        ]:
+            found, *others = unit.answers
+            looked, others = others[: len(looking)], others[len(looking) :]
+            known = requests.of(rows_of(others), self._seal)
+            stored = clusters.of(found.rows, self._seal).get(name)
+            tombstone = clusters.tombstones(found.rows, self._seal).get(name)
+            own = organization
+            if own is None and isinstance(stored, StoredCluster):
+                own = stored.cluster.organization
+            return (
+                stored or tombstone,
+                None if key is None else known.get(requests.scope(key)),
+                holders.elsewhere(own, wanted, looked),
+            )
 
-        stored, request = self._transactions.fetch([*clusters.reading([name]), *recorded], work)
+        steps = [*clusters.reading([name]), *looking, *recorded]
+        stored, request, elsewhere = self._transactions.fetch(steps, work)
         if isinstance(stored, Tombstone):
-            return floors.held(name, None, floor) or stored, request
-        return floors.held(name, stored, floor), request
+            return floors.held(name, None, floor) or stored, request, elsewhere
+        return floors.held(name, stored, floor), request, elsewhere
 
     def apply(self, changes: Sequence[Change]) -> list[CommittedChange | Exception]:
         """Carries out changes in one transaction; a change that raises drops out alone.
@@ -225,6 +242,8 @@ class SqlStore(
                 )
             ]
         # Not inside the transaction: only committed changes count as seen.
+        for number, organization, floor in batch.floors:
+            self._floors.raise_to(number, floor_name(organization), floor)
         for each in made:
             if not isinstance(each, Exception):
                 self._transactions.history.advance(Position(each.number, each.entry_id), mark)

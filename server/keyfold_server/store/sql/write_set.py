@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from keyfold_server.domain.erasure import Tombstone
     from keyfold_server.store.seal import Seal
+    from keyfold_server.store.sql.claims import Claims
     from keyfold_server.store.sql.relied import Relied
     from keyfold_server.store.sql.taken_seats import TakenSeats
     from keyfold_server.store.tables.requests import Scope
@@ -79,7 +80,8 @@ class WriteSet:
     """Decides changes one by one on their clusters' rows, and collects the rows to write.
 
     Attributes:
-        drafts: The entries of the log, one for each change, in their order.
+        drafts: The entries of the log in their order: for each change one for what it claims, if
+            it does, and its own.
         makes: The names of the clusters that are new, and the number of the tombstone above which
             each begins, 0 if the name has none.
         ends: The clusters that are erased, as the batch found them.
@@ -91,6 +93,7 @@ class WriteSet:
         recorded: Mapping[Scope, RecordedRequest],
         relied: Relied,
         seats: TakenSeats,
+        claims: Claims,
         tombstones: Mapping[str, Tombstone],
         *,
         seal: Seal,
@@ -103,6 +106,7 @@ class WriteSet:
             recorded: The requests that were carried out before, by scope.
             relied: The organizations that changes rely on.
             seats: The seats that changes take.
+            claims: What the changes claim for organizations.
             tombstones: The tombstones of the names that have one.
             seal: Seals the rows.
             now: Milliseconds of Unix time, by the store's clock.
@@ -111,6 +115,7 @@ class WriteSet:
         self._recorded = dict(recorded)
         self._relied = relied
         self._seats = seats
+        self._claims = claims
         self._tombstones = tombstones
         self._seal = seal
         self._now = now
@@ -134,6 +139,7 @@ class WriteSet:
             ConcurrentChangeError: An earlier change of the batch erases the cluster.
             OrganizationMismatchError: The change makes a cluster of a name that another
                 organization has used.
+            KeyHeldByAnotherError: The change names a key in what another organization has.
             ValueError: The cluster does not differ from the current one as the decision says.
             Exception: Whatever the change's own decision raises.
         """
@@ -161,6 +167,7 @@ class WriteSet:
             )
         else:
             stored, history = self._stored(pending.after, current, decision)
+            claimed = self._claims.decided(change, self._seal, self._now)
             draft = Draft(
                 EntryKind.ERASURE if decision.removed else EntryKind.DECISION,
                 change.event,
@@ -173,6 +180,9 @@ class WriteSet:
             )
             # From here on nothing raises.
             pending.after = stored
+            if claimed is not None:
+                self._claims.keep(claimed)
+                self.drafts.append(claimed.draft)
             self._history += history
             self._seats.made(change.seats, cluster)
             self._erased_keks += {kek_id for _, kek_id, _ in decision.removed}
@@ -241,6 +251,7 @@ class WriteSet:
             ),
             rows.inserting(schema.requests, self._requests),
             rows.changing(schema.identities, self._seats.rows(self._seal)),
+            *self._claims.steps(),
             *erasing.steps(self.ends, self._erased_keks, issued, self._seal),
         ]
         return [step for step in steps if step.rows]

@@ -1,9 +1,9 @@
 """An organization's rows, written and read; nobody uses a row before its MAC is verified.
 
-The organization's own row carries a digest over the MACs of its key links' rows, and equals the
-newest decision about the organization in the log, as a cluster's own row does (`clusters`). An
-organization without a row is one that nobody made or that was deleted: if the log says that it has
-one, somebody took the row away.
+The organization's own row carries a digest over the MACs of the rows of its key links and holders,
+and equals the newest decision about the organization in the log, as a cluster's own row does
+(`clusters`). An organization without a row is one that nobody made or that was deleted: if the log
+says that it has one, somebody took the row away.
 """
 
 from __future__ import annotations
@@ -14,27 +14,29 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import CompoundSelect, Select, func, null, select, union_all
+from sqlalchemy import CompoundSelect, Select, cast, func, null, select, union_all
 
 from keyfold_server.domain.errors import RowNotAuthenticError
+from keyfold_server.domain.holders import Holder
 from keyfold_server.domain.key_links import KeyLink, Move
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.log import Floor
 from keyfold_server.domain.organizations import DefaultKey, Organization, Settings
 from keyfold_server.store import seal as seals
 from keyfold_server.store.database.trip import Step, looking_for, one_of
-from keyfold_server.store.schema import Cells, key_links, log, organizations
+from keyfold_server.store.schema import Cells, holders, key_links, log, organizations
 from keyfold_server.store.tables import options
 from keyfold_server.store.tables.log import ORGANIZATION, organization_floor
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, Table
 
     from keyfold_server.store.seal import Seal
 
 _LINK: Final = len(organizations.columns)
-_ENTRY: Final = _LINK + len(key_links.columns)
-_LINKS: Final = list(organizations.columns).index(organizations.c.links)
+_HOLDER: Final = _LINK + len(key_links.columns)
+_ENTRY: Final = _HOLDER + len(holders.columns)
+_CHILDREN: Final = list(organizations.columns).index(organizations.c.children)
 _KEY_ID: Final = list(organizations.columns).index(organizations.c.service_key_id)
 
 _PAGE: Final = 500
@@ -52,11 +54,13 @@ class StoredOrganization:
         organization: The organization.
         own: Its own row, with its MAC; None: it has none.
         links: The rows of its key links, by name.
+        held: The rows of its holders.
     """
 
     organization: Organization
     own: Cells | None = None
     links: Mapping[str, Cells] = field(default_factory=dict)
+    held: Mapping[Holder, Cells] = field(default_factory=dict)
 
     @property
     def floor(self) -> Floor:
@@ -95,11 +99,14 @@ def reading(names: Sequence[str]) -> list[Step]:
 @cache
 def _reading(count: int) -> CompoundSelect[Any]:
     rows = (
-        select(*organizations.c, *key_links.c, *(null() for _ in log.columns))
+        select(*organizations.c, *key_links.c, *_nothing(holders, log))
         .outerjoin(key_links, key_links.c.organization == organizations.c.name)
         .where(one_of(organizations.c.name, count))
     )
-    nothing = (null() for _ in range(_ENTRY))
+    held = select(*_nothing(organizations, key_links), *holders.c, *_nothing(log)).where(
+        one_of(holders.c.organization, count)
+    )
+    nothing = _nothing(organizations, key_links, holders)
     decided = select(*nothing, *_newest.c).where(
         one_of(_newest.c.organization, count),
         *_is_own(_newest),
@@ -109,7 +116,12 @@ def _reading(count: int) -> CompoundSelect[Any]:
         .correlate(_newest)
         .scalar_subquery(),
     )
-    return union_all(rows, decided)
+    return union_all(rows, held, decided)
+
+
+def _nothing(*tables: Table) -> list[ColumnElement[Any]]:
+    """Returns NULL in place of each column of some tables; each has a type, for PostgreSQL."""
+    return [cast(null(), column.type) for table in tables for column in table.columns]
 
 
 def _is_own(entry: Any) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -127,24 +139,40 @@ def of(
     """
     own: dict[str, Cells] = {}
     links: dict[str, dict[str, Cells]] = {}
+    held: dict[str, dict[Holder, Cells]] = {}
     entries: dict[str, Cells] = {}
     for cells in found:
+        holder, entry = cells[_HOLDER:_ENTRY], cells[_ENTRY:]
+        if holder[0] is not None:
+            held.setdefault(holder[0], {})[Holder(*holder[1:3])] = holder
+            continue
         if cells[0] is None:
-            entry = cells[_ENTRY:]
             entries[entry[ORGANIZATION]] = entry
             continue
         own[cells[0]] = cells[:_LINK]
-        link = cells[_LINK:_ENTRY]
+        link = cells[_LINK:_HOLDER]
         if link[0] is not None:
             links.setdefault(cells[0], {})[link[1]] = link
     return {
-        name: _verified(name, own.get(name), links.get(name, {}), entries.get(name), seal)
+        name: _verified(
+            name,
+            own.get(name),
+            links.get(name, {}),
+            held.get(name, {}),
+            entries.get(name),
+            seal,
+        )
         for name in names
     }
 
 
 def _verified(
-    name: str, own: Cells | None, links: Mapping[str, Cells], entry: Cells | None, seal: Seal
+    name: str,
+    own: Cells | None,
+    links: Mapping[str, Cells],
+    held: Mapping[Holder, Cells],
+    entry: Cells | None,
+    seal: Seal,
 ) -> StoredOrganization | RowNotAuthenticError:
     try:
         decided = None
@@ -158,11 +186,13 @@ def _verified(
         seal.check("organizations", own)
         for link in links.values():
             seal.check("key_links", link)
+        for holder in held.values():
+            seal.check("holders", holder)
     except RowNotAuthenticError:
         return not_authentic(name)
-    if own[_LINKS] != _digest(links) or own[_KEY_ID] != seal.service_key_id:
+    if own[_CHILDREN] != _digest(links, held) or own[_KEY_ID] != seal.service_key_id:
         return not_authentic(name)
-    stored = StoredOrganization(_decoded(own, links), own, links)
+    stored = StoredOrganization(_decoded(own, links, held), own, links, held)
     return stored if decided == (name, stored.floor) else not_authentic(name)
 
 
@@ -223,8 +253,9 @@ def held(
     return not_authentic(found.organization.name)
 
 
-def _digest(links: Mapping[str, Cells]) -> bytes:
-    return seals.digest(links[name][-1] for name in sorted(links))
+def _digest(links: Mapping[str, Cells], held: Mapping[Holder, Cells]) -> bytes:
+    rows = (*(links[name] for name in sorted(links)), *(held[each] for each in sorted(held)))
+    return seals.digest(row[-1] for row in rows)
 
 
 def sealed(
@@ -240,6 +271,11 @@ def sealed(
         row = known.get(link.name)
         unchanged = row is not None and row[:-1] == cells
         links[link.name] = row if row and unchanged else seal.sealed("key_links", cells)
+    of_before = {} if before is None else before.held
+    held = {
+        holder: of_before.get(holder) or seal.sealed("holders", (organization.name, *holder))
+        for holder in organization.holders
+    }
     settings = organization.settings
     own = seal.sealed(
         "organizations",
@@ -254,11 +290,11 @@ def sealed(
             organization.revision,
             organization.created_at,
             organization.updated_at,
-            _digest(links),
+            _digest(links, held),
             seal.service_key_id,
         ),
     )
-    return StoredOrganization(organization, own, links)
+    return StoredOrganization(organization, own, links, held)
 
 
 def _link_cells(link: KeyLink) -> Cells:
@@ -295,7 +331,7 @@ def _move(cell: str) -> Move:
     return Move(spec, told["operation"], told["open"])
 
 
-def _decoded(own: Cells, links: Mapping[str, Cells]) -> Organization:
+def _decoded(own: Cells, links: Mapping[str, Cells], held: Mapping[Holder, Cells]) -> Organization:
     return Organization(
         name=own[0],
         settings=Settings(own[1], DefaultKey(own[2]), tuple(json.loads(own[3])), own[4], own[5]),
@@ -304,6 +340,7 @@ def _decoded(own: Cells, links: Mapping[str, Cells]) -> Organization:
         revision=own[7],
         created_at=own[8],
         updated_at=own[9],
+        holders=tuple(sorted(held)),
     )
 
 

@@ -182,6 +182,7 @@ class _Writer:
                 schema.identities,
                 schema.organizations,
                 schema.key_links,
+                schema.holders,
                 schema.clusters,
                 *CHILDREN,
                 schema.wrap_history,
@@ -243,6 +244,7 @@ class _Writer:
             raise SetupError(f"the export has nothing of organization {found.name}")
         self._tables[schema.organizations].append(made.own)
         self._tables[schema.key_links] += made.links.values()
+        self._tables[schema.holders] += made.held.values()
         event = AuditEvent("local", ORGANIZATION, "done", _json(self._source_of()))
         told = described(Organization(found.name), found)
         self._add_entry(

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region, SupersededWrap, Wrap
 from keyfold_server.domain.errors import KeyfoldError, SetupError
+from keyfold_server.domain.holders import Holder
 from keyfold_server.domain.key_groups import KeyGroups
 from keyfold_server.domain.key_links import KeyLink, Move
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
@@ -102,7 +103,15 @@ def _organization(raw: dict[str, Any]) -> Organization:
         revision=raw["revision"],
         created_at=raw["created_at"],
         updated_at=raw["updated_at"],
+        holders=_holders(raw["holders"]),
     )
+
+
+def _holders(raw: list[list[str]]) -> tuple[Holder, ...]:
+    found = tuple(Holder(*each) for each in raw)
+    if list(found) != sorted(set(found)):
+        raise ValueError("each holder stands there once, in its place")
+    return found
 
 
 def _link(organization: str, raw: dict[str, Any]) -> KeyLink:

@@ -183,6 +183,7 @@ def organization_record(organization: Organization) -> dict[str, Any]:
         "revision": organization.revision,
         "created_at": organization.created_at,
         "updated_at": organization.updated_at,
+        "holders": [list(holder) for holder in organization.holders],
         "key_links": [_link_record(link) for link in organization.links],
     }
 

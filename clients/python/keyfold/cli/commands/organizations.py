@@ -45,6 +45,16 @@ ClusterPattern = Annotated[
     ),
 ]
 AnyCluster = Annotated[bool, typer.Option("--any-cluster", help="Let its clusters have any name.")]
+Holder = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--holder",
+        metavar="TYPE:NAME",
+        help="An account, project, vault or origin whose keys it may name, such as "
+        "AWS_KMS:111122223333; repeat it for each one that it is to have.",
+    ),
+]
+NoHolders = Annotated[bool, typer.Option("--no-holders", help="Release all that it holds.")]
 MaxClusters = Annotated[
     int | None,
     typer.Option(min=0, help="The most clusters; 0: as many as it likes.", show_default=False),
@@ -119,6 +129,8 @@ def update(
     any_cluster: AnyCluster = False,
     max_clusters: MaxClusters = None,
     max_key_links: MaxKeyLinks = None,
+    holder: Holder = None,
+    no_holders: NoHolders = False,
     etag: Etag = "",
     validate_only: ValidateChange = False,
     request_id: RequestId = None,
@@ -126,12 +138,15 @@ def update(
     """Change an organization. It changes no key of a cluster, and what no option names stays."""
     if any_cluster and cluster_pattern:
         raise InputError("give --cluster-pattern or --any-cluster, but not both")
+    if no_holders and holder:
+        raise InputError("give --holder or --no-holders, but not both")
     given = {
         "display_name": display_name,
         "default_key": default_key,
         "cluster_patterns": () if any_cluster else cluster_pattern,
         "max_clusters": max_clusters,
         "max_key_links": max_key_links,
+        "holders": () if no_holders else holder,
     }
     fields = [name for name, value in given.items() if value is not None]
     if not fields:
@@ -143,6 +158,7 @@ def update(
         tuple(cluster_pattern or ()),
         max_clusters or 0,
         max_key_links or 0,
+        holders=tuple(holder or ()),
     )
     call = calls.update_organization(
         changed, fields, etag, request_id or None, validate_only=validate_only
@@ -164,7 +180,7 @@ def delete(
     validate_only: ValidateChange = False,
     request_id: RequestId = None,
 ) -> None:
-    """Delete an organization that has neither clusters nor key links.
+    """Delete an organization that has neither clusters nor key links, and holds nothing.
 
     The command asks for confirmation; without a terminal to ask at it needs --yes.
     """

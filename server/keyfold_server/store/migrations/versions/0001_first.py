@@ -350,7 +350,7 @@ def _organizations() -> None:
         sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=True),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
-        sa.Column("links", sa.LargeBinary(), nullable=False),
+        sa.Column("children", sa.LargeBinary(), nullable=False),
         sa.Column("service_key_id", _TEXT, nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_organizations"),
@@ -379,6 +379,20 @@ def _organizations() -> None:
             name="fk_key_links_organization_organizations",
         ),
     )
+    _table(
+        "holders",
+        sa.Column("organization", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("key_type", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("holder", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("organization", "key_type", "holder", name="pk_holders"),
+        sa.ForeignKeyConstraint(
+            ["organization"],
+            ["organizations.name"],
+            name="fk_holders_organization_organizations",
+        ),
+    )
+    _index("holders", "key_type", "holder")
 
 
 def _operations() -> None:
