@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Heartbeat
+from keyfold_server.domain.seats import Seat, SeatClaim
 from keyfold_server.store import blessing, schema
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
@@ -166,6 +168,30 @@ def _put_back(store: SqlStore, saved: dict[Table, list[tuple[object, ...]]]) -> 
             connection.execute(insert(table), [rows.named(table, row) for row in cells])
 
     store.parts[0].write(work)
+
+
+@pytest.mark.parametrize("there", ["nobody's", "reserved", "another's"])
+def test_a_cluster_brings_its_seat(
+    store: SqlStore, other: SqlStore, tmp_path: Path, there: str
+) -> None:
+    """C2, A4: an import takes the seat along, and is refused where the seat is another's here."""
+    owner, pool = "cluster:acme", [Seat("seat-1", "FAKE", "eu", "role/1", ("agent/1",))]
+    store.reserve_seats(owner, pool, 1, an_event())
+    taking = replace(enabling(two_regions()), seats=(SeatClaim("seat-1", owner, "eu"),))
+    applied(store, taking)
+    path = exported(store, tmp_path, "acme")
+    if there != "nobody's":
+        whose = owner if there == "reserved" else "cluster:beta"
+        other.reserve_seats(whose, pool, 1, an_event())
+    if there == "another's":
+        with pytest.raises(SetupError, match="has seat seat-1 in the export"):
+            brought(other, path)
+        assert other.cluster("acme") is None
+        return
+    brought(other, path)
+    (mine,), (theirs,) = store.issued_to(owner).seats, other.issued_to(owner).seats
+    assert replace(theirs, created_at=mine.created_at) == mine
+    assert mine.used
 
 
 def test_a_cluster_comes_into_a_store_in_use(
