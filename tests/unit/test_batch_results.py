@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfold.v1 import key_management_service_pb2 as pb
-from keyfold_server.rpc.messages.batch_results import around_opened, around_wrapped
+from keyfold_server.rpc.messages.batch_results import around_opened, around_wrapped, max_cache_age
 
 keys = st.lists(st.binary(min_size=1, max_size=300) | st.binary(min_size=4_186, max_size=4_186))
 generations = st.integers(0, 2**32 - 1)
@@ -26,9 +26,9 @@ def test_wrapped_keys_are_written_as_protobuf_writes_them(
     assert wire == whole.SerializeToString()
 
 
-@given(keys, st.text(max_size=64), generations)
+@given(keys, st.text(max_size=64), generations, st.integers(0, 10**10))
 def test_opened_keys_are_written_as_protobuf_writes_them(
-    plaintexts: list[bytes], region: str, generation: int
+    plaintexts: list[bytes], region: str, generation: int, microseconds: int
 ) -> None:
     """A client reads the results of a BatchUnwrap as it would read protobuf's own bytes."""
     whole = pb.BatchUnwrapResponse()
@@ -36,6 +36,20 @@ def test_opened_keys_are_written_as_protobuf_writes_them(
     for plaintext in plaintexts:
         answer = whole.results.add().answer
         answer.plaintext, answer.region, answer.generation = plaintext, region, generation
-        before, after = around_opened(len(plaintext), region, generation)
+        answer.max_cache_age.FromMicroseconds(microseconds)
+        ttl = microseconds / 1_000_000
+        before, after = around_opened(len(plaintext), region, generation, ttl)
         wire += before + plaintext + after
     assert wire == whole.SerializeToString()
+
+
+@given(st.integers(0, 10**10))
+def test_the_age_of_a_cache_joins_an_answer_as_protobuf_writes_it(microseconds: int) -> None:
+    """Both answers with a plaintext say how long it may be kept, zero told apart from unset."""
+    for whole in (
+        pb.UnwrapResponse(plaintext=b"k", region="eu", generation=2),
+        pb.GenerateDataKeyResponse(plaintext=b"k", wrapped_key=b"w", generation=2),
+    ):
+        wire = whole.SerializeToString() + max_cache_age(microseconds / 1_000_000)
+        whole.max_cache_age.FromMicroseconds(microseconds)
+        assert wire == whole.SerializeToString()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_data_plane(client: keyfold.Client) -> None:
     context = {"table": "users"}
     wrapped = client.wrap("prod", "eu", bytearray(b"k" * 32), context=context)
     opened = client.unwrap("prod", memoryview(wrapped.wrapped_key), context=context)
-    assert opened == keyfold.Unwrapped(keyfold.Plaintext(b"k" * 32), "eu", 1)
+    minute = timedelta(minutes=1)
+    assert opened == keyfold.Unwrapped(keyfold.Plaintext(b"k" * 32), "eu", 1, minute)
     again = client.rewrap("prod", wrapped.wrapped_key, context=context)
     assert again == keyfold.Rewrapped(wrapped.wrapped_key, 1, already_current=True)
     moved = client.rewrap(

@@ -7,6 +7,7 @@ does not print; a protobuf message would print the key.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Self
 
 from keyfold.errors import KeyfoldError
@@ -42,16 +43,20 @@ class Unwrapped:
         plaintext: The unwrapped key.
         region: The region that wrapped it.
         generation: The generation that wrapped it.
+        max_cache_age: How long you may keep the plaintext in memory, from the beginning of the
+            call; zero: not at all.
     """
 
     plaintext: Plaintext
     region: str
     generation: int
+    max_cache_age: timedelta = timedelta()
 
     @classmethod
     def from_message(cls, message: api.UnwrapResponse) -> Unwrapped:
         """Reads the protobuf message."""
-        return cls(Plaintext(message.plaintext), message.region, message.generation)
+        age = message.max_cache_age.ToTimedelta()
+        return cls(Plaintext(message.plaintext), message.region, message.generation, age)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +67,20 @@ class DataKey:
         plaintext: The key, to encrypt with and then to forget; empty with `wrapped_only`.
         wrapped_key: The wrapped key, to store beside the data.
         generation: The generation that wrapped it.
+        max_cache_age: How long you may keep the plaintext in memory, from the beginning of the
+            call; zero: not at all.
     """
 
     plaintext: Plaintext
     wrapped_key: bytes
     generation: int
+    max_cache_age: timedelta = timedelta()
 
     @classmethod
     def from_message(cls, message: api.GenerateDataKeyResponse) -> DataKey:
         """Reads the protobuf message."""
-        return cls(Plaintext(message.plaintext), message.wrapped_key, message.generation)
+        age = message.max_cache_age.ToTimedelta()
+        return cls(Plaintext(message.plaintext), message.wrapped_key, message.generation, age)
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,22 +309,31 @@ class UnwrapResponse(_message.Message):
     PLAINTEXT_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    MAX_CACHE_AGE_FIELD_NUMBER: _builtins.int
     plaintext: _builtins.bytes
     """The key, 1 to 4,096 bytes."""
     region: _builtins.str
     """The region that wrapped the key."""
     generation: _builtins.int
     """The generation that wrapped the key."""
+    @_builtins.property
+    def max_cache_age(self) -> _duration_pb2.Duration:
+        """How long the caller may keep the plaintext in memory, from the moment at which it made the call:
+        the `cache_ttl` of the region. Zero: not at all, so that each use reaches the customer's KMS.
+        Unset (earlier servers): not at all.
+        """
+
     def __init__(
         self,
         *,
         plaintext: _builtins.bytes = ...,
         region: _builtins.str = ...,
         generation: _builtins.int = ...,
+        max_cache_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_cache_age", b"max_cache_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "plaintext", b"plaintext", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "max_cache_age", b"max_cache_age", "plaintext", b"plaintext", "region", b"region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -399,22 +408,28 @@ class GenerateDataKeyResponse(_message.Message):
     PLAINTEXT_FIELD_NUMBER: _builtins.int
     WRAPPED_KEY_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    MAX_CACHE_AGE_FIELD_NUMBER: _builtins.int
     plaintext: _builtins.bytes
     """The data key; empty if the request has `wrapped_only`."""
     wrapped_key: _builtins.bytes
     """The wrapped data key, which the caller keeps beside its data."""
     generation: _builtins.int
     """The generation that wrapped the key."""
+    @_builtins.property
+    def max_cache_age(self) -> _duration_pb2.Duration:
+        """How long the caller may keep the plaintext in memory; see `UnwrapResponse.max_cache_age`."""
+
     def __init__(
         self,
         *,
         plaintext: _builtins.bytes = ...,
         wrapped_key: _builtins.bytes = ...,
         generation: _builtins.int = ...,
+        max_cache_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_cache_age", b"max_cache_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "plaintext", b"plaintext", "wrapped_key", b"wrapped_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "max_cache_age", b"max_cache_age", "plaintext", b"plaintext", "wrapped_key", b"wrapped_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,7 +17,7 @@ from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain.envelope import OVERHEAD
 from keyfold_server.domain.errors import KeyfoldError, NotFoundError
 from keyfold_server.rpc.call_log import Facts
-from keyfold_server.rpc.messages.batch_results import around_opened, around_wrapped
+from keyfold_server.rpc.messages.batch_results import around_opened, around_wrapped, max_cache_age
 from keyfold_server.rpc.messages.requests import decode
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.data.call import Call
@@ -77,22 +77,24 @@ class DataMethods:
         facts.cluster = asked.cluster
         opened = self._plane.unwrap(asked.cluster, asked.wrapped_key, asked.context, call)
         facts.region = opened.region
-        return pb.UnwrapResponse(
+        reply = pb.UnwrapResponse(
             plaintext=opened.plaintext, region=opened.region, generation=opened.generation
-        ).SerializeToString()
+        )
+        return reply.SerializeToString() + max_cache_age(opened.max_cache_age)
 
     def _generate(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.GenerateDataKeyRequest, data)
         facts.cluster = asked.cluster
         facts.region = asked.region
-        plaintext, wrapped_key, generation = self._plane.generate(
+        plaintext, wrapped_key, generation, ttl = self._plane.generate(
             asked.cluster, asked.region, asked.size, asked.context, call
         )
-        return pb.GenerateDataKeyResponse(
+        reply = pb.GenerateDataKeyResponse(
             plaintext=b"" if asked.wrapped_only else plaintext,
             wrapped_key=wrapped_key,
             generation=generation,
-        ).SerializeToString()
+        )
+        return reply.SerializeToString() + max_cache_age(ttl)
 
     def _rewrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.RewrapRequest, data)
@@ -140,8 +142,8 @@ class DataMethods:
                 reply.append(pb.BatchUnwrapResponse(results=[error]).SerializeToString())
                 results[result.region or "", result.reason] += 1
             else:
-                plaintext, region, generation = result
-                before, after = around_opened(len(plaintext), region, generation)
+                plaintext, region, generation, ttl = result
+                before, after = around_opened(len(plaintext), region, generation, ttl)
                 reply += (before, plaintext, after)
                 results[region, OK] += 1
         return b"".join(reply)

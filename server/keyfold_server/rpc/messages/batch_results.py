@@ -13,6 +13,7 @@ from typing import NamedTuple
 from google.protobuf.message import Message
 
 from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold_server.rpc.messages.replies import span
 
 
 class Around(NamedTuple):
@@ -30,10 +31,21 @@ def around_wrapped(size: int, generation: int) -> Around:
 
 
 @lru_cache(maxsize=1_024)
-def around_opened(size: int, region: str, generation: int) -> Around:
+def around_opened(size: int, region: str, generation: int, ttl: float) -> Around:
     """Returns what stands around a plaintext of so many bytes in a BatchUnwrapResponse."""
     answer = pb.UnwrapResponse(plaintext=bytes(size), region=region, generation=generation)
+    answer.max_cache_age.CopyFrom(span(ttl))
     return _around(pb.BatchUnwrapResponse(results=[pb.BatchUnwrapResult(answer=answer)]), size)
+
+
+@lru_cache(maxsize=1_024)
+def max_cache_age(ttl: float) -> bytes:
+    """Returns the field that says for how many seconds the caller may keep a plaintext.
+
+    UnwrapResponse and GenerateDataKeyResponse have it under one number. Protobuf joins what is
+    written one after the other into one message, so it costs a call nothing to speak of.
+    """
+    return pb.UnwrapResponse(max_cache_age=span(ttl)).SerializeToString()
 
 
 def _around(reply: Message, size: int) -> Around:

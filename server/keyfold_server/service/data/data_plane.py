@@ -54,11 +54,15 @@ class Destination(NamedTuple):
 
 
 class UnwrapResult(NamedTuple):
-    """An unwrapped key with its region and generation. Never log it: `plaintext` is the key."""
+    """An unwrapped key with its region and generation. Never log it: `plaintext` is the key.
+
+    `max_cache_age` is the seconds for which the caller may keep the key: its region's TTL.
+    """
 
     plaintext: bytes
     region: str
     generation: int
+    max_cache_age: float
 
 
 class DataPlane:
@@ -79,7 +83,7 @@ class DataPlane:
     ) -> tuple[bytes, int]:
         """Wraps a key of 1 to 4,096 bytes; returns the wrapped key and its generation."""
         bound = encode_context(context)
-        kek, contexts = self._keyring.wrapping(cluster, region, self._keyring.now(), call)
+        kek, contexts, _ = self._keyring.wrapping(cluster, region, self._keyring.now(), call)
         if contexts:
             check_context(contexts, context)
         return kek.seal(plaintext, bound, self._random), kek.generation
@@ -90,10 +94,11 @@ class DataPlane:
         """Opens a wrapped key."""
         wrapped = parse(wrapped_key)
         bound = encode_context(context)
-        kek, contexts = self._keyring.opening(cluster, wrapped.kek_id, self._keyring.now(), call)
+        now = self._keyring.now()
+        kek, contexts, ttl = self._keyring.opening(cluster, wrapped.kek_id, now, call)
         if contexts:
             check_context(contexts, context)
-        return UnwrapResult(kek.open(wrapped, bound), kek.region, kek.generation)
+        return UnwrapResult(kek.open(wrapped, bound), kek.region, kek.generation, ttl)
 
     def generate(
         self,
@@ -102,11 +107,12 @@ class DataPlane:
         size: int,
         context: Mapping[str, str],
         call: Call,
-    ) -> tuple[bytes, bytes, int]:
+    ) -> tuple[bytes, bytes, int, float]:
         """Makes a data key and wraps it.
 
         Returns:
-            The data key, its wrapped form and its generation.
+            The data key, its wrapped form, its generation, and the seconds for which the caller
+            may keep the data key.
 
         Raises:
             InvalidSizeError: The size is not 16, 24, 32, 64 or 0, which means 32.
@@ -116,8 +122,12 @@ class DataPlane:
             raise InvalidSizeError(
                 f"a data key has 16, 24, 32 or 64 bytes, not {size}", field="size"
             )
+        bound = encode_context(context)
+        kek, contexts, ttl = self._keyring.wrapping(cluster, region, self._keyring.now(), call)
+        if contexts:
+            check_context(contexts, context)
         plaintext = self._random(size)
-        return plaintext, *self.wrap(cluster, region, plaintext, context, call)
+        return plaintext, kek.seal(plaintext, bound, self._random), kek.generation, ttl
 
     def rewrap(
         self,
@@ -136,14 +146,14 @@ class DataPlane:
         bound = encode_context(context)
         to_bound = bound if destination is None else self._encode_new(destination.context)
         now = self._keyring.now()
-        source, contexts = self._keyring.opening(cluster, wrapped.kek_id, now, call)
+        source, contexts, _ = self._keyring.opening(cluster, wrapped.kek_id, now, call)
         check_context(contexts, context)
         to_cluster, to_region, to_context = cluster, source.region, context
         if destination is not None:
             to_context = destination.context
             to_cluster = cluster if destination.cluster is None else destination.cluster
             to_region = source.region if destination.region is None else destination.region
-        sealing, to_contexts = self._keyring.wrapping(to_cluster, to_region, now, call)
+        sealing, to_contexts, _ = self._keyring.wrapping(to_cluster, to_region, now, call)
         check_context(to_contexts, to_context)
         # Opened even where nothing will change: a corrupt key must not be called current.
         plaintext = source.open(wrapped, bound)
@@ -234,7 +244,8 @@ class DataPlane:
                 if granted.contexts:
                     check_context(granted.contexts, context if own is None else own)
                 plaintext = openers[wrapped.kek_id](wrapped, bound)
-                results.append(UnwrapResult(plaintext, granted.kek.region, granted.kek.generation))
+                kek = granted.kek
+                results.append(UnwrapResult(plaintext, kek.region, kek.generation, granted.ttl))
             except KeyfoldError as error:
                 results.append(error)
         return results

@@ -42,10 +42,12 @@ class GrantedKek(NamedTuple):
         kek: The KEK.
         contexts: Alternative sets of entries. The call's context must hold all entries of one of
             them; empty: any context will do.
+        ttl: Seconds for which a plaintext that the KEK opened may be kept: its region's TTL.
     """
 
     kek: Kek
     contexts: tuple[Mapping[str, str], ...]
+    ttl: float
 
 
 def check_context(contexts: tuple[Mapping[str, str], ...], context: Mapping[str, str]) -> None:
@@ -127,7 +129,7 @@ class Keyring:
             denials.unknown_region(view, region, call)
         kek = self._kek(view, found, found.newest, now, call)
         self._charge(view, now, items)
-        return GrantedKek(kek, use.contexts)
+        return GrantedKek(kek, use.contexts, found.ttl)
 
     def opening(
         self, cluster: str, kek_id: bytes, now: float, call: Call, items: int = 1
@@ -145,7 +147,7 @@ class Keyring:
             denials.not_allowed(view, region.region.name, Purpose.UNWRAP, call)
         kek = self._kek(view, region, kek_id, now, call)
         self._charge(view, now, items)
-        return GrantedKek(kek, use.contexts)
+        return GrantedKek(kek, use.contexts, region.ttl)
 
     def charge(self, cluster: str, now: float, items: int) -> None:
         """Counts the items of a batch that use KEKs of a cluster, once it has all these KEKs.
