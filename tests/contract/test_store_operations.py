@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from threading import Barrier
 from typing import Final
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, delete, insert, select, text
 
 import store_vector
 from builders import NOW, an_event
@@ -45,6 +46,7 @@ from keyfold_server.domain.operations import (
     taken,
 )
 from keyfold_server.domain.rights import Claim, Identity
+from keyfold_server.store import schema
 from keyfold_server.store.sql.store import SqlStore
 
 KEY: Final = OperationKey("0123456789abcdef", "op")
@@ -65,7 +67,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlStore]:
 
 def begun(store: SqlStore, key: OperationKey = KEY) -> Operation:
     """Starts an operation."""
-    change = replace(started(key, b"u" * 16, WORK, STARTER), event=an_event())
+    uid = b"u" * 16 if key == KEY else sha256(repr(key).encode()).digest()[:16]
+    change = replace(started(key, uid, WORK, STARTER), event=an_event())
     made = store.change_operation(change)
     assert made is not None
     return made
@@ -172,7 +175,7 @@ def test_operations_are_listed_in_their_order(store: SqlStore) -> None:
     keys = [OperationKey("b" * 16, "a"), OperationKey("a" * 16, "z"), OperationKey("a" * 16, "b")]
     for number, key in enumerate(keys):
         change = started(key, bytes([number]) * 16, WORK, STARTER)
-        store.change_operation(change)
+        store.change_operation(replace(change, event=an_event()))
     every = store.operations(OperationKey("", ""), 10)
     assert [each.key for each in every] == sorted(keys)
     after = store.operations(every[0].key, 1)
@@ -214,7 +217,8 @@ def test_one_of_two_starts_makes_it(store: SqlStore) -> None:
 
     def make(number: int) -> bytes:
         barrier.wait()
-        made = store.change_operation(started(KEY, bytes([number]) * 16, WORK, STARTER))
+        change = started(KEY, bytes([number]) * 16, WORK, STARTER)
+        made = store.change_operation(replace(change, event=an_event()))
         assert made is not None
         return made.uid
 
@@ -244,6 +248,88 @@ def test_an_edited_operation_is_refused(store: SqlStore, statement: str) -> None
         store.operation(KEY)
     with pytest.raises(RowNotAuthenticError):
         store.change_operation(taken(KEY, "two/b", 60.0))
+
+
+Put = Callable[[], None]
+
+
+def kept_row(store: SqlStore) -> Put:
+    """Reads the row of an operation, and returns what puts it back as it is now."""
+    table = schema.operations
+    [row] = store.parts[0].read(lambda c: c.execute(select(*table.c)).all())
+    old = dict(zip(table.columns.keys(), row, strict=True))
+
+    def put() -> None:
+        def work(connection: Connection) -> None:
+            connection.execute(delete(table))
+            connection.execute(insert(table), [old])
+
+        store.parts[0].write(work)
+
+    return put
+
+
+@pytest.mark.parametrize("what", ["cancelled", "ended", "deleted"])
+def test_a_decision_is_not_undone_by_an_older_row(store: SqlStore, what: str) -> None:
+    """S10: the log tells what was decided, also to a process that never saw the operation."""
+    begun(store)
+    store.change_operation(taken(KEY, "one/a", 60.0))
+    put = kept_row(store)
+    if what == "cancelled":
+        store.change_operation(replace(cancelled(KEY), event=an_event()))
+    else:
+        store.change_operation(ended(KEY, "one/a", "done", "", an_event()))
+    if what == "deleted":
+        put = kept_row(store)
+        store.change_operation(replace(deleted(KEY), event=an_event()))
+    put()
+    store._versions.clear()
+    for read in (
+        lambda: store.operation(KEY),
+        lambda: store.operations(OperationKey("", ""), 10),
+        lambda: store.change_operation(taken(KEY, "two/b", 60.0)),
+    ):
+        with pytest.raises(RowNotAuthenticError, match="an older one"):
+            read()
+
+
+def test_progress_that_this_process_saw_is_not_undone(store: SqlStore) -> None:
+    """S10: whoever puts older progress back cannot have regions taken again that were done."""
+    begun(store)
+    store.change_operation(taken(KEY, "one/a", 60.0))
+    put = kept_row(store)
+    store.change_operation(advanced(KEY, "one/a", 60.0, progress=Progress(done=5)))
+    put()
+    with pytest.raises(RowNotAuthenticError, match="an older one"):
+        store.operation(KEY)
+    with pytest.raises(RowNotAuthenticError, match="an older one"):
+        store.change_operation(advanced(KEY, "one/a", 60.0))
+
+
+def test_a_name_can_be_used_again(store: SqlStore) -> None:
+    """An operation of the name of a deleted one is another one, which begins anew."""
+    begun(store)
+    store.change_operation(taken(KEY, "one/a", 60.0))
+    store.change_operation(ended(KEY, "one/a", "done", "", an_event()))
+    store.change_operation(replace(deleted(KEY), event=an_event()))
+    again = started(KEY, b"v" * 16, WORK, STARTER)
+    store.change_operation(replace(again, event=an_event()))
+    found = store.operation(KEY)
+    assert found is not None
+    assert found.uid == b"v" * 16
+
+
+def test_pruning_keeps_the_decisions_about_open_operations(store: SqlStore) -> None:
+    """S10, S11: an operation that goes on longer than the log is kept stays authentic."""
+    begun(store)
+    put = kept_row(store)
+    store.change_operation(replace(cancelled(KEY), event=an_event()))
+    store.prune(1 << 50, -60_000)
+    assert store.operation(KEY) is not None
+    put()
+    store._versions.clear()
+    with pytest.raises(RowNotAuthenticError):
+        store.operation(KEY)
 
 
 def test_an_edited_failure_is_refused(store: SqlStore) -> None:

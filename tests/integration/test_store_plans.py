@@ -286,14 +286,14 @@ def _operations(store: SqlStore) -> None:
     starter = Starter(Identity(("local",), "loopback"))
     for name in ("op", "other"):
         work = Work(ActionKind.ROTATE, organization="org")
-        made = started(key._replace(name=name), b"u" * 16, work, starter)
+        made = started(key._replace(name=name), name.encode().rjust(16), work, starter)
         store.change_operation(replace(made, event=an_event()))
     store.change_operation(taken(key, "one/a", 60.0))
     failure = Failure("acme", "eu", "REVOKED", "it is revoked")
     progress = Progress(Place("acme", "eu"), failed=1)
     store.change_operation(advanced(key, "one/a", 60.0, progress=progress, failures=(failure,)))
     assert store.operation(key)
-    assert store.operation_failures(b"u" * 16)
+    assert store.operation_failures(b"op".rjust(16))
     assert len(store.operations(key, 5)) == 1
     assert len(store.open_operations(5)) == 2
     assert len(store.free_operations(5)) == 1

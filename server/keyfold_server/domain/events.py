@@ -41,7 +41,7 @@ class Event:
         action: `source:subject:action`, such as `rpc:cluster:revoke`.
         outcome: `done`, the reason of a refusal, or another word that docs/events.md lists.
         cluster: The cluster's name, or None.
-        uid: The cluster's uid, or None.
+        uid: The uid of the cluster, or of the operation, or None.
         organization: The organization, or None.
         root: The root key id (`cluster.Wrap.root_id`) of what concerns one root key, or None.
         key: The root key, of what concerns exactly one and is known by name, or None.

@@ -304,6 +304,7 @@ class Operation:
         progress: How far it has come.
         holder: The replica that runs it, with a random part for each time; empty: none does.
         leased_until: Until when no other replica takes it.
+        version: How often it was written; the store counts.
     """
 
     key: OperationKey
@@ -320,6 +321,7 @@ class Operation:
     progress: Progress = field(default_factory=Progress)
     holder: str = ""
     leased_until: int = 0
+    version: int = 0
 
     @property
     def ended(self) -> bool:

@@ -380,12 +380,13 @@ log: Final = Table(
     _index_where("organization IS NOT NULL", "organization", "number"),
     _index_also("own", "cluster IS NULL AND version IS NOT NULL", "organization", "number"),
     _index_where("caller <> ''", "caller", "number"),
+    _index_where("kind = 'OPERATION'", "cluster_uid", "number"),
 )
 """The log (protocol S0). `prev` is the MAC of the entry before, so each MAC vouches for every
 earlier entry. An entry with a version is a floor: the cluster's own row had that version, that
 epoch and the MAC `row_mac` from then on (protocol S10); without a cluster, the organization's own
 row. If a cluster's `row_mac` is NULL, it is a tombstone: the row was gone from then on (protocol
-D5). `time` is by the store's clock.
+D5). The uid of an operation's entry is the operation's. `time` is by the store's clock.
 
 The indexes on a cluster are apart, as are those on a root key: what looks for the newest decision,
 or for the condition that the log has told last, must not read through other entries. Together they
@@ -502,12 +503,14 @@ operations: Final = Table(
     _must("listed", BigInteger),
     _must("holder", Text),
     _must("leased_until", BigInteger),
+    _must("version", BigInteger),
     _must("mac", LargeBinary),
     _index_where("ended_at IS NULL", "created_at"),
     Index(None, "ended_at"),
 )
 """The operations. Progress has a MAC, too: whoever could move it would have regions left out that
-the operation then counts as done. `leased_until` is by the store's clock."""
+the operation then counts as done. `leased_until` is by the store's clock. Each write raises the
+version by one, and an entry of the log tells the version that a decision left (protocol S10)."""
 
 operation_failures: Final = Table(
     "operation_failures",

@@ -38,7 +38,7 @@ def event(shown: VisibleEvent) -> pb.Event:
         action=told.action,
         outcome=told.outcome,
         cluster=told.cluster or "",
-        cluster_uid=told.uid or b"",
+        cluster_uid=(told.uid or b"") if told.cluster is not None else b"",
         organization=told.organization or "",
         regions=shown.regions,
         caller=told.caller,

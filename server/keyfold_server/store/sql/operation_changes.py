@@ -57,17 +57,28 @@ def apart(
     return answers[: -len(reading(change, dialect))], answers[-1]
 
 
-def decided(change: OperationChange, read: Answer, stamp: Stamp) -> DecidedOperation:
+def decided(
+    change: OperationChange, read: Answer, stamp: Stamp, seen: tuple[bytes, int] | None = None
+) -> DecidedOperation:
     """Decides a change of an operation on what the transaction has read.
 
+    Args:
+        change: The change.
+        read: The answer to the last step of `reading`.
+        stamp: For the entry of the log.
+        seen: The uid and the version that this process had seen before it began to read, or None.
+
     Raises:
-        RowNotAuthenticError: The operation's row is not authentic.
+        RowNotAuthenticError: The operation's row is not authentic, or older than a decision.
         KeyfoldError: What the change itself raises.
     """
     current = next(iter(operations.of(read.rows, stamp.seal)), None)
+    operations.hold(current, seen)
     after = change.decide(current, stamp.now)
     if after is current:
         return DecidedOperation(after, changes=False, steps=[], drafts=[])
+    if after is not None:
+        after = replace(after, version=1 if current is None else current.version + 1)
     steps: list[Step] = []
     listed = () if after is None else change.failures[: LISTED - after.progress.listed]
     if after is not None and listed:
@@ -75,6 +86,10 @@ def decided(change: OperationChange, read: Answer, stamp: Stamp) -> DecidedOpera
         after = replace(after, progress=replace(after.progress, listed=before + len(listed)))
         steps.append(operations.listing(after.uid, before + 1, listed, stamp.now, stamp.seal))
     steps += operations.writing(current, after, stamp.seal)
-    drafts = [] if change.event is None else [Draft(EntryKind.OPERATION, change.event)]
+    drafts: list[Draft] = []
+    about = after or current
+    if change.event is not None and about is not None:
+        told = operations.told(after, current)
+        drafts = [Draft(EntryKind.OPERATION, change.event, uid=about.uid, decision=told)]
     forgotten = current.uid if after is None and current is not None else None
     return DecidedOperation(after, changes=True, steps=steps, drafts=drafts, forgotten=forgotten)

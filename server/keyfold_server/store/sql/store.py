@@ -29,7 +29,7 @@ from keyfold_server.store.sql.identities import IdentityStore
 from keyfold_server.store.sql.key_usage import KeyUseStore
 from keyfold_server.store.sql.membership import Membership
 from keyfold_server.store.sql.observations import ObservationStore
-from keyfold_server.store.sql.operations import OperationStore
+from keyfold_server.store.sql.operations import OperationStore, Versions
 from keyfold_server.store.sql.organizations import OrganizationStore
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN, Transactions
 from keyfold_server.store.tables import (
@@ -120,6 +120,7 @@ class SqlStore(
         self._seal = seal
         self._release = release
         self._floors = floors.Floors()
+        self._versions = Versions()
         self._membership = Membership(self._transactions, self._floors)
 
     @property
@@ -318,7 +319,9 @@ class SqlStore(
 
     def register(self, beat: Heartbeat) -> Heartbeat:
         """Adds a replica and returns its heartbeat with the newest entry (protocol S4)."""
-        return self._membership.register(beat)
+        registered = self._membership.register(beat)
+        self._versions.clear()
+        return registered
 
     def poll(self, beat: Heartbeat) -> list[Entry]:
         """Writes a heartbeat and reads the entries after its number, oldest first."""
@@ -364,7 +367,8 @@ class SqlStore(
         """Removes requests and silent replicas after 24 hours, and entries of the log.
 
         The last of the older entries stays, and so does every entry that a live replica has not
-        applied yet, or that is after a live cursor (protocol S11). Each cluster keeps its floor.
+        applied yet, that is after a live cursor (protocol S11), or that came after an operation was
+        started which has not ended. Each cluster keeps its floor.
         Operations that ended as long ago as such entries go, too.
         """
 
@@ -374,10 +378,11 @@ class SqlStore(
             until = min(now_ms, stamp.now)
             requests.prune(connection, until - RETENTION)
             replicas.prune(connection, until - RETENTION)
+            before = operations.kept_from(connection, until - log_retention_ms)
             operations.prune(connection, until - log_retention_ms)
             passed = self._membership.passed(unit)
             self._transactions.reach("prune:cleared")
-            return log_pruning.prune(connection, until - log_retention_ms, passed, stamp)
+            return log_pruning.prune(connection, before, passed, stamp)
 
         while self._transactions.write_or_fail("prune", work):
             pass

@@ -58,7 +58,7 @@ class Draft:
         kind: The kind.
         event: Who attempted what, and what came of it.
         cluster: The cluster's name, or None.
-        uid: The cluster's uid, or None.
+        uid: The uid of the cluster, or of the operation, or None.
         root: The root key id of a refusal or a transition, or None.
         kek: The one KEK that was refused again, or None.
         floor: The cluster's own row as the entry leaves it, or None.

@@ -1,4 +1,8 @@
-"""Operations' rows, written and read; nobody uses a row before its MAC is verified."""
+"""Operations' rows, written and read; nobody uses a row before its MAC is verified.
+
+A row must not lie below the newest decision about it in the log, of which it is read together with
+(protocol S10). So nobody undoes a cancelling, an end or a deletion by putting an older row back.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,21 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
     BigInteger,
+    and_,
     bindparam,
     cast,
     delete,
+    func,
     insert,
     literal,
+    literal_column,
     select,
     tuple_,
     update,
 )
 
+from keyfold_server.domain.errors import RowNotAuthenticError
+from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.operations import (
     Census,
     Failure,
@@ -29,27 +38,55 @@ from keyfold_server.domain.operations import (
     Work,
 )
 from keyfold_server.store.database.trip import Step
-from keyfold_server.store.schema import Cells, operation_failures, operations
+from keyfold_server.store.schema import Cells, log, operation_failures, operations
+from keyfold_server.store.tables import log as log_table
 from keyfold_server.store.tables.rows import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection, FromClause
 
     from keyfold_server.store.seal import Seal
 
 _TABLE: Final = operations.name
+_VERSION: Final = "version"
+_GONE: Final = "gone"
 _FAILURES: Final = operation_failures.name
 _MINE: Final = (
     operations.c.owner == bindparam("of_owner"),
     operations.c.name == bindparam("of_name"),
 )
-_ONE: Final = select(*operations.c).where(*_MINE)
+_newest: Final = log.alias("newest_of_operation")
+_every: Final = log.alias("every_of_operation")
+
+
+def _is_one(entry: FromClause) -> tuple[ColumnElement[bool], ...]:
+    # A literal, since no partial index answers a parameter.
+    kind: ColumnElement[str] = literal_column(f"'{EntryKind.OPERATION.value}'")
+    return entry.c.kind == kind, entry.c.cluster_uid == operations.c.uid
+
+
+_READ: Final = select(*operations.c, *_newest.c).select_from(
+    operations.outerjoin(
+        _newest,
+        and_(
+            *_is_one(_newest),
+            _newest.c.number
+            == select(func.max(_every.c.number))
+            .where(*_is_one(_every))
+            .correlate(operations)
+            .scalar_subquery(),
+        ),
+    )
+)
+"""Reads operations, each with the newest decision about it."""
+
+_WIDTH: Final = len(operations.columns)
+_ONE: Final = _READ.where(*_MINE)
 _LOCK: Final = select(operations.c.name).where(*_MINE).with_for_update()
 _AFTER: Final = (
-    select(*operations.c)
-    .where(
+    _READ.where(
         tuple_(operations.c.owner, operations.c.name)
         > tuple_(bindparam("of_owner"), bindparam("of_name"))
     )
@@ -57,8 +94,7 @@ _AFTER: Final = (
     .limit(cast(bindparam("most"), BigInteger))
 )
 _OPEN: Final = (
-    select(*operations.c)
-    .where(operations.c.ended_at.is_(None))
+    _READ.where(operations.c.ended_at.is_(None))
     .order_by(operations.c.created_at)
     .limit(cast(bindparam("most"), BigInteger))
 )
@@ -108,38 +144,89 @@ def of(found: Iterable[Cells], seal: Seal) -> list[Operation]:
     """Returns the operations in some rows.
 
     Raises:
-        RowNotAuthenticError: A row is not authentic.
+        RowNotAuthenticError: A row is not authentic, or older than the newest decision about it.
     """
     known = []
-    for row in found:
-        seal.check(_TABLE, row)
-        cells = dict(named(operations, row))
-        census = cells["census"]
-        known.append(
-            Operation(
-                key=OperationKey(cells["owner"], cells["name"]),
-                uid=cells["uid"],
-                work=Work.decoded(cells["work"]),
-                starter=Starter.decoded(cells["starter"]),
-                created_at=cells["created_at"],
-                updated_at=cells["updated_at"],
-                cancelled_at=cells["cancelled_at"],
-                ended_at=cells["ended_at"],
-                outcome=cells["outcome"],
-                message=cells["message"],
-                census=None if census is None else Census(**json.loads(census)),
-                progress=Progress(
-                    Place(cells["place_cluster"], cells["place_region"]),
-                    cells["done"],
-                    cells["failed"],
-                    cells["skipped"],
-                    cells["listed"],
-                ),
-                holder=cells["holder"],
-                leased_until=cells["leased_until"],
-            )
-        )
+    for cells in found:
+        operation = _of_row(cells[:_WIDTH], seal)
+        _hold(operation, cells[_WIDTH:], seal)
+        known.append(operation)
     return known
+
+
+def told(after: Operation | None, before: Operation | None) -> str:
+    """Returns what an entry of the log tells about a decision, as JSON, for `of` to hold rows to.
+
+    Args:
+        after: The operation as the decision leaves it, or None if it is deleted.
+        before: As it was, or None.
+    """
+    if after is not None:
+        return json.dumps({_VERSION: after.version})
+    return json.dumps({_GONE: True, _VERSION: 0 if before is None else before.version + 1})
+
+
+def _hold(operation: Operation, entry: Cells, seal: Seal) -> None:
+    """Refuses an operation whose row lies below the newest decision about it."""
+    if entry[log_table.NUMBER] is None:
+        # Pruning keeps the decisions about one that has not ended.
+        if not operation.ended:
+            raise _overtaken(operation)
+        return
+    seal.check("log", entry)
+    decision = json.loads(entry[log_table.DECISION] or "{}")
+    if decision.get(_GONE) or operation.version < decision.get(_VERSION, 0):
+        raise _overtaken(operation)
+
+
+def hold(found: Operation | None, seen: tuple[bytes, int] | None) -> None:
+    """Refuses an operation that is older than this process has seen it.
+
+    Args:
+        found: The operation as it was read.
+        seen: The uid and the version that this process had seen before it began to read.
+
+    Raises:
+        RowNotAuthenticError: It is older.
+    """
+    if found is not None and seen is not None and found.uid == seen[0] and found.version < seen[1]:
+        raise _overtaken(found)
+
+
+def _overtaken(operation: Operation) -> RowNotAuthenticError:
+    return RowNotAuthenticError(
+        f"the row of operation {operation.key.name} is not the one that Keyfold wrote last: "
+        "somebody put an older one back; find out who writes the store, and delete the row"
+    )
+
+
+def _of_row(row: Cells, seal: Seal) -> Operation:
+    seal.check(_TABLE, row)
+    cells = dict(named(operations, row))
+    census = cells["census"]
+    return Operation(
+        key=OperationKey(cells["owner"], cells["name"]),
+        uid=cells["uid"],
+        work=Work.decoded(cells["work"]),
+        starter=Starter.decoded(cells["starter"]),
+        created_at=cells["created_at"],
+        updated_at=cells["updated_at"],
+        cancelled_at=cells["cancelled_at"],
+        ended_at=cells["ended_at"],
+        outcome=cells["outcome"],
+        message=cells["message"],
+        census=None if census is None else Census(**json.loads(census)),
+        progress=Progress(
+            Place(cells["place_cluster"], cells["place_region"]),
+            cells["done"],
+            cells["failed"],
+            cells["skipped"],
+            cells["listed"],
+        ),
+        holder=cells["holder"],
+        leased_until=cells["leased_until"],
+        version=cells["version"],
+    )
 
 
 def failures_of(found: Iterable[Cells], seal: Seal) -> list[Failure]:
@@ -188,6 +275,18 @@ def forget(connection: Connection, uid: bytes) -> None:
     connection.execute(_FORGET, {"of_uid": uid})
 
 
+def kept_from(connection: Connection, before: int) -> int:
+    """Returns the time from which pruning keeps entries of the log: of the oldest open operation.
+
+    Args:
+        connection: A connection inside a transaction.
+        before: The time from which it keeps them without any.
+    """
+    oldest = select(func.min(operations.c.created_at)).where(operations.c.ended_at.is_(None))
+    found = connection.execute(oldest).scalar()
+    return before if found is None else min(before, int(found))
+
+
 def prune(connection: Connection, before: int) -> None:
     """Removes some of the operations that ended before a time, with what they list."""
     old = select(operations.c.owner, operations.c.name, operations.c.uid)
@@ -221,6 +320,7 @@ def sealed(operation: Operation, seal: Seal) -> Cells:
             progress.listed,
             operation.holder,
             operation.leased_until,
+            operation.version,
         ),
     )
 

@@ -136,6 +136,7 @@ def _store() -> None:
         part="own",
     )
     _index("log", "caller", "number", where="caller <> ''")
+    _index("log", "cluster_uid", "number", where="kind = 'OPERATION'")
     _table(
         "erasing",
         sa.Column("id", sa.SmallInteger(), nullable=False, autoincrement=False),
@@ -419,6 +420,7 @@ def _operations() -> None:
         sa.Column("listed", sa.BigInteger(), nullable=False),
         sa.Column("holder", _TEXT, nullable=False),
         sa.Column("leased_until", sa.BigInteger(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("owner", "name", name="pk_operations"),
     )
