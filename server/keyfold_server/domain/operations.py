@@ -82,6 +82,11 @@ class ActionKind(Enum):
         """The method whose role the caller needs for each region."""
         return _RPCS[self]
 
+    @property
+    def changes(self) -> bool:
+        """Whether it changes regions in the store, and does not only ask about their keys."""
+        return self in (ActionKind.ROTATE, ActionKind.POLICY)
+
 
 _RPCS: Final = {
     ActionKind.ROTATE: "Rotate",

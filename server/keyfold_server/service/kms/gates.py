@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, TypeAlias
 
 from keyfold_server.domain.bounds import Rates
 from keyfold_server.domain.errors import (
@@ -61,6 +61,10 @@ WAITING: Final = 1_000
 
 _KEPT: Final = 1_000
 """Gates that exist before the first removal of unused ones."""
+
+
+_Name: TypeAlias = tuple[str, ...]
+"""The name of a gate."""
 
 
 class _Line:
@@ -218,35 +222,52 @@ class Gates:
         self._gates: dict[tuple[str, ...], _Gate] = {}
         self._providers: dict[str, _Rate] = {}
         self._look_at = _KEPT
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[Permit], tuple[_Name, _Name, str]] = {}
 
-    async def leisure(self, key: tuple[str, ...], account: tuple[str, ...], type_: str) -> Permit:
+    async def leisure(self, key: _Name, account: _Name, type_: str) -> Permit:
         """Waits until a call that yields may go, however long that takes, and joins the lines.
 
         The arguments are those of `enter`.
         """
-        while True:
-            now = self._clock.monotonic()
-            self._forget(now)
-            gates = [self._key(key, now), self._account(account, now)]
-            rates = [*(gate.rate for gate in gates), self._provider(type_, now)]
-            if all(g.other.leisure for g in gates) and all(r.leisure(now) for r in rates):
-                # No await since the look, so that it still holds.
-                for rate in rates:
-                    rate.calls.take(now)
-                    rate.yielding.take(now)
-                return Permit(gates, 0.0, self._clock, proof=False, left=self._one_left)
-            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.add(waiting)
+        permit = self._at_leisure(key, account, type_)
+        while permit is None:
+            waiting: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
+            self._waiting[waiting] = key, account, type_
             try:
                 await asyncio.wait({waiting}, timeout=_LOOK)
+            except BaseException:
+                if waiting.done():
+                    waiting.result().release()
+                raise
             finally:
-                self._waiting.discard(waiting)
+                del self._waiting[waiting]
+            permit = waiting.result() if waiting.done() else self._at_leisure(key, account, type_)
+        return permit
+
+    def _at_leisure(self, key: _Name, account: _Name, type_: str) -> Permit | None:
+        """Joins the lines for a call that yields, if it may go now. It does not await."""
+        now = self._clock.monotonic()
+        self._forget(now)
+        gates = [self._key(key, now), self._account(account, now)]
+        rates = [*(gate.rate for gate in gates), self._provider(type_, now)]
+        if not (all(g.other.leisure for g in gates) and all(r.leisure(now) for r in rates)):
+            return None
+        for rate in rates:
+            rate.calls.take(now)
+            rate.yielding.take(now)
+        return Permit(gates, 0.0, self._clock, proof=False, left=self._one_left)
 
     def _one_left(self) -> None:
-        for waiting in self._waiting:
+        """Lets the first of those go that may, now that a call that yields has left the lines.
+
+        To wake all of them would cost more than their calls, where many wait for one account.
+        """
+        for waiting, wanted in self._waiting.items():
             if not waiting.done():
-                waiting.set_result(None)
+                permit = self._at_leisure(*wanted)
+                if permit is not None:
+                    waiting.set_result(permit)
+                    return
 
     def enter(
         self,

@@ -46,6 +46,7 @@ from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.reliance import Reliance
 from keyfold_server.domain.seats import SeatClaim
 from keyfold_server.service.fleet.changes import Changes
+from keyfold_server.service.groups import Groups
 from keyfold_server.service.kms.gates import YIELDS
 from keyfold_server.service.life.attempts import Attempts
 from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
@@ -100,6 +101,11 @@ class Mutations:
         self._clock = clock
         self._under_way: set[tuple[str, str, str, str]] = set()
         self._tasks = tasks
+        store = storage.store
+        # Those of operations alone; see `YIELDS`.
+        self._changing = Groups[Change, CommittedChange](
+            lambda changes: storage.decide(store.apply, changes)
+        )
 
     def now(self) -> int:
         """Returns milliseconds of Unix time."""
@@ -233,6 +239,8 @@ class Mutations:
         return recorded.decided
 
     async def _apply(self, call: MutationCall[MutationRequest], change: Change) -> CommittedChange:
+        if YIELDS.get() and not call.urgent:
+            return await self._changing.ask(change)
         (result,) = await self._run_of(call)(self._storage.store.apply, [change])
         if not isinstance(result, CommittedChange):
             raise result

@@ -24,6 +24,7 @@ from keyfold_server.domain.region_names import check_regions
 from keyfold_server.domain.seats import SeatClaim
 from keyfold_server.service.fleet.confirmations import Confirmations, PendingReplica
 from keyfold_server.service.kms.client import KmsClient
+from keyfold_server.service.kms.gates import YIELDS
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.each_region import for_each_region
 from keyfold_server.service.life.following import Following, left, moves, related, unable
@@ -210,6 +211,8 @@ class Rotation:
             self._health.wrapping(region.newest, None)
         moved = {spec.region: roots[spec.region] for spec in specs if moves(spec, seen)}
         await self._admission.log_notices(seen.name, moved)
+        if YIELDS.get():
+            return RotateResult(done)  # An operation shows neither status nor replicas.
         # It need not wait: a replica that has not applied the change yet reads the store again
         # before it believes a refusal of the old key (protocol F3).
         report, rows = await self._reports.with_replicas(done.cluster, call.caller.rights)

@@ -61,9 +61,10 @@ STARTING: Final = "StartOperation"
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """An item in the window, and how it ended."""
+    """An item in the window, the id of its root key, and how it ended."""
 
     item: Item
+    root: str
     ended: Ended | None = None
     begun: bool = False
 
@@ -105,6 +106,7 @@ class Run:
         self._window: deque[_Slot] = deque()
         self._running: dict[asyncio.Task[Ended], _Slot] = {}
         self._of_key: Counter[str] = Counter()
+        self._changing: set[str] = set()
         self._progress = operation.progress
         self._failures: list[Failure] = []
         self._written = clock.monotonic()
@@ -176,7 +178,7 @@ class Run:
                     if item is None:
                         more = False
                     else:
-                        self._window.append(_Slot(item))
+                        self._window.append(_Slot(item, item.root))
                 await self._begin()
                 if not self._running:
                     # Nothing kept an item from being begun, so there is none left.
@@ -189,8 +191,18 @@ class Run:
         return waiting < 2 * self._operation.work.at_once or not self._beginnable()
 
     def _beginnable(self) -> bool:
-        return any(
-            not slot.begun and self._of_key[slot.item.root] < PER_KEY for slot in self._window
+        return any(self._may_begin(slot) for slot in self._window)
+
+    def _may_begin(self, slot: _Slot) -> bool:
+        """Says whether an item waits only for its turn.
+
+        Two changes of one cluster at once would race for its row, and the loser would do its work
+        again.
+        """
+        return (
+            not slot.begun
+            and self._of_key[slot.root] < PER_KEY
+            and slot.item.place.cluster not in self._changing
         )
 
     def _refused(self) -> NotAllowedError | None:
@@ -214,14 +226,15 @@ class Run:
         for slot in self._window:
             if len(self._running) >= most:
                 return
-            root = slot.item.root
-            if slot.begun or self._of_key[root] >= PER_KEY:
+            if not self._may_begin(slot):
                 continue
             if self._room.locked() and self._running:
                 return
             await self._room.acquire()
             slot.begun = True
-            self._of_key[root] += 1
+            self._of_key[slot.root] += 1
+            if self._operation.work.kind.changes:
+                self._changing.add(slot.item.place.cluster)
             task = asyncio.create_task(self._steps.take(self._operation, slot.item))
             self._running[task] = slot
 
@@ -246,10 +259,10 @@ class Run:
     def _took(self, task: asyncio.Task[Ended]) -> None:
         slot = self._running.pop(task)
         self._room.release()
-        root = slot.item.root
-        self._of_key[root] -= 1
-        if not self._of_key[root]:
-            del self._of_key[root]
+        self._changing.discard(slot.item.place.cluster)
+        self._of_key[slot.root] -= 1
+        if not self._of_key[slot.root]:
+            del self._of_key[slot.root]
         slot.ended = task.result()
         kind = self._operation.work.kind.value.lower()
         telemetry.OPERATION_ITEMS.labels(kind, slot.ended.verdict.value).inc()

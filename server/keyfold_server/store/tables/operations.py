@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
     BigInteger,
-    and_,
     bindparam,
     cast,
     delete,
@@ -45,7 +44,7 @@ from keyfold_server.store.tables.rows import named
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, FromClause
+    from sqlalchemy import ColumnElement, Connection, Select
 
     from keyfold_server.store.seal import Seal
 
@@ -59,44 +58,46 @@ _MINE: Final = (
 )
 _newest: Final = log.alias("newest_of_operation")
 _every: Final = log.alias("every_of_operation")
-
-
-def _is_one(entry: FromClause) -> tuple[ColumnElement[bool], ...]:
-    # A literal, since no partial index answers a parameter.
-    kind: ColumnElement[str] = literal_column(f"'{EntryKind.OPERATION.value}'")
-    return entry.c.kind == kind, entry.c.cluster_uid == operations.c.uid
-
-
-_READ: Final = select(*operations.c, *_newest.c).select_from(
-    operations.outerjoin(
-        _newest,
-        and_(
-            *_is_one(_newest),
-            _newest.c.number
-            == select(func.max(_every.c.number))
-            .where(*_is_one(_every))
-            .correlate(operations)
-            .scalar_subquery(),
-        ),
-    )
-)
-"""Reads operations, each with the newest decision about it."""
-
+_OPERATION: Final[ColumnElement[str]] = literal_column(f"'{EntryKind.OPERATION.value}'")
 _WIDTH: Final = len(operations.columns)
-_ONE: Final = _READ.where(*_MINE)
+
+
+def _with_newest(chosen: Select[Any]) -> Select[Any]:
+    """Returns a statement that reads some operations, each with the newest decision about it."""
+    found = chosen.subquery("found")
+    number = (
+        select(func.max(_every.c.number))
+        # A literal, since no partial index answers a parameter.
+        .where(_every.c.kind == _OPERATION, _every.c.cluster_uid == found.c.uid)
+        .correlate(found)
+        .scalar_subquery()
+    )
+    joined = found.outerjoin(_newest, _newest.c.number == number)
+    return select(*found.c, *_newest.c).select_from(joined)
+
+
+def _page(chosen: Select[Any], *order: ColumnElement[Any]) -> Select[Any]:
+    page = chosen.order_by(*order).limit(cast(bindparam("most"), BigInteger))
+    return _with_newest(page).order_by(*(literal_column(f"found.{each.key}") for each in order))
+
+
+_ALL: Final = select(*operations.c)
+_ONE: Final = _with_newest(_ALL.where(*_MINE))
 _LOCK: Final = select(operations.c.name).where(*_MINE).with_for_update()
-_AFTER: Final = (
-    _READ.where(
+_AFTER: Final = _page(
+    _ALL.where(
         tuple_(operations.c.owner, operations.c.name)
         > tuple_(bindparam("of_owner"), bindparam("of_name"))
-    )
-    .order_by(operations.c.owner, operations.c.name)
-    .limit(cast(bindparam("most"), BigInteger))
+    ),
+    operations.c.owner,
+    operations.c.name,
 )
-_OPEN: Final = (
-    _READ.where(operations.c.ended_at.is_(None))
+_OPEN: Final = _page(_ALL.where(operations.c.ended_at.is_(None)), operations.c.created_at)
+_BEGAN: Final = (
+    select(operations.c.created_at)
+    .where(operations.c.ended_at.is_(None))
     .order_by(operations.c.created_at)
-    .limit(cast(bindparam("most"), BigInteger))
+    .limit(1)
 )
 _LISTED: Final = (
     select(*operation_failures.c)
@@ -282,8 +283,7 @@ def kept_from(connection: Connection, before: int) -> int:
         connection: A connection inside a transaction.
         before: The time from which it keeps them without any.
     """
-    oldest = select(func.min(operations.c.created_at)).where(operations.c.ended_at.is_(None))
-    found = connection.execute(oldest).scalar()
+    found = connection.execute(_BEGAN).scalar()
     return before if found is None else min(before, int(found))
 
 
