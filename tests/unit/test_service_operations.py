@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 import callers
+import watching
 from keyfold_server.access.policy.file import parse
 from keyfold_server.domain.bounds import Rates
 from keyfold_server.domain.errors import (
@@ -22,7 +23,9 @@ from keyfold_server.domain.errors import (
     OperationRunningError,
     UnreachableError,
 )
+from keyfold_server.domain.events import EventFilter
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy
+from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.operations import (
     LEASE,
     ActionKind,
@@ -33,6 +36,8 @@ from keyfold_server.domain.operations import (
     owner_of,
 )
 from keyfold_server.domain.rights import Caller, Identity, Rights
+from keyfold_server.domain.watching import WatchRequest
+from keyfold_server.service.kms.gates import SHARE
 from replicas import House, Member, entered, until
 
 ROTATE: Final = Work(ActionKind.ROTATE, organization="org")
@@ -532,6 +537,64 @@ async def test_the_log_tells_of_an_operation(house: House) -> None:
         ("", "server:operation:end", "done"),
         ("local", "rpc:operation:delete", "done"),
     ]
+
+
+async def test_readers_of_events_hear_of_an_operation(house: House) -> None:
+    """R8: WatchEvents tells of start and end, by their kind, in order, with the counts."""
+    member = await house.replica()
+    await clusters(member, 1)
+    await member.poll()
+    asked = WatchRequest(events=True, which=EventFilter(kinds=frozenset({EntryKind.OPERATION})))
+    async with watching.reader(member, asked) as each:
+        await each.begun()
+        await carried_out(member)
+        await member.poll()
+        await watching.settled(member)
+        told = [(shown.event.action, shown.event.kind) for shown in each.events]
+        assert told == [
+            ("rpc:operation:start", EntryKind.OPERATION),
+            ("server:operation:end", EntryKind.OPERATION),
+        ]
+        end = each.events[1].event
+        assert (end.request["done"], end.request["operation"]) == (2, "op")
+        assert end.organization == "org"
+
+
+async def test_steps_share_transactions(house: House) -> None:
+    """S8: steps that are under way at once are read and committed together, each by itself."""
+    member = await house.replica()
+    await clusters(member, 16)
+    before = member.line.counts["apply"]
+    operation, _ = await carried_out(member, replace(ROTATE, at_once=16))
+    assert counts(operation) == (32, 0, 0)
+    assert member.line.counts["apply"] - before < 32
+    steps = [entry for entry in house.trail("c000") if entry[1] == "rpc:cluster:rotate"]
+    assert len(steps) == 2
+
+
+async def test_a_callers_cold_load_goes_first_at_every_gate(house: House) -> None:
+    """A call of a caller finds slots and rates as if no operation ran: of its key and its account.
+
+    The operation has more regions waiting than the KMS has slots. Every call of it hangs, and a
+    caller's load of the same account, of the same key and of another, passes the gates at once.
+    """
+    member = await house.replica()
+    await clusters(member, 20)
+    await member.enable("mine", {"eu": "fake:one", "us": "fake:two"})
+    held = house.provider.hang("fake:one", ("wrap",))
+    await start(member, replace(ROTATE, at_once=64))
+    await look(member)
+    await entered(held)
+    for region in ("us", "eu"):
+        async with asyncio.timeout(20):
+            await member.wrap("mine", region)
+    gates = member.replica._kms._gates._gates
+    for gate in gates.values():
+        # Calls that yield hold at most half of the slots, however many wait.
+        assert gate.other.yielding <= gate.other.at_once * SHARE
+    house.provider.mend()
+    await settled(member)
+    assert counts(known(member)[0]) == (40, 0, 0)
 
 
 @pytest.mark.parametrize(

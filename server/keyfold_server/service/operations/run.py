@@ -106,7 +106,7 @@ class Run:
         self._window: deque[_Slot] = deque()
         self._running: dict[asyncio.Task[Ended], _Slot] = {}
         self._of_key: Counter[str] = Counter()
-        self._changing: set[str] = set()
+        self._changing: set[tuple[str, str]] = set()
         self._progress = operation.progress
         self._failures: list[Failure] = []
         self._written = clock.monotonic()
@@ -197,12 +197,12 @@ class Run:
         """Says whether an item waits only for its turn.
 
         Two changes of one cluster at once would race for its row, and the loser would do its work
-        again.
+        again. Under different root keys they may all the same: one key's KMS may hang.
         """
         return (
             not slot.begun
             and self._of_key[slot.root] < PER_KEY
-            and slot.item.place.cluster not in self._changing
+            and (slot.item.place.cluster, slot.root) not in self._changing
         )
 
     def _refused(self) -> NotAllowedError | None:
@@ -234,7 +234,7 @@ class Run:
             slot.begun = True
             self._of_key[slot.root] += 1
             if self._operation.work.kind.changes:
-                self._changing.add(slot.item.place.cluster)
+                self._changing.add((slot.item.place.cluster, slot.root))
             task = asyncio.create_task(self._steps.take(self._operation, slot.item))
             self._running[task] = slot
 
@@ -259,7 +259,7 @@ class Run:
     def _took(self, task: asyncio.Task[Ended]) -> None:
         slot = self._running.pop(task)
         self._room.release()
-        self._changing.discard(slot.item.place.cluster)
+        self._changing.discard((slot.item.place.cluster, slot.root))
         self._of_key[slot.root] -= 1
         if not self._of_key[slot.root]:
             del self._of_key[slot.root]
