@@ -85,7 +85,7 @@ class ActionKind(Enum):
     @property
     def changes(self) -> bool:
         """Whether it changes regions in the store, and does not only ask about their keys."""
-        return self in (ActionKind.ROTATE, ActionKind.POLICY)
+        return self not in (ActionKind.TEST, ActionKind.RECHECK)
 
 
 _RPCS: Final = {

@@ -7,17 +7,14 @@ since it may have seen the cluster as it was before (protocol R2).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from keyfold_server.domain.cluster import Cluster, existing
-from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticError, Unusable
+from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticError
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import ClusterView
 from keyfold_server.service.data.call import Call
 from keyfold_server.service.data.key_cache import KeyCache
-from keyfold_server.service.groups import Groups
-from keyfold_server.service.kms.gates import YIELDS
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
 
@@ -45,8 +42,6 @@ class Reads:
         self._timing = timing
         self._tasks = tasks
         self._reads: dict[str, _Read] = {}
-        # Those of operations alone; see `YIELDS`.
-        self._grouped = Groups[str, "Cluster | Unusable | None"](self._named)
 
     async def for_call(self, name: str, call: Call) -> None:
         """Reads a cluster for a call.
@@ -91,20 +86,8 @@ class Reads:
         """Has every running read discarded when it ends."""
         self._reads.clear()
 
-    async def _read(self, name: str) -> Cluster | None:
-        if not YIELDS.get():
-            return await self._storage.run(self._storage.store.cluster, name)
-        found = await self._grouped.ask(name)
-        if isinstance(found, Unusable):
-            raise found
-        return found
-
-    async def _named(self, names: Sequence[str]) -> list[Cluster | Unusable | None]:
-        found = await self._storage.run(self._storage.store.named, sorted(set(names)))
-        return [found.get(name) for name in names]
-
     def _start(self, name: str) -> _Read:
-        task = self._tasks.start(self._read(name))
+        task = self._tasks.start(self._storage.run(self._storage.store.cluster, name))
         read = self._reads[name] = _Read(task, self._clock.monotonic())
 
         def done(task: asyncio.Task[Cluster | None]) -> None:
