@@ -142,9 +142,8 @@ def test_both_are_entries_of_the_log(store: SqlStore) -> None:
 def test_neither_is_stored_without_the_other(store: SqlStore) -> None:
     """An operation of that name, a lost lease or a link that changed: nothing of it happens."""
     seen = link_of(store)
-    store.change_operation(
-        started(KEY, b"u" * 16, Work(ActionKind.TEST, organization="org"), STARTER)
-    )
+    another = started(KEY, b"u" * 16, Work(ActionKind.TEST, organization="org"), STARTER)
+    store.change_operation(replace(another, event=an_event()))
     with pytest.raises(OperationExistsError):
         begun(store)
     assert link_of(store) == seen
