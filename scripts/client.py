@@ -5,6 +5,7 @@ client.py check    fails if a committed file differs from what this program woul
 
 In clients/python/keyfold it generates:
     client/               the synchronous client, from the asyncio client in aio/
+    envelope/client/      the synchronous envelope, from envelope/aio/
     errors/reasons.py     an error class for each reason, from the server's error tree
     errors/__init__.py    its imports and `__all__`, which name every error
     __init__.py           its `__all__`, and its import of every error
@@ -30,15 +31,20 @@ KEYFOLD: Final = Path(__file__).resolve().parents[1] / "clients" / "python" / "k
 
 # --- the synchronous client ------------------------------------------------------------
 
+ROOMS: Final = (KEYFOLD, KEYFOLD / "envelope")
+"""The folders whose aio/ has a synchronous twin client/."""
+
 SYNC: Final[Mapping[str, str]] = {
     r"\bawait ": "",
     r"\basync (?=def |with |for )": "",
-    r"\bAsync(?=Client\b|Iterator\b|Watch\b|Watchdog\b)": "",
-    r"\basync_(?=pause\b)": "",
+    r"\bAsync(?=Client\b|Iterator\b|Watch\b|Watchdog\b|Envelope\b|Keeper\b|KeySource\b)": "",
+    r"\bAbstractAsync(?=ContextManager\b)": "Abstract",
+    r"\basync(?=contextmanager\b)": "",
+    r"\basync_(?=pause\b|work\b)": "",
     r"\b__a(?=enter__|exit__|iter__)": "__",
     r"\bgrpc\.aio\.": "grpc.",
     r"\.aio_channel\(": ".channel(",
-    r"\bkeyfold\.aio\b": "keyfold.client",
+    r"\bkeyfold(\.envelope)?\.aio\b": r"keyfold\1.client",
 }
 """Patterns in the asyncio client, code and examples alike, and their replacements."""
 
@@ -47,6 +53,10 @@ SYNC_DOCS: Final[Mapping[str, str]] = {
         "The client for synchronous programs."
     ),
     "A connection to Keyfold for asyncio.": "A connection to Keyfold.",
+    "The envelope for asyncio, from which `make client` generates `keyfold.envelope.client`.": (
+        "The envelope for synchronous programs."
+    ),
+    "It works on the client's event loop.": "Any number of threads may share it.",
     "It belongs to the event loop of its first call, and cancelling a task cancels its call.": (
         "Any number of threads may share it."
     ),
@@ -58,24 +68,27 @@ ASYNC_LEFT: Final = re.compile(r"\b(async\w*|await\w*|aio|__a(enter|exit|iter)__
 
 
 def sync_client() -> dict[Path, str]:
-    """Returns the files of client/, made from those of aio/.
+    """Returns the files of each client/, made from those of the aio/ beside it.
 
     Raises:
         ValueError: A sentence of SYNC_DOCS is gone from aio/, or a line would still be
             asynchronous.
     """
-    sources = {path: path.read_text(encoding="utf-8") for path in sorted(KEYFOLD.glob("aio/*.py"))}
+    paths = [path for room in ROOMS for path in sorted(room.glob("aio/*.py"))]
+    sources = {path: path.read_text(encoding="utf-8") for path in paths}
     for sentence in SYNC_DOCS:
         if not any(sentence in source for source in sources.values()):
             raise ValueError(f"aio/ no longer says: {sentence}")
-    return {
-        KEYFOLD / "client" / path.name: _marked(synchronous(path.name, source), f"aio/{path.name}")
-        for path, source in sources.items()
-    }
+    made = {}
+    for path, source in sources.items():
+        twin = path.parents[1] / "client" / path.name
+        text = synchronous(str(twin.relative_to(KEYFOLD)), source)
+        made[twin] = _marked(text, str(path.relative_to(KEYFOLD)))
+    return made
 
 
 def synchronous(name: str, source: str) -> str:
-    """Returns the synchronous form of a file of aio/.
+    """Returns the synchronous form of a file of aio/; `name` is the form's, below keyfold/.
 
     Raises:
         ValueError: A line would still be asynchronous.
@@ -86,7 +99,7 @@ def synchronous(name: str, source: str) -> str:
         source = re.sub(pattern, replacement, source)
     for number, line in enumerate(source.splitlines(), 1):
         if ASYNC_LEFT.search(line):
-            raise ValueError(f"client/{name}:{number} would still be asynchronous: {line.strip()}")
+            raise ValueError(f"{name}:{number} would still be asynchronous: {line.strip()}")
     return source
 
 
@@ -187,9 +200,12 @@ def files() -> dict[Path, str]:
     made[KEYFOLD / "errors" / "reasons.py"] = leaves = _marked(
         reasons(), "server/keyfold_server/domain/errors.py"
     )
-    branches = (KEYFOLD / "errors" / "branches.py").read_text(encoding="utf-8")
+    written = {
+        name: (KEYFOLD / "errors" / f"{name}.py").read_text(encoding="utf-8")
+        for name in ("branches", "messages")
+    }
     by_module = {
-        "keyfold.errors.branches": _classes(branches),
+        **{f"keyfold.errors.{name}": _classes(text) for name, text in written.items()},
         "keyfold.errors.reasons": _classes(leaves),
     }
     errors = KEYFOLD / "errors" / "__init__.py"
@@ -201,6 +217,10 @@ def files() -> dict[Path, str]:
 
 def _marked(source: str, origin: str) -> str:
     return f"# Generated from {origin} by `make client`; never edited.\n\n{source}"
+
+
+def _twins() -> Iterator[Path]:
+    return chain.from_iterable(room.glob("client/*.py") for room in ROOMS)
 
 
 def _formatted(path: Path, source: str) -> str:
@@ -220,7 +240,7 @@ def stale() -> str:
     """Returns how the committed files differ from the generated ones; empty if they do not."""
     found: list[str] = []
     made = files()
-    for path in sorted({*made, *KEYFOLD.glob("client/*.py")}):
+    for path in sorted({*made, *_twins()}):
         there = path.read_text(encoding="utf-8") if path.exists() else ""
         name = str(path.relative_to(KEYFOLD))
         found += difflib.unified_diff(
@@ -234,7 +254,7 @@ def main() -> int:
     match sys.argv[1:]:
         case ["write"]:
             made = files()
-            for path in {*KEYFOLD.glob("client/*.py")} - made.keys():
+            for path in {*_twins()} - made.keys():
                 path.unlink()
             for path, source in made.items():
                 path.write_text(source, encoding="utf-8")

@@ -36,7 +36,7 @@ def test_the_committed_files_are_the_generated_ones(script: ModuleType) -> None:
 def test_nothing_asynchronous_is_left(script: ModuleType, line: str) -> None:
     """Asynchronous code that the program cannot translate stops it, with the place."""
     with pytest.raises(ValueError, match=r"client/data_plane\.py:2 .*asynchronous"):
-        script.synchronous("data_plane.py", f"x = 1\n{line}\n")
+        script.synchronous("client/data_plane.py", f"x = 1\n{line}\n")
 
 
 def test_a_sentence_about_asyncio_that_changed_is_noticed(

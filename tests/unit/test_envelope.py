@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import wrapped_key_oracle as oracle
+from keyfold.crypto.context import EMPTY
 from keyfold_server.domain.envelope import (
-    EMPTY_CONTEXT,
     MAX_PLAINTEXT,
     OVERHEAD,
     Kek,
@@ -152,7 +152,7 @@ def test_changed_kek_id_opens_under_no_kek_of_that_id(way: Open) -> None:
         ({"cluster": "order"}, CONTEXT),
         ({"region": "eu-central-2"}, CONTEXT),
         ({"cluster": "orderse", "region": "u-central-1"}, CONTEXT),
-        ({}, EMPTY_CONTEXT),
+        ({}, EMPTY),
         ({}, encode_context({"table": "customers"})),
         ({}, encode_context({"table": "customers", "column": "IBAN"})),
         ({}, encode_context({"customers": "table", "iban": "column"})),
@@ -184,7 +184,7 @@ def test_random_bytes_are_refused_with_two_reasons_only(blob: bytes) -> None:
     else:
         assert b"\x01\x01" + b"".join(wrapped) == blob
         with pytest.raises((WrappedKeyCorruptError, UnknownKekError)):
-            kek_of().open(wrapped, EMPTY_CONTEXT)
+            kek_of().open(wrapped, EMPTY)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 89, 90, 4_187, 100_000])

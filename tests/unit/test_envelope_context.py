@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import wrapped_key_oracle as oracle
-from keyfold_server.domain.envelope import EMPTY_CONTEXT, MAX_CONTEXT_BYTES, encode_context
+from keyfold.crypto.context import EMPTY, MAX_BYTES
+from keyfold_server.domain.envelope import encode_context
 from keyfold_server.domain.errors import InvalidContextError
 
 contexts = st.dictionaries(st.text(min_size=1, max_size=20), st.text(max_size=20), max_size=16)
@@ -58,14 +59,14 @@ def test_context_is_not_normalised() -> None:
 
 
 def test_empty_context_is_two_zero_bytes() -> None:
-    """The empty context has the encoding `EMPTY_CONTEXT`."""
-    assert encode_context({}) == EMPTY_CONTEXT == b"\x00\x00"
+    """The empty context has the encoding `EMPTY`."""
+    assert encode_context({}) == EMPTY == b"\x00\x00"
 
 
 def test_largest_contexts_are_taken() -> None:
     """16 pairs and 4,096 bytes of UTF-8 are within the bounds."""
     assert encode_context({f"{index}": "" for index in range(16)})
-    assert len(encode_context({"é": "ü" * 2_047})) == 2 + 4 + MAX_CONTEXT_BYTES
+    assert len(encode_context({"é": "ü" * 2_047})) == 2 + 4 + MAX_BYTES
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@
         key = client.generate_data_key("prod", "eu", context={"table": "users"})
 
 Encrypt with `key.plaintext`, store `key.wrapped_key` beside the data and forget the plaintext.
-`unwrap` brings it back for as long as the customer allows. `AsyncClient` has the same methods for
-asyncio. Every failed call raises a `KeyfoldError`; `keyfold.errors.branches` draws their tree.
+`unwrap` brings it back for as long as the customer allows; `Envelope` does all of it for you.
+`AsyncClient` and `AsyncEnvelope` have the same methods for asyncio. Every failed call raises a
+`KeyfoldError`; `keyfold.errors.branches` draws their tree.
 
 The names that this module exports are the client's interface. Its rooms, which may change:
 
+    envelope/   data sealed under data keys
     client/     the client; `make client` generates it from aio/
     aio/        the client for asyncio
     transport/  how a call reaches a server: channel, TLS, the caller's token, deadlines, spans
@@ -18,6 +20,7 @@ The names that this module exports are the client's interface. Its rooms, which 
     models/     the values that methods take and return
     errors/     the exceptions
     v1/         the generated protobuf and gRPC stubs
+    crypto/     the construction of wrapped keys and messages, which the server uses, too
     version     the version of the installed package
     cli/        the command line `keyfold`
 """
@@ -27,6 +30,7 @@ from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import ClusterFilter
 from keyfold.calls.usage import UsageFilter
 from keyfold.client import Client, Watch
+from keyfold.envelope import AsyncEnvelope, Envelope
 from keyfold.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -48,6 +52,7 @@ from keyfold.errors import (
     CursorExpiredError,
     CursorNotFoundError,
     CursorTakenError,
+    DataTooLargeError,
     DeadlineError,
     DrainingError,
     DuplicateRegionError,
@@ -101,7 +106,11 @@ from keyfold.errors import (
     KmsError,
     LimitError,
     MalformedRequestError,
+    MessageContextError,
+    MessageCorruptError,
+    MessageInvalidError,
     NotAllowedError,
+    NotAMessageError,
     NotAWrappedKeyError,
     NotDeletedError,
     NotFoundError,
@@ -147,6 +156,7 @@ from keyfold.errors import (
     UnknownKekError,
     UnknownProviderError,
     UnreachableError,
+    UnsupportedMessageError,
     UnsupportedWrappedKeyError,
     WatchTooSlowError,
     WrappedKeyCorruptError,
@@ -240,6 +250,7 @@ __all__ = [
     "AnchorCheck",
     "AnchorOutcome",
     "AsyncClient",
+    "AsyncEnvelope",
     "AsyncWatch",
     "BusyError",
     "CallerCredentialError",
@@ -266,6 +277,7 @@ __all__ = [
     "CursorNotFoundError",
     "CursorTakenError",
     "DataKey",
+    "DataTooLargeError",
     "DeadlineError",
     "DecisionConfirmations",
     "DefaultKey",
@@ -274,6 +286,7 @@ __all__ = [
     "DrainingError",
     "DuplicateRegionError",
     "Enabled",
+    "Envelope",
     "EtagMismatchError",
     "Event",
     "EventFilter",
@@ -348,6 +361,10 @@ __all__ = [
     "KmsFailure",
     "LimitError",
     "MalformedRequestError",
+    "MessageContextError",
+    "MessageCorruptError",
+    "MessageInvalidError",
+    "NotAMessageError",
     "NotAWrappedKeyError",
     "NotAllowedError",
     "NotDeletedError",
@@ -426,6 +443,7 @@ __all__ = [
     "UnknownProviderError",
     "UnreachableError",
     "UnreadableGeneration",
+    "UnsupportedMessageError",
     "UnsupportedWrappedKeyError",
     "UnwrapItem",
     "Unwrapped",

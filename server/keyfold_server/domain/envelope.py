@@ -18,26 +18,30 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from keyfold.crypto.context import ContextError, encode
+from keyfold.crypto.xaes import (
+    COMMITMENT_SIZE,
+    NONCE_SIZE,
+    TAG_SIZE,
+    CommitmentError,
+    CommittingKey,
+    TagError,
+)
 from keyfold_server.domain.errors import (
+    ContextMismatchError,
     InvalidContextError,
     InvalidPlaintextError,
     NotAWrappedKeyError,
     UnknownKekError,
     UnsupportedWrappedKeyError,
+    WrappedKeyCorruptError,
 )
-from keyfold_server.domain.xaes import COMMITMENT_SIZE, NONCE_SIZE, TAG_SIZE, CommittingKey
 
 KEK_ID_SIZE: Final = 16
 """Bytes of the random id that identifies one generation of one cluster-region."""
 
 MAX_PLAINTEXT: Final = 4_096
 """Bytes of the largest key that Keyfold wraps."""
-
-MAX_CONTEXT_PAIRS: Final = 16
-"""Most pairs of one context."""
-
-MAX_CONTEXT_BYTES: Final = 4_096
-"""Most bytes of a context's keys and values together, in UTF-8."""
 
 _VERSION_AND_SUITE: Final = b"\x01\x01"
 _LABEL: Final = b"CMK1"
@@ -46,9 +50,6 @@ _SEALED_AT: Final = _NONCE_AT + NONCE_SIZE
 
 OVERHEAD: Final = _SEALED_AT + TAG_SIZE + COMMITMENT_SIZE
 """Bytes by which a wrapped key is longer than the plaintext: 90."""
-
-EMPTY_CONTEXT: Final = b"\x00\x00"
-"""The encoding of an empty context."""
 
 _u16: Final = struct.Struct(">H").pack
 
@@ -88,33 +89,10 @@ def encode_context(context: Mapping[str, str]) -> bytes:
         InvalidContextError: More than 16 pairs, too many bytes, an empty key, or text that UTF-8
             cannot express.
     """
-    if not context:
-        return EMPTY_CONTEXT
-    if len(context) > MAX_CONTEXT_PAIRS:
-        raise _bad_context(f"has {len(context)} pairs; send at most {MAX_CONTEXT_PAIRS}")
-    parts = [_u16(len(context))]
-    room = MAX_CONTEXT_BYTES
     try:
-        # Python compares text by code point, and UTF-8 keeps that order in its bytes.
-        for name in sorted(context):
-            key, value = name.encode(), context[name].encode()
-            room -= len(key) + len(value)
-            if room < 0 or not key:
-                break
-            parts += (_u16(len(key)), key, _u16(len(value)), value)
-        else:
-            return b"".join(parts)
-    except UnicodeEncodeError as error:
-        raise _bad_context("has a lone surrogate; send text that UTF-8 can express") from error
-    if room < 0:
-        raise _bad_context(
-            f"is too large; keep keys and values within {MAX_CONTEXT_BYTES} bytes together"
-        )
-    raise _bad_context("has an empty key; give each pair a key")
-
-
-def _bad_context(fault: str) -> InvalidContextError:
-    return InvalidContextError(f"the context {fault}", field="context")
+        return encode(context)
+    except ContextError as fault:
+        raise InvalidContextError(f"the context {fault}", field="context") from fault
 
 
 def check_plaintext(plaintext: bytes) -> None:
@@ -252,7 +230,12 @@ class Kek:
         """
         if wrapped.kek_id != self.kek_id:
             raise self._other_kek()
-        return self._key.open(wrapped.nonce, wrapped.sealed, self._aad + context)
+        try:
+            return self._key.open(wrapped.nonce, wrapped.sealed, self._aad + context)
+        except CommitmentError as error:
+            raise _corrupt() from error
+        except TagError as error:
+            raise _mismatch() from error
 
     def opener(self) -> Opener:
         """Returns an `open` for one call's many wrapped keys, faster for those of one batch.
@@ -264,7 +247,12 @@ class Kek:
         def open_wrapped(wrapped: WrappedKey, context: bytes) -> bytes:
             if wrapped.kek_id != kek_id:
                 raise self._other_kek()
-            return open_sealed(wrapped.nonce, wrapped.sealed, aad + context)
+            try:
+                return open_sealed(wrapped.nonce, wrapped.sealed, aad + context)
+            except CommitmentError as error:
+                raise _corrupt() from error
+            except TagError as error:
+                raise _mismatch() from error
 
         return open_wrapped
 
@@ -275,3 +263,17 @@ class Kek:
             "the wrapped key names another key encryption key; check the cluster's name",
             field="wrapped_key",
         )
+
+
+def _corrupt() -> WrappedKeyCorruptError:
+    return WrappedKeyCorruptError(
+        "the wrapped key was changed after it was made; restore it from where it was stored first",
+        field="wrapped_key",
+    )
+
+
+def _mismatch() -> ContextMismatchError:
+    return ContextMismatchError(
+        "the context differs from the one of the Wrap call, or the wrapped key was changed; send "
+        "the same context again"
+    )

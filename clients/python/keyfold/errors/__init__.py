@@ -20,6 +20,14 @@ from keyfold.errors.branches import (
     UnavailableError,
     UnimplementedError,
 )
+from keyfold.errors.messages import (
+    DataTooLargeError,
+    MessageContextError,
+    MessageCorruptError,
+    MessageInvalidError,
+    NotAMessageError,
+    UnsupportedMessageError,
+)
 from keyfold.errors.reasons import (
     AccessDeniedError,
     BusyError,
@@ -149,6 +157,7 @@ __all__ = [
     "CursorExpiredError",
     "CursorNotFoundError",
     "CursorTakenError",
+    "DataTooLargeError",
     "DeadlineError",
     "DrainingError",
     "DuplicateRegionError",
@@ -202,6 +211,10 @@ __all__ = [
     "KmsError",
     "LimitError",
     "MalformedRequestError",
+    "MessageContextError",
+    "MessageCorruptError",
+    "MessageInvalidError",
+    "NotAMessageError",
     "NotAWrappedKeyError",
     "NotAllowedError",
     "NotDeletedError",
@@ -248,6 +261,7 @@ __all__ = [
     "UnknownKekError",
     "UnknownProviderError",
     "UnreachableError",
+    "UnsupportedMessageError",
     "UnsupportedWrappedKeyError",
     "WatchTooSlowError",
     "WrappedKeyCorruptError",

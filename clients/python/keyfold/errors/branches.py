@@ -1,11 +1,13 @@
 """The exceptions that a call raises: their base, and a branch for each kind of failure.
 
-The module `reasons` has the leaves, one for each *reason* that the server sends. Most callers
+The module `reasons` has the leaves, one for each *reason* that the server sends, and `messages`
+those about an envelope's messages, which the client finds itself. Most callers
 catch a branch: `except RefusedError` needs no list of reasons. For a reason newer than itself the
 client raises the branch, with the reason in its attribute `reason`.
 
     KeyfoldError
     ├── InvalidInputError           the request is wrong; nothing was changed
+    │   └── MessageInvalidError     a message of an envelope does not open
     ├── NotFoundError               it does not exist, or the caller may not see it
     ├── AlreadyExistsError          it exists, and differs from the request
     ├── StateError                  the state forbids the call, as with RevokedError

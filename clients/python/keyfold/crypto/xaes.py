@@ -13,7 +13,7 @@ blocks depend on K, and one ECB context computes them: the first block of the co
 with Kx, then its two last blocks together. ECB alone hides nothing. Here it is only the block
 cipher inside CMAC, and its output leaves this module only as a derived key or a finished CMAC.
 
-This module knows nothing of Keyfold's wrapped keys, whose bytes `envelope` lays out.
+This module knows nothing of wrapped keys and messages, whose bytes others lay out.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyfold_server.domain.binding import KEY_SIZE, wipe
-from keyfold_server.domain.errors import ContextMismatchError, WrappedKeyCorruptError
+KEY_SIZE: Final = 32
+"""Bytes of a key."""
 
 NONCE_SIZE: Final = 24
 """Bytes of a nonce. About 2^80 messages under one key may have random ones, without counting."""
@@ -62,6 +62,14 @@ Open = Callable[[bytes, bytes, bytes], bytes]
 """Opens one message from its nonce, sealed bytes and aad, as `CommittingKey.open` does."""
 
 
+class CommitmentError(Exception):
+    """The commitment does not match: the key, the nonce or the commitment is another one."""
+
+
+class TagError(Exception):
+    """The tag does not match, under the right key: the aad or the ciphertext is another one."""
+
+
 class CommittingKey:
     """One 256-bit key, ready to seal and open.
 
@@ -86,7 +94,7 @@ class CommittingKey:
                 raise ValueError(f"a key has {KEY_SIZE} bytes")
             self._ecb = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update  # noqa: S305  CMAC's own block cipher
         finally:
-            wipe(key)
+            key[:] = bytes(len(key))
         doubled = int.from_bytes(self._ecb(bytes(16))) << 1
         # Reduced by a product, not by a branch, which would show a bit of L in the time taken.
         self._k1 = doubled ^ (doubled >> 128) * (1 << 128 | 0x87)
@@ -154,8 +162,8 @@ class CommittingKey:
         """Returns the plaintext of a sealed message.
 
         Raises:
-            WrappedKeyCorruptError: The commitment does not match: the key or the bytes differ.
-            ContextMismatchError: The tag does not match: the aad or the ciphertext differs.
+            CommitmentError: The commitment does not match: the key or the bytes differ.
+            TagError: The tag does not match: the aad or the ciphertext differs.
             ValueError: The nonce has another length.
         """
         return self._open(self._derive(nonce[:PREFIX_SIZE]), nonce, sealed, aad)
@@ -175,6 +183,19 @@ class CommittingKey:
             return self._open(derived, nonce, sealed, aad)
 
         return open_sealed
+
+    def for_nonce(self, nonce: bytes) -> tuple[AESGCM, bytes]:
+        """Returns the cipher of one message, whose own nonce is nonce[12:], and its commitment.
+
+        It is for a key that threads share: they take turns here, and not in the long work.
+
+        Raises:
+            ValueError: The nonce has another length.
+        """
+        if len(nonce) != NONCE_SIZE:
+            raise ValueError(_NONCE_LENGTH)
+        cipher, mask = self._derive(nonce[:PREFIX_SIZE])
+        return cipher, self._commitment(mask, nonce[PREFIX_SIZE:])
 
     def _derive(self, prefix: bytes) -> _Derived:
         """Returns the cipher of a nonce prefix, and the mask of the commitment's last blocks.
@@ -197,15 +218,8 @@ class CommittingKey:
         # The commitment comes first: only a message made under this very key reaches the cipher,
         # so a tag that fails is about the aad or the ciphertext, never about the key.
         if not hmac.compare_digest(sealed[-COMMITMENT_SIZE:], self._commitment(mask, suffix)):
-            raise WrappedKeyCorruptError(
-                "the wrapped key was changed after it was made; restore it from where it was "
-                "stored first",
-                field="wrapped_key",
-            )
+            raise CommitmentError
         try:
             return cipher.decrypt(suffix, sealed[:-COMMITMENT_SIZE], aad)
         except InvalidTag as error:
-            raise ContextMismatchError(
-                "the context differs from the one of the Wrap call, or the wrapped key was "
-                "changed; send the same context again"
-            ) from error
+            raise TagError from error

@@ -1,0 +1,1 @@
+"""The envelope for asyncio, from which `make client` generates `keyfold.envelope.client`."""

@@ -1,0 +1,167 @@
+# Generated from envelope/aio/envelope.py by `make client`; never edited.
+
+"""Sealing data into messages, opening them, and moving them to newer keys."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import MappingProxyType
+from typing import Final
+
+from keyfold.client.data_plane import DataPlane
+from keyfold.envelope import message as form
+from keyfold.envelope.client.keeper import Keeper, KeySource
+from keyfold.envelope.keys import Bounds
+from keyfold.envelope.work import work
+from keyfold.errors import MessageContextError
+from keyfold.models.specs import Buffer, Context, as_bytes
+
+_NO_CONTEXT: Final[Context] = MappingProxyType({})
+
+
+class Envelope:
+    """Seals data into messages under data keys of one cluster, and opens that cluster's messages.
+
+    A message carries its wrapped data key and its context, so that opening takes nothing else. One
+    data key seals many messages: within its bounds, sealing makes no call. Opening asks the server
+    each time. Any number of threads may share it.
+
+    Args:
+        client: The client that makes and unwraps data keys.
+        cluster: The cluster whose keys seal. Messages of other clusters do not open.
+        region: The region whose keys seal. Messages of the cluster's other regions open, too.
+        context: Names and values that the data keys are wrapped with, such as `{"table": "cards"}`;
+            not secret. The server checks them at each unwrapping, and its policy can narrow them.
+            Only messages whose data keys have all these pairs open.
+        cache: What keeps data keys; by default the envelope keeps the newest one to seal with.
+        max_messages: Most messages that one data key seals.
+        max_bytes: Most bytes that one data key seals.
+        max_age: Seconds for which one data key seals, and so the longest time for which sealing
+            goes on after a revocation.
+
+    Every method raises `KeyfoldError`: what the client's calls raise, and `MessageInvalidError`
+    where the fault is the message's. `timeout`, in seconds, is the deadline of the one call that
+    a method may make; None means the client's.
+
+    Raises:
+        InvalidContextError: The context is out of bounds.
+        InvalidNameError: The cluster's name is out of bounds.
+        ValueError: A bound is.
+
+    Example:
+        >>> envelope = keyfold.Envelope(client, "prod", "eu", context={"table": "cards"})
+        >>> message = envelope.seal(b"4111", {"row": "17"})
+        >>> envelope.open(message, {"row": "17"})
+        b'4111'
+    """
+
+    def __init__(
+        self,
+        client: DataPlane,
+        cluster: str,
+        region: str,
+        *,
+        context: Context | None = None,
+        cache: KeySource | None = None,
+        max_messages: int = 1_000_000,
+        max_bytes: int = 1 << 36,
+        max_age: float = 60.0,
+    ) -> None:
+        given = _NO_CONTEXT if context is None else context
+        self._bound_key = form.encode_context(given)
+        self._context = dict(given)
+        self._aad = form.bound_to(cluster)
+        self._client = client
+        self._cluster = cluster
+        self._region = region
+        self._bounds = Bounds(max_messages, max_bytes, max_age)
+        self._keys: KeySource = Keeper(client) if cache is None else cache
+
+    def seal(
+        self, data: Buffer, context: Context | None = None, *, timeout: float | None = None
+    ) -> bytes:
+        """Returns a message that holds the data: about 200 bytes more, and the context's.
+
+        Args:
+            data: Up to 1 GiB.
+            context: Pairs that this message has besides the envelope's, such as `{"row": "17"}`;
+                up to 16 pairs and 4,096 bytes. They stand readable in the message, which does not
+                open if somebody changes them.
+            timeout: See the class.
+
+        Raises:
+            DataTooLargeError: The data has more than 1 GiB.
+            InvalidContextError: The context is out of bounds, or disagrees with the envelope's.
+        """
+        text = as_bytes(data, "data")
+        form.check_size(text)
+        own = form.encode_own_context(_NO_CONTEXT if context is None else context, self._context)
+        bound = self._bound_key + own
+        with self._keys.sealing_key(
+            self._cluster,
+            self._region,
+            self._context,
+            size=len(text),
+            bounds=self._bounds,
+            timeout=timeout,
+        ) as key:
+            head = form.head(key.wrapped_key) + bound
+            return work(len(text), partial(key.cipher.seal, head, self._aad + bound, text))
+
+    def open(
+        self, message: Buffer, context: Context | None = None, *, timeout: float | None = None
+    ) -> bytes:
+        """Returns the data of a message.
+
+        Args:
+            message: The message as `seal` or `rekey` returned it.
+            context: Pairs that the message must have. Pass what you know about it, such as the row
+                that you read it from: only then does another row's message not open here.
+            timeout: See the class.
+
+        Raises:
+            MessageContextError: The message does not have the pairs, or not the envelope's.
+            MessageInvalidError: It is not a message, or was changed, or has another's parts.
+            InvalidInputError: Its wrapped key is not of this cluster, or was changed; the reason
+                is the server's.
+        """
+        parts = self._parsed(message)
+        if context:
+            _demand(context, {**parts.key_context, **parts.context})
+        with self._keys.opening_key(
+            self._cluster, parts.wrapped_key, parts.key_context, timeout=timeout
+        ) as key:
+            return work(len(parts.sealed), partial(key.cipher.open, parts, self._aad + parts.bound))
+
+    def rekey(self, message: Buffer, *, timeout: float | None = None) -> bytes:
+        """Moves a message's wrapped key to the newest generation, and leaves the rest as it is.
+
+        Returns the same bytes if the newest generation had wrapped it already. The data stays
+        sealed, so a message that does not open is not noticed.
+
+        Raises:
+            MessageInvalidError: It is not a message, or does not have the envelope's pairs.
+            InvalidInputError: Its wrapped key is not of this cluster, or was changed.
+        """
+        parts = self._parsed(message)
+        moved = self._client.rewrap(
+            self._cluster, parts.wrapped_key, context=parts.key_context, timeout=timeout
+        )
+        return b"".join((form.head(moved.wrapped_key), parts.rest))
+
+    def _parsed(self, message: Buffer) -> form.Message:
+        parts = form.parse(as_bytes(message, "message"))
+        # In the key's context, which the server vouches for. In the message's own, anybody could
+        # put these pairs who may make data keys with some other context.
+        _demand(self._context, parts.key_context)
+        return parts
+
+
+def _demand(pairs: Context, found: Context) -> None:
+    for name, value in pairs.items():
+        if found.get(name) != value:
+            raise MessageContextError(
+                f"the message does not have the pair {name!r} that is demanded of it; check that "
+                "it belongs here",
+                code="INVALID_ARGUMENT",
+            )

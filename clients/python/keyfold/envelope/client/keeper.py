@@ -1,0 +1,140 @@
+# Generated from envelope/aio/keeper.py by `make client`; never edited.
+
+"""The source of data keys: what the envelope needs of one, and one that keeps a single key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
+
+from keyfold.calls.watch import clock
+from keyfold.client.data_plane import DataPlane
+from keyfold.envelope.keys import Bounds, OpeningKey, SealingKey
+from keyfold.models.specs import Buffer, Context
+
+if TYPE_CHECKING:
+    from keyfold.envelope.cipher import MessageCipher
+
+
+class KeySource(Protocol):
+    """Gives out data keys. A key stays whole until the block that entered it ends."""
+
+    def sealing_key(
+        self,
+        cluster: str,
+        region: str,
+        context: Context,
+        *,
+        size: int,
+        bounds: Bounds,
+        timeout: float | None,
+    ) -> AbstractContextManager[SealingKey]:
+        """Gives out a key that may seal one more message, and counts that message.
+
+        Args:
+            cluster: The cluster.
+            region: The region to wrap under.
+            context: The context to wrap with.
+            size: Bytes of the message's data.
+            bounds: How long one key may seal.
+            timeout: Deadline of the call that makes a key, in seconds; None: the client's.
+        """
+        ...
+
+    def opening_key(
+        self, cluster: str, wrapped_key: bytes, context: Context, *, timeout: float | None
+    ) -> AbstractContextManager[OpeningKey]:
+        """Gives out the key that is wrapped in `wrapped_key`."""
+        ...
+
+
+@dataclass(slots=True)
+class _Key:
+    """A data key with what it has sealed, and for what it was made."""
+
+    cipher: MessageCipher
+    wrapped_key: bytes
+    made_for: tuple[str, str, Context]
+    asked_at: float
+    messages: int = 0
+    bytes: int = 0
+
+    def may_seal(self, size: int, bounds: Bounds) -> bool:
+        """Returns whether one more message of this size is within the bounds."""
+        return (
+            self.messages < bounds.max_messages
+            and self.bytes + size <= bounds.max_bytes
+            and clock() - self.asked_at < bounds.max_age
+        )
+
+    def count(self, size: int) -> None:
+        """Counts one message."""
+        self.messages += 1
+        self.bytes += size
+
+
+class Keeper:
+    """Keeps the newest data key to seal with, and none to open with: the server opens each.
+
+    So a revocation reaches everything that is opened at once, and nothing else that is sealed
+    before the key's age ends.
+    """
+
+    def __init__(self, client: DataPlane) -> None:
+        self._client = client
+        self._turn = Lock()
+        self._held: _Key | None = None
+
+    @contextmanager
+    def sealing_key(
+        self,
+        cluster: str,
+        region: str,
+        context: Context,
+        *,
+        size: int,
+        bounds: Bounds,
+        timeout: float | None,
+    ) -> Iterator[SealingKey]:
+        """Gives out the key that it holds, or a new one, which it then holds."""
+        made_for = (cluster, region, context)
+        with self._turn:
+            key = self._held
+            if key is None or key.made_for != made_for or not key.may_seal(size, bounds):
+                key = None
+            else:
+                key.count(size)
+        if key is None:
+            # Not under the lock: each caller waits for its own call, under its own deadline. That
+            # several make a key at the same time does no harm.
+            key = self._new_key(made_for, timeout)
+            key.count(size)
+            with self._turn:
+                self._held = key
+        yield key
+
+    @contextmanager
+    def opening_key(
+        self, cluster: str, wrapped_key: Buffer, context: Context, *, timeout: float | None
+    ) -> Iterator[OpeningKey]:
+        """Has the server unwrap a key, which is dropped with the block."""
+        asked_at = clock()
+        unwrapped = self._client.unwrap(cluster, wrapped_key, context=context, timeout=timeout)
+        cipher = _cipher(unwrapped.plaintext)
+        yield _Key(cipher, bytes(wrapped_key), (cluster, unwrapped.region, context), asked_at)
+
+    def _new_key(self, made_for: tuple[str, str, Context], timeout: float | None) -> _Key:
+        cluster, region, context = made_for
+        asked_at = clock()
+        made = self._client.generate_data_key(cluster, region, context=context, timeout=timeout)
+        return _Key(_cipher(made.plaintext), made.wrapped_key, made_for, asked_at)
+
+
+def _cipher(plaintext: Buffer) -> MessageCipher:
+    # Imported late: a program that only calls the server does not load `cryptography`.
+    from keyfold.envelope.cipher import MessageCipher
+
+    return MessageCipher(plaintext)

@@ -1,0 +1,51 @@
+"""What the envelope needs of a data key, and how long one may serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # it loads `cryptography`
+    from keyfold.envelope.cipher import MessageCipher
+
+
+class OpeningKey(Protocol):
+    """A data key that opens messages. It stays whole for as long as its context is entered."""
+
+    @property
+    def cipher(self) -> MessageCipher:
+        """The key, ready to use."""
+        ...
+
+
+class SealingKey(OpeningKey, Protocol):
+    """A data key that seals messages."""
+
+    @property
+    def wrapped_key(self) -> bytes:
+        """The same key, wrapped."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long one data key may seal messages. The first bound that is reached ends it.
+
+    Attributes:
+        max_messages: Most messages.
+        max_bytes: Most bytes of data in all its messages. A larger message has a key of its own.
+        max_age: Seconds from the call that made it.
+
+    Raises:
+        ValueError: A bound is too small to seal one message.
+    """
+
+    max_messages: int
+    max_bytes: int
+    max_age: float
+
+    def __post_init__(self) -> None:
+        if self.max_messages < 1 or self.max_bytes < 0 or not self.max_age >= 0:
+            raise ValueError(
+                "max_messages must be at least 1, and max_bytes and max_age not negative"
+            )

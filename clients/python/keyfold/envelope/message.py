@@ -1,0 +1,194 @@
+"""The bytes of a message.
+
+    "KFM" ‖ version(1) ‖ suite(1) ‖ lp(wrapped key) ‖ key's context ‖ message's context
+    ‖ nonce(24) ‖ ciphertext ‖ tag(16) ‖ commitment(32)
+
+The additional authenticated data (AAD) is what stands before the nonce, with the cluster's name in
+the place of the wrapped key. So nobody can change, move or mix parts of messages, and still the
+wrapped key can be replaced without touching the data: another data key's would fail the commitment.
+
+The format never changes, since callers keep messages for years. docs/envelope.md describes it for
+readers who open messages without Keyfold, and tests/vectors/envelope.json pins it. This module
+knows no key.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from keyfold.crypto import context as encoding
+from keyfold.errors import (
+    DataTooLargeError,
+    InvalidContextError,
+    InvalidNameError,
+    NotAMessageError,
+    UnsupportedMessageError,
+)
+from keyfold.models.specs import Context
+
+MAX_DATA: Final = 1 << 30
+"""Most bytes of data in one message: 1 GiB, within what AES-GCM may encrypt at once."""
+
+_MAGIC: Final = b"KFM"
+_PREFIX: Final = _MAGIC + b"\x01\x01"
+_MAX_WRAPPED_KEY: Final = 4_186
+_MAX_NAME: Final = 128
+
+_NONCE_SIZE: Final = 24
+_COMMITMENT_SIZE: Final = 32
+_LEAST_SEALED: Final = _NONCE_SIZE + 16 + _COMMITMENT_SIZE
+
+_U16: Final = struct.Struct(">H")
+
+
+class Message(NamedTuple):
+    """The parts of a well-formed message. Only its data key can tell whether it opens.
+
+    Attributes:
+        wrapped_key: The wrapped data key.
+        key_context: The context that the data key was wrapped with.
+        context: The pairs that this message has besides; none has a key of `key_context`.
+        bound: Both contexts as they stand in the message.
+        nonce: The 24 bytes of the nonce.
+        sealed: Ciphertext and tag.
+        commitment: The 32 bytes of the commitment.
+        rest: What stands behind the wrapped key.
+    """
+
+    wrapped_key: bytes
+    key_context: Mapping[str, str]
+    context: Mapping[str, str]
+    bound: bytes
+    nonce: bytes
+    sealed: memoryview
+    commitment: bytes
+    rest: memoryview
+
+
+def check_size(data: bytes) -> None:
+    """Refuses data that is too large for one message.
+
+    Raises:
+        DataTooLargeError: It has more than 1 GiB.
+    """
+    if len(data) > MAX_DATA:
+        raise DataTooLargeError(
+            f"the data has {len(data)} bytes, and a message holds at most {MAX_DATA}; divide it",
+            code="INVALID_ARGUMENT",
+        )
+
+
+def encode_context(context: Context) -> bytes:
+    """Returns the encoding of a context.
+
+    Raises:
+        InvalidContextError: It is not a mapping of strings to strings, or out of bounds.
+    """
+    if not isinstance(context, Mapping):
+        raise _bad_context(f"is {type(context).__name__}; send a mapping of names to values")
+    for name, value in context.items():
+        for text in (name, value):
+            if not isinstance(text, str):
+                raise _bad_context(
+                    f"has {type(text).__name__} in the pair {name!r}; send text for both parts"
+                )
+    try:
+        return encoding.encode(context)
+    except encoding.ContextError as fault:
+        raise _bad_context(str(fault)) from fault
+
+
+def _bad_context(fault: str) -> InvalidContextError:
+    return InvalidContextError(f"the context {fault}", code="INVALID_ARGUMENT")
+
+
+def encode_own_context(context: Context, key_context: Context) -> bytes:
+    """Returns the encoding of the pairs that a message has besides its key's.
+
+    Raises:
+        InvalidContextError: As `encode_context`, or a pair has another value than the key's.
+    """
+    if not context:
+        return encoding.EMPTY
+    encoded = encode_context(context)
+    if context.keys().isdisjoint(key_context):
+        return encoded
+    for name, value in context.items():
+        if key_context.get(name, value) != value:
+            raise _bad_context(
+                f"has another value of {name!r} than the envelope's context; use another envelope"
+            )
+    return encode_context({n: value for n, value in context.items() if n not in key_context})
+
+
+def bound_to(cluster: str) -> bytes:
+    """Returns the AAD of all messages of a cluster, up to the contexts.
+
+    Raises:
+        InvalidNameError: The name is not a string of 1 to 128 ASCII characters.
+    """
+    try:
+        name = cluster.encode("ascii")
+    except (AttributeError, UnicodeEncodeError):
+        name = b""
+    if not 0 < len(name) <= _MAX_NAME:
+        raise InvalidNameError(
+            f"a cluster's name is a string of 1 to {_MAX_NAME} ASCII characters",
+            code="INVALID_ARGUMENT",
+        )
+    return _PREFIX + _U16.pack(len(name)) + name
+
+
+def head(wrapped_key: bytes) -> bytes:
+    """Returns the begin of a message, up to the contexts."""
+    return _PREFIX + _U16.pack(len(wrapped_key)) + wrapped_key
+
+
+def parse(message: bytes) -> Message:
+    """Returns the parts of a message, without authenticating it.
+
+    Raises:
+        NotAMessageError: It was not sealed by an envelope, or was cut.
+        UnsupportedMessageError: It has another version or suite.
+    """
+    if not message.startswith(_MAGIC) or len(message) < len(_PREFIX):
+        raise _not_a_message("they begin otherwise; look for a text encoding")
+    if not message.startswith(_PREFIX):
+        raise UnsupportedMessageError(
+            f"the message begins with version {message[3]} and suite {message[4]}, and this "
+            "release knows version 1 and suite 1; open it with a newer release",
+            code="INVALID_ARGUMENT",
+        )
+    view = memoryview(message)
+    key_at = len(_PREFIX) + _U16.size
+    # A cut length has fewer bytes, and is then smaller than the real one, never larger.
+    bound_at = key_at + int.from_bytes(view[len(_PREFIX) : key_at], "big")
+    if not key_at < bound_at <= key_at + _MAX_WRAPPED_KEY:
+        raise _not_a_message("they do not hold a wrapped key")
+    try:
+        key_context, at = encoding.decode(view, bound_at)
+        context, nonce_at = encoding.decode(view, at)
+    except encoding.EncodingError as error:
+        raise _not_a_message("they do not hold a context") from error
+    # Otherwise it would depend on the reader which value counts.
+    if not context.keys().isdisjoint(key_context):
+        raise _not_a_message("their two contexts have a key in common")
+    if not nonce_at + _LEAST_SEALED <= len(view) <= nonce_at + _LEAST_SEALED + MAX_DATA:
+        raise _not_a_message("what is sealed is too short or too long; look for truncation")
+    sealed_at, commitment_at = nonce_at + _NONCE_SIZE, len(view) - _COMMITMENT_SIZE
+    return Message(
+        message[key_at:bound_at],
+        key_context,
+        context,
+        message[bound_at:nonce_at],
+        message[nonce_at:sealed_at],
+        view[sealed_at:commitment_at],
+        message[commitment_at:],
+        view[bound_at:],
+    )
+
+
+def _not_a_message(fault: str) -> NotAMessageError:
+    return NotAMessageError(f"the bytes are not a message: {fault}", code="INVALID_ARGUMENT")
