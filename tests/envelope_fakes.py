@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 import keyfold
 from keyfold.models.specs import Buffer
@@ -43,7 +44,7 @@ class FakeDataPlane(keyfold.Client):
         wrapped_key = drawn(f"wrapped {self.made}", 90 + size)
         plaintext = drawn(f"data key {self.made}", size)
         self.add(cluster, wrapped_key, context or {}, plaintext)
-        return keyfold.DataKey(keyfold.Plaintext(plaintext), wrapped_key, 1)
+        return keyfold.DataKey(keyfold.Plaintext(plaintext), wrapped_key, 1, timedelta(minutes=1))
 
     def unwrap(
         self,

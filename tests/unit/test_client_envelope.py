@@ -6,6 +6,7 @@ import doctest
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,15 @@ def test_age(server: Served, envelope: keyfold.Envelope, clock: Clock) -> None:
     clock.now += 0.1
     envelope.seal(b"")
     assert calls(server, "GenerateDataKey") == 2
+
+
+def test_cache_ttl_zero(server: Served, client: keyfold.Client, envelope: keyfold.Envelope) -> None:
+    """F1: where every use must reach the customer's KMS, no data key seals twice."""
+    policy = keyfold.RegionPolicy(cache_ttl=timedelta())
+    client.rotate("prod", [keyfold.RegionSpec("eu", policy=policy)])
+    messages = [envelope.seal(b"4111") for _ in range(3)]
+    assert calls(server, "GenerateDataKey") == 3
+    assert [envelope.open(message) for message in messages] == [b"4111"] * 3
 
 
 def test_a_failed_call_leaves_the_envelope_usable(

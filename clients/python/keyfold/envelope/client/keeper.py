@@ -51,14 +51,20 @@ class KeySource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    cipher: MessageCipher
+
+
 @dataclass(slots=True)
 class _Key:
-    """A data key with what it has sealed, and for what it was made."""
+    """A data key with what it has sealed, for what it was made, and how long it may be kept."""
 
     cipher: MessageCipher
     wrapped_key: bytes
     made_for: tuple[str, str, Context]
     asked_at: float
+    max_cache_age: float
     messages: int = 0
     bytes: int = 0
 
@@ -67,7 +73,7 @@ class _Key:
         return (
             self.messages < bounds.max_messages
             and self.bytes + size <= bounds.max_bytes
-            and clock() - self.asked_at < bounds.max_age
+            and clock() - self.asked_at < min(bounds.max_age, self.max_cache_age)
         )
 
     def count(self, size: int) -> None:
@@ -121,16 +127,15 @@ class Keeper:
         self, cluster: str, wrapped_key: Buffer, context: Context, *, timeout: float | None
     ) -> Iterator[OpeningKey]:
         """Has the server unwrap a key, which is dropped with the block."""
-        asked_at = clock()
         unwrapped = self._client.unwrap(cluster, wrapped_key, context=context, timeout=timeout)
-        cipher = _cipher(unwrapped.plaintext)
-        yield _Key(cipher, bytes(wrapped_key), (cluster, unwrapped.region, context), asked_at)
+        yield _Opening(_cipher(unwrapped.plaintext))
 
     def _new_key(self, made_for: tuple[str, str, Context], timeout: float | None) -> _Key:
         cluster, region, context = made_for
         asked_at = clock()
         made = self._client.generate_data_key(cluster, region, context=context, timeout=timeout)
-        return _Key(_cipher(made.plaintext), made.wrapped_key, made_for, asked_at)
+        age = made.max_cache_age.total_seconds()
+        return _Key(_cipher(made.plaintext), made.wrapped_key, made_for, asked_at, age)
 
 
 def _cipher(plaintext: Buffer) -> MessageCipher:
