@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec, RootKey
+from keyfold_server.domain.operations import ActionKind, Work
 from keyfold_server.domain.provider import Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller, Identity, Rights
 from keyfold_server.domain.seats import Seat, asks_for_seat, meets, names_seat, seated
@@ -36,7 +38,7 @@ from keyfold_server.service.root_keys.identities import FREE_SHOWN, IdentityStat
 from keyfold_server.service.root_keys.scope import Scope
 from keyfold_server.service.root_keys.trials import TestKeyRequest
 from regional import RegionalHouse, RegionalProvider
-from replicas import Member
+from replicas import Member, until
 
 ASKED: Final = KeySpec("FAKE", "fake:one", "seat")
 TWO: Final = KeySpec("FAKE", "fake:two", "seat")
@@ -84,7 +86,7 @@ class House(RegionalHouse):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.provider = Choosy()
-        for name in ("one", "two"):
+        for name in ("one", "two", "three"):
             self.provider.create_key(name)
 
     async def seated(self, pool: tuple[Seat, ...] = POOL) -> Member:
@@ -410,6 +412,58 @@ async def test_each_user_of_a_link_takes_a_seat_of_its_own(house: House, one: Me
     assert meets(shown.link.key_spec, KeySpec("FAKE", "fake:one", "role/s1"))
     assert not meets(shown.link.key_spec, KeySpec("FAKE", "fake:one"))
     assert not meets(shown.link.key_spec, KeySpec("FAKE", "fake:two", "role/s1"))
+
+
+async def move(member: Member, spec: KeySpec, *, dry_run: bool = False) -> list[tuple[str, str]]:
+    """Moves the link to another key; returns the regions that failed, with the reason."""
+    work = Work(ActionKind.MOVE_LINK, organization="org", key_link="main", key_spec=spec)
+    replica, name = member.replica, spec.uri.replace(":", "-")
+    deadline = member.house.clock.monotonic() + 60
+    started = await replica.operations.start(
+        Caller(EVERYTHING), name, work, deadline, dry_run=dry_run
+    )
+    if started.operation is None:
+        return []
+    runner = replica._runner
+    assert runner is not None
+    await runner.look()
+    await until(lambda: not runner._runs)
+    failures = member.house.store.operation_failures(started.operation.uid)
+    return [(each.cluster, each.reason) for each in failures]
+
+
+async def test_a_link_moves_with_the_seats_of_its_users(house: House, one: Member) -> None:
+    """The new key is proven with a seat that a user has and keeps, so none has to be free."""
+    await policy(one, seats=4)
+    await link(one)
+    for name in ("acme", "beta", "gamma", "delta"):
+        await one.enable(name, specs=by_link(), organization="org")
+    blob = await one.wrap()
+    house.provider.lets_in = {"fake:two": {"role/s2", "role/s3", "role/s4"}}
+    await move(one, TWO, dry_run=True)
+    assert (await one.replica.key_links.get(EVERYTHING, "org", "main")).link.key_spec == ASKED
+    # A seat that the new key does not let in fails alone, and nobody else's takes its place.
+    assert await move(one, TWO) == [("acme", "ACCESS_DENIED")]
+    assert held(house, "beta") == ("role/s2", "role/s2")
+    house.provider.lets_in = {}
+    assert await move(one, replace(TWO, uri="fake:three")) == []
+    assert [held(house, n)[0] for n in ("acme", "beta")] == ["role/s1", "role/s2"]
+    assert (await one.unwrap(blob)).region == "eu"
+
+
+async def test_a_key_that_lets_no_seat_in_moves_nothing(house: House, one: Member) -> None:
+    """The KMS's own refusal names the users' seats that were tried; left seats are not tried."""
+    await policy(one, seats=2)
+    await link(one)
+    for name in ("acme", "beta"):
+        await one.enable(name, specs=by_link(), organization="org")
+    await one.rotate({"eu": "fake:one"}, "beta")
+    house.provider.lets_in = {"fake:two": {"role/s2"}}
+    with pytest.raises(AccessDeniedError, match="tried as seat seat-1,"):
+        await move(one, TWO)
+    await one.rotate({"eu": "fake:one"})
+    with pytest.raises(SeatNotReservedError):
+        await move(one, TWO)
 
 
 async def test_a_replica_region_takes_a_seat_of_its_own(house: House) -> None:

@@ -277,12 +277,13 @@ class KeyLinks:
         organization = view.organization
         keys = await self._proofs.keys(key_spec, link.region, link.geo)
         self._proofs.check_granted(rights, organization.name, keys)
+        read = self._storage.store.organization
+        view = await self._storage.decide(read, organization.name, link=link.name, users=10)
+        used = view.use(link.name)
         if key_spec != link.key_spec:
             # Before any KMS call. The commit checks it again.
-            read = self._storage.store.organization
-            used = await self._storage.decide(read, organization.name, link=link.name, users=10)
-            check_unused(link, used.use(link.name))
-        proven = await self._proofs.prove(organization.name, keys)
+            check_unused(link, used)
+        proven = await self._proofs.prove(organization.name, keys, used.keys)
         return proven, await self._proofs.holders(keys)
 
     async def _reported(

@@ -92,7 +92,9 @@ class LinkMoves:
             in_each = tuple(sorted(keys))
             # Before any KMS call. The commit checks it again.
             link_moving(name, (key_spec, in_each), operation, now, seen=link)(view)
-            regions = await self._proofs.prove(organization, keys)
+            read = self._storage.store.organization
+            used = (await self._storage.decide(read, organization, link=name, users=1)).use(name)
+            regions = await self._proofs.prove(organization, keys, used.keys)
             decide = link_moving(name, (key_spec, regions), operation, now, seen=link)
             holders = await self._proofs.holders(keys)
             return await self._mutations.commit(call, decide, started, holders=holders)

@@ -16,7 +16,7 @@ from keyfold_server.domain.errors import (
     KmsError,
 )
 from keyfold_server.domain.holders import Holder
-from keyfold_server.domain.key_links import KeyLink
+from keyfold_server.domain.key_links import KeyLink, KeyUse
 from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RegionSpec, RootKey
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.residency import ResidencyPolicy
@@ -144,8 +144,19 @@ class LinkProofs:
         """Returns the holders that a change claims which has proven some keys (protocol C9)."""
         return await self._holders.of((key.root.type, key.root) for key in keys.values())
 
-    async def prove(self, organization: str, keys: Mapping[str, LinkedKey]) -> tuple[str, ...]:
+    async def prove(
+        self,
+        organization: str,
+        keys: Mapping[str, LinkedKey],
+        users: Sequence[KeyUse] = (),
+    ) -> tuple[str, ...]:
         """Proves the key of a link in each of its regions, all or none.
+
+        Args:
+            organization: The organization's name.
+            keys: The key by region.
+            users: The keys that the link's users have. Where the key asks for a seat, it is proven
+                with one of theirs, since each keeps its own, or else with a reserved one.
 
         Returns:
             The regions, sorted.
@@ -154,7 +165,8 @@ class LinkProofs:
             KeyHeldByAnotherError: Another organization has what holds a key.
             KeyElsewhereError: A key is in another region than the link says.
             ExternalIdNotIssuedError: A key needs an external id that Keyfold has not issued.
-            SeatNotReservedError: The key asks for a seat, and the organization has none reserved.
+            SeatNotReservedError: The key asks for a seat, and no user of the link has one, and the
+                organization has none reserved.
             KmsError: A key could not be proven; the message names each region where that is so.
         """
         await self._holders.check(organization, await self.holders(keys))
@@ -164,7 +176,8 @@ class LinkProofs:
             if asks_for_seat(key.root.principal):
                 # The link keeps the word, and each cluster-region that uses it takes a seat of its
                 # own: a seat tells them apart. The proof takes none.
-                seated = await self._seats.keys(key.root, None, organization, region)
+                theirs = [each.key_spec.principal for each in users if each.region == region]
+                seated = await self._seats.keys(key.root, None, organization, region, users=theirs)
                 roots[region] = (await self._seats.choose(seated, "", organization, region)).root
             else:
                 roots[region] = await self._external_ids.added_to(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -47,6 +47,9 @@ _R = TypeVar("_R")
 
 _TRIES: Final = 16
 """Most tries of a change that others take the seats from."""
+
+_MOST_TRIED: Final = 64
+"""Most seats of a link's users that the proof of its key tries, as many as an owner may reserve."""
 
 _WARNED: Final = 20
 """Most seats that the log names one by one at the start."""
@@ -190,11 +193,14 @@ class Seats:
         organization: str | None,
         region: str,
         current: Region | None = None,
+        *,
+        users: Collection[str] = (),
     ) -> list[SeatedKey]:
         """Returns a root key as each seat that its region may use.
 
-        The seat that the region has comes first, then those that are reserved for the owner, in the
-        order of their reservation; last those that this replica is trying for another change.
+        The seat that the region has comes first, then those of a link's users, then those that are
+        reserved for the owner, in the order of their reservation; last those that this replica is
+        trying for another change.
 
         Args:
             root: The root key, whose principal asks for a seat.
@@ -202,6 +208,8 @@ class Seats:
             organization: The organization's name, or None.
             region: The region's name.
             current: The region as it is, if it exists.
+            users: The principals of the regions that use a link, for the proof of its key: each
+                region keeps its own seat under another key. At most 64 are tried.
 
         Raises:
             SeatNotReservedError: There is no such seat.
@@ -212,6 +220,8 @@ class Seats:
         had = "" if current is None else current.newest.current.root.principal
         own = [s for s in issued if s.used and s.cluster == cluster and s.taken_in == region]
         own = [s for s in own if had and names_seat(had, s.seat.principal)]
+        if users:
+            own += _used_by(users, issued)
         free = [s for s in issued if not s.used]
         free.sort(key=lambda each: self._is_tried(each.seat.name))
         found = [
@@ -350,6 +360,13 @@ def named(specs: Sequence[RegionSpec], roots: Mapping[str, RootKey]) -> tuple[Re
         else spec
         for spec in specs
     )
+
+
+def _used_by(principals: Collection[str], issued: Sequence[IssuedSeat]) -> list[IssuedSeat]:
+    """Returns the seats that some principals are, in the order in which they were issued."""
+    given = {principal.casefold() for principal in principals}
+    given |= {principal.partition("/")[2] for principal in given}  # TENANT/PRINCIPAL
+    return [s for s in issued if s.used and s.seat.principal.casefold() in given][:_MOST_TRIED]
 
 
 def _text(owner: str | None) -> str:
