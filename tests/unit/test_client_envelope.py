@@ -302,7 +302,7 @@ def test_no_key_is_shown(envelope: keyfold.Envelope) -> None:
     """What an envelope and its parts print holds no key."""
     envelope.seal(b"4111")
     held = envelope._keys._held  # type: ignore[attr-defined]
-    assert "redacted" in repr(held.cipher)
+    assert "redacted" in repr(held.key)
     assert "0x" in repr(envelope)
 
 

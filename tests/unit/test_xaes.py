@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wrapped_key_oracle as oracle
-from keyfold.crypto.xaes import NONCE_SIZE, CommitmentError, CommittingKey, TagError
+from keyfold.crypto.faults import CommitmentError, TagError
+from keyfold.crypto.xaes import NONCE_SIZE, CommittingKey, SharedKey
 
 FILE = json.loads((oracle.VECTORS / "xaes-256-gcm.json").read_text(encoding="utf-8"))
 VECTORS = FILE["vectors"]
@@ -191,6 +192,23 @@ def test_batch_derives_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(derived) == 2
 
 
+@settings(deadline=None)
+@given(keys, nonces, texts, texts)
+def test_shared_key_is_the_same_construction(
+    key: bytes, nonce: bytes, plaintext: bytes, aad: bytes
+) -> None:
+    """A key that threads share seals and opens the same bytes, with a head in front of them."""
+    ours = SharedKey(key)
+    sealed = oracle.seal(key, nonce, plaintext, aad)
+    assert ours.seal(nonce, plaintext, aad, b"head") == b"head" + nonce + sealed
+    assert ours.open(nonce, sealed[:-32], aad, sealed[-32:]) == plaintext
+    with pytest.raises(TagError):
+        ours.open(nonce, sealed[:-32], aad + b"!", sealed[-32:])
+    with pytest.raises(CommitmentError):
+        ours.open(nonce, sealed[:-32], aad, sealed[-33:-1])
+    assert repr(ours) == "SharedKey(<redacted>)"
+
+
 # --- refusals --------------------------------------------------------------------------
 
 
@@ -266,6 +284,8 @@ def test_nonce_of_another_length_is_a_mistake_of_ours(size: int) -> None:
         key.seal_batch(nonce, [(b"plaintext", AAD)])
     with pytest.raises(ValueError, match="24 bytes"):
         key.open(nonce, sealed, AAD)
+    with pytest.raises(ValueError, match="24 bytes"):
+        SharedKey(KEY).seal(nonce, b"plaintext", AAD)
     with pytest.raises(ValueError, match="24 bytes"):
         key.opener()(nonce, sealed, AAD)
 

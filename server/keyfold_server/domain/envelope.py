@@ -19,14 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from keyfold.crypto.context import ContextError, encode
-from keyfold.crypto.xaes import (
-    COMMITMENT_SIZE,
-    NONCE_SIZE,
-    TAG_SIZE,
-    CommitmentError,
-    CommittingKey,
-    TagError,
-)
+from keyfold.crypto.faults import CommitmentError, TagError
+from keyfold.crypto.xaes import COMMITMENT_SIZE, NONCE_SIZE, TAG_SIZE, CommittingKey
 from keyfold_server.domain.errors import (
     ContextMismatchError,
     InvalidContextError,

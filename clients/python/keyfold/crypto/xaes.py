@@ -21,11 +21,14 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Sequence
 from struct import Struct
+from threading import Lock
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keyfold.crypto.faults import CommitmentError, TagError
 
 KEY_SIZE: Final = 32
 """Bytes of a key."""
@@ -62,14 +65,6 @@ Open = Callable[[bytes, bytes, bytes], bytes]
 """Opens one message from its nonce, sealed bytes and aad, as `CommittingKey.open` does."""
 
 
-class CommitmentError(Exception):
-    """The commitment does not match: the key, the nonce or the commitment is another one."""
-
-
-class TagError(Exception):
-    """The tag does not match, under the right key: the aad or the ciphertext is another one."""
-
-
 class CommittingKey:
     """One 256-bit key, ready to seal and open.
 
@@ -77,7 +72,8 @@ class CommittingKey:
     keeps K1, which opens nothing alone. Python wipes neither integers nor derived keys when it
     frees them, so wiping is best effort: it only shortens the time that a key stays in memory.
 
-    An object belongs to one thread, because its cipher context is mutable and has no lock.
+    An object belongs to one thread, because its cipher context is mutable and has no lock;
+    `SharedKey` has one.
 
     Args:
         key: 32 uniformly random bytes. Wiped before this returns, and when it raises.
@@ -187,8 +183,6 @@ class CommittingKey:
     def for_nonce(self, nonce: bytes) -> tuple[AESGCM, bytes]:
         """Returns the cipher of one message, whose own nonce is nonce[12:], and its commitment.
 
-        It is for a key that threads share: they take turns here, and not in the long work.
-
         Raises:
             ValueError: The nonce has another length.
         """
@@ -221,5 +215,57 @@ class CommittingKey:
             raise CommitmentError
         try:
             return cipher.decrypt(suffix, sealed[:-COMMITMENT_SIZE], aad)
+        except InvalidTag as error:
+            raise TagError from error
+
+
+class SharedKey:
+    """One 256-bit key that any number of threads share, for messages of any length.
+
+    They take turns to derive a message's cipher, and not while it works.
+
+    Args:
+        key: 32 uniformly random bytes. The caller keeps and wipes its own copy.
+
+    Raises:
+        ValueError: The key has another length.
+    """
+
+    __slots__ = ("_key", "_turn")
+
+    def __init__(self, key: bytes | bytearray | memoryview) -> None:
+        self._key = CommittingKey(bytearray(key))
+        self._turn = Lock()
+
+    def __repr__(self) -> str:
+        return "SharedKey(<redacted>)"
+
+    def seal(
+        self, nonce: bytes, plaintext: bytes | memoryview, aad: bytes, head: bytes = b""
+    ) -> bytes:
+        """Returns the head, the nonce and what `CommittingKey.seal` returns, in one."""
+        with self._turn:
+            cipher, commitment = self._key.for_nonce(nonce)
+        # Joined once: a large message must not be copied for each of its parts.
+        return b"".join(
+            (head, nonce, cipher.encrypt(nonce[PREFIX_SIZE:], plaintext, aad), commitment)
+        )
+
+    def open(
+        self, nonce: bytes, sealed: bytes | memoryview, aad: bytes, commitment: bytes
+    ) -> bytes:
+        """Returns the plaintext of a sealed message whose commitment is apart.
+
+        Raises:
+            CommitmentError: The commitment does not match: the key or the bytes differ.
+            TagError: The tag does not match: the aad or the ciphertext differs.
+            ValueError: The nonce has another length.
+        """
+        with self._turn:
+            cipher, committed = self._key.for_nonce(nonce)
+        if not hmac.compare_digest(commitment, committed):
+            raise CommitmentError
+        try:
+            return cipher.decrypt(nonce[PREFIX_SIZE:], sealed, aad)
         except InvalidTag as error:
             raise TagError from error

@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # it loads `cryptography`
-    from keyfold.envelope.cipher import MessageCipher
+    from keyfold.crypto.xaes import SharedKey
 
 
 class OpeningKey(Protocol):
     """A data key that opens messages. It stays whole for as long as its context is entered."""
 
     @property
-    def cipher(self) -> MessageCipher:
-        """The key, ready to use."""
+    def key(self) -> SharedKey:
+        """The key, ready to use.
+
+        Raises:
+            MessageCorruptError: What was wrapped is not a data key.
+        """
         ...
 
 

@@ -31,14 +31,16 @@ from keyfold.models.specs import Context
 MAX_DATA: Final = 1 << 30
 """Most bytes of data in one message: 1 GiB, within what AES-GCM may encrypt at once."""
 
+NONCE_SIZE: Final = 24
+"""Bytes of a nonce."""
+
 _MAGIC: Final = b"KFM"
 _PREFIX: Final = _MAGIC + b"\x01\x01"
 _MAX_WRAPPED_KEY: Final = 4_186
 _MAX_NAME: Final = 128
 
-_NONCE_SIZE: Final = 24
 _COMMITMENT_SIZE: Final = 32
-_LEAST_SEALED: Final = _NONCE_SIZE + 16 + _COMMITMENT_SIZE
+_LEAST_SEALED: Final = NONCE_SIZE + 16 + _COMMITMENT_SIZE
 
 _U16: Final = struct.Struct(">H")
 
@@ -177,7 +179,7 @@ def parse(message: bytes) -> Message:
         raise _not_a_message("their two contexts have a key in common")
     if not nonce_at + _LEAST_SEALED <= len(view) <= nonce_at + _LEAST_SEALED + MAX_DATA:
         raise _not_a_message("what is sealed is too short or too long; look for truncation")
-    sealed_at, commitment_at = nonce_at + _NONCE_SIZE, len(view) - _COMMITMENT_SIZE
+    sealed_at, commitment_at = nonce_at + NONCE_SIZE, len(view) - _COMMITMENT_SIZE
     return Message(
         message[key_at:bound_at],
         key_context,

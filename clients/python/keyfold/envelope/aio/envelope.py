@@ -9,6 +9,7 @@ from typing import Final
 from keyfold.aio.data_plane import DataPlane
 from keyfold.envelope import message as form
 from keyfold.envelope.aio.keeper import AsyncKeeper, AsyncKeySource
+from keyfold.envelope.cipher import open_message, seal
 from keyfold.envelope.keys import Bounds
 from keyfold.envelope.work import async_work
 from keyfold.errors import MessageContextError
@@ -105,7 +106,7 @@ class AsyncEnvelope:
         ) as key:
             head = form.head(key.wrapped_key) + bound
             return await async_work(
-                len(text), partial(key.cipher.seal, head, self._aad + bound, text)
+                len(text), partial(seal, key.key, head, self._aad + bound, text)
             )
 
     async def open(
@@ -132,7 +133,7 @@ class AsyncEnvelope:
             self._cluster, parts.wrapped_key, parts.key_context, timeout=timeout
         ) as key:
             return await async_work(
-                len(parts.sealed), partial(key.cipher.open, parts, self._aad + parts.bound)
+                len(parts.sealed), partial(open_message, key.key, parts, self._aad + parts.bound)
             )
 
     async def rekey(self, message: Buffer, *, timeout: float | None = None) -> bytes:

@@ -10,6 +10,7 @@ from typing import Final
 
 from keyfold.client.data_plane import DataPlane
 from keyfold.envelope import message as form
+from keyfold.envelope.cipher import open_message, seal
 from keyfold.envelope.client.keeper import Keeper, KeySource
 from keyfold.envelope.keys import Bounds
 from keyfold.envelope.work import work
@@ -106,7 +107,7 @@ class Envelope:
             timeout=timeout,
         ) as key:
             head = form.head(key.wrapped_key) + bound
-            return work(len(text), partial(key.cipher.seal, head, self._aad + bound, text))
+            return work(len(text), partial(seal, key.key, head, self._aad + bound, text))
 
     def open(
         self, message: Buffer, context: Context | None = None, *, timeout: float | None = None
@@ -131,7 +132,9 @@ class Envelope:
         with self._keys.opening_key(
             self._cluster, parts.wrapped_key, parts.key_context, timeout=timeout
         ) as key:
-            return work(len(parts.sealed), partial(key.cipher.open, parts, self._aad + parts.bound))
+            return work(
+                len(parts.sealed), partial(open_message, key.key, parts, self._aad + parts.bound)
+            )
 
     def rekey(self, message: Buffer, *, timeout: float | None = None) -> bytes:
         """Moves a message's wrapped key to the newest generation, and leaves the rest as it is.

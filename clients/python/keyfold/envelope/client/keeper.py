@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from keyfold.calls.watch import clock
 from keyfold.client.data_plane import DataPlane
+from keyfold.envelope.cipher import key_of
 from keyfold.envelope.keys import Bounds, OpeningKey, SealingKey
 from keyfold.models.specs import Buffer, Context
 
 if TYPE_CHECKING:
-    from keyfold.envelope.cipher import MessageCipher
+    from keyfold.crypto.xaes import SharedKey
 
 
 class KeySource(Protocol):
@@ -53,14 +54,14 @@ class KeySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
-    cipher: MessageCipher
+    key: SharedKey
 
 
 @dataclass(slots=True)
 class _Key:
     """A data key with what it has sealed, for what it was made, and how long it may be kept."""
 
-    cipher: MessageCipher
+    key: SharedKey
     wrapped_key: bytes
     made_for: tuple[str, str, Context]
     asked_at: float
@@ -128,18 +129,11 @@ class Keeper:
     ) -> Iterator[OpeningKey]:
         """Has the server unwrap a key, which is dropped with the block."""
         unwrapped = self._client.unwrap(cluster, wrapped_key, context=context, timeout=timeout)
-        yield _Opening(_cipher(unwrapped.plaintext))
+        yield _Opening(key_of(unwrapped.plaintext))
 
     def _new_key(self, made_for: tuple[str, str, Context], timeout: float | None) -> _Key:
         cluster, region, context = made_for
         asked_at = clock()
         made = self._client.generate_data_key(cluster, region, context=context, timeout=timeout)
         age = made.max_cache_age.total_seconds()
-        return _Key(_cipher(made.plaintext), made.wrapped_key, made_for, asked_at, age)
-
-
-def _cipher(plaintext: Buffer) -> MessageCipher:
-    # Imported late: a program that only calls the server does not load `cryptography`.
-    from keyfold.envelope.cipher import MessageCipher
-
-    return MessageCipher(plaintext)
+        return _Key(key_of(made.plaintext), made.wrapped_key, made_for, asked_at, age)
