@@ -75,7 +75,7 @@ def test_a_link_moves_as_the_page_says(server: Server) -> None:
     with server.client() as client:
         wrapped = client.wrap("acme-prod", "eu", b"the first").wrapped_key
     dry_run, move = commands()[_BEGIN:]
-    assert "1 regions under 1 root keys" in server.cli(*dry_run)
+    assert "1 region under 1 root key" in server.cli(*dry_run)
     assert owner(server) == ("KEY_OWNER_ORGANIZATION", "main", "local:acme")
     assert "1 done, 0 failed, 0 skipped" in server.cli(*move)
     assert owner(server) == ("KEY_OWNER_ORGANIZATION", "main", "local:acme-2026")

@@ -57,7 +57,7 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli) -> None:
     """With --dry-run the command says how many regions, keys and calls there are."""
     ran = cli(*START, "--dry-run")
     assert ran.code == 0
-    assert ran.out.startswith(b"2 regions under 1 root keys, about 6 calls to KMSs, at least 0 s")
+    assert ran.out.startswith(b"2 regions under 1 root key, about 6 calls to KMSs, at least 0 s")
     assert cli("operations", "list", "--json").json["operations"] == []
 
 

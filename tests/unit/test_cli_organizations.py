@@ -42,7 +42,7 @@ def test_an_organization_is_shown(cli: Cli) -> None:
     assert shown[:3] == [
         "acme not made: has the defaults",
         "A region for which a request names no key is refused: the customer has to bring a key.",
-        "1 clusters, 0 key links",
+        "1 cluster, 0 key links",
     ]
     ran = cli(
         *("organizations", "create", "acme", "--display-name", "Acme Inc.", "--max-clusters", "3"),
@@ -64,7 +64,7 @@ def test_only_what_an_option_names_changes(cli: Cli, server: Served) -> None:
     assert cli("organizations", "update", "acme", "--max-clusters", "0", "--any-cluster").code == 0
     request = server.requests["UpdateOrganization"][-1]
     assert list(request.update_mask.paths) == ["cluster_patterns", "max_clusters"]
-    assert "1 clusters, 0 key links" in lines(cli("organizations", "get", "acme").out)
+    assert "1 cluster, 0 key links" in lines(cli("organizations", "get", "acme").out)
     for wrong, why in (
         ((), "give an option that says what to change"),
         (("--default-key", "mine"), "--default-key: 'mine' is not one of REQUIRE_OWN, LINKED"),
@@ -134,7 +134,7 @@ def test_a_link_moves(cli: Cli, server: Served) -> None:
     cli("rotate", "prod", "--region", "eu", "--key-link", "main")
     move = ("links", "move", "acme", "main", "--type", "LOCAL", "--uri")
     ran = cli(*move, "local:b", "--dry-run")
-    assert (ran.code, ran.out.split(b",")[0]) == (0, b"1 regions under 1 root keys"), ran.err
+    assert (ran.code, ran.out.split(b",")[0]) == (0, b"1 region under 1 root key"), ran.err
     ran = cli(*move, "local:b", "--wait", "--reason", "spring")
     assert ran.code == 0, ran.err
     assert b"1 of 1 regions: 1 done, 0 failed, 0 skipped" in ran.out
@@ -147,7 +147,7 @@ def test_a_link_moves(cli: Cli, server: Served) -> None:
     assert b"prod/eu: " in ran.out
     shown = lines(cli("links", "get", "acme", "main").out)
     assert any(line.startswith("main acme eu MOVING 1 LOCAL local:a ") for line in shown)
-    [told] = [line for line in shown if line.startswith("moving from LOCAL local:b: 1 regions")]
+    [told] = [line for line in shown if line.startswith("moving from LOCAL local:b: 1 region ")]
     assert told.endswith("/back)")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from callers import EVERYTHING
 from fakes import FakeProvider
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import (
@@ -20,11 +22,12 @@ from keyfold_server.domain.errors import (
     RevokedError,
 )
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
+from keyfold_server.domain.operations import ActionKind, Work
 from keyfold_server.domain.provider import Unwrapped
-from keyfold_server.domain.rights import DENIED, Purpose
+from keyfold_server.domain.rights import DENIED, Caller, Purpose
 from keyfold_server.service.upkeep import auto_rotation
 from keyfold_server.service.upkeep.server_caller import CALLER, SERVER_CALLER
-from replicas import House, Member, house_in, under
+from replicas import House, Member, house_in, under, until
 
 INTERVAL = 600
 PINNED = "fake:pinned"
@@ -142,6 +145,37 @@ async def test_who_follows_cannot_move_to_a_pinned_version(pinning: Member) -> N
     with pytest.raises(KeyVersionPinnedError, match="auto_rotate"):
         await pinning.rotate({"eu": PINNED})
     await pinning.rotate({"eu": under(PINNED)})
+
+
+@pytest.mark.parametrize(
+    ("work", "pinned"),
+    [
+        (Work(ActionKind.ROTATE, key_spec=KeySpec("FAKE", PINNED)), ["follows"]),
+        (Work(ActionKind.ROTATE), ["pinned"]),
+        (Work(ActionKind.ROTATE, new_generation=True), []),
+        (Work(ActionKind.POLICY, policy=RegionPolicy(auto_rotate=True)), ["pinned"]),
+    ],
+)
+async def test_a_dry_run_counts_what_a_pinned_version_makes_fail(
+    pinning: Member, work: Work, pinned: list[str]
+) -> None:
+    """The census says how many regions fail, and they are those that fail then."""
+    await pinning.enable("follows", {"eu": under("fake:one", auto_rotate=True)})
+    await pinning.enable("plain", {"eu": "fake:one"})
+    await pinning.enable("pinned", {"eu": PINNED})
+    operations, runner = pinning.replica.operations, pinning.replica._runner
+    assert runner is not None
+    start = functools.partial(operations.start, Caller(EVERYTHING), "op", work, 1e9)
+    census = (await start(dry_run=True)).census
+    assert census is not None
+    assert census.pinned == len(pinned)
+    made = (await start(dry_run=False)).operation
+    assert made is not None
+    await runner.look()
+    await until(lambda: not runner._runs)
+    failures = pinning.house.store.operation_failures(made.uid)
+    told = [(each.cluster, each.reason) for each in failures]
+    assert told == [(cluster, "KEY_VERSION_PINNED") for cluster in pinned]
 
 
 async def test_nothing_happens_without_a_newer_version(house: House, one: Member) -> None:

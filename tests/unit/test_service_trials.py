@@ -188,6 +188,18 @@ async def test_a_broken_credential_is_told_first(house: House, one: Member) -> N
     assert "the KMS did not accept its credential" in tried.summary
 
 
+async def test_a_principal_that_does_not_trust_keyfold_is_told_as_such(
+    house: House, one: Member
+) -> None:
+    """F2a: Keyfold's credential is good; the customer has not let it act as the principal."""
+    refusal = AccessDeniedError("the service account does not trust keyfold@vendor")
+    house.provider.fail(refusal, "fake:one", ("authenticate", "describe", "wrap"))
+    tried = await trial(one, "fake:one")
+    assert tried.steps[0].outcome is FAILED
+    why = "since the KMS does not let Keyfold act as the key's principal: the service account"
+    assert why in tried.summary
+
+
 async def test_without_a_cluster_nothing_is_bound(one: Member) -> None:
     """TestKey without a cluster binds nothing and says that it did not try the context."""
     tried = await trial(one, "fake:one", cluster="")

@@ -234,12 +234,15 @@ class Census:
         keys: Root keys that they use now, with their versions; at most `MOST_KEYS` are told apart.
         kms_calls: Calls of KMSs that the steps make if all go well.
         seconds: Seconds that these take at the rates that operations keep.
+        pinned: Items that fail as they are now, since a key's uri names one version of it
+            (`KEY_VERSION_PINNED`).
     """
 
     regions: int = 0
     keys: int = 0
     kms_calls: int = 0
     seconds: float = 0.0
+    pinned: int = 0
 
 
 MOST_KEYS: Final = 100_000

@@ -114,12 +114,16 @@ class OperationCensus:
         keys: The number of root keys, with their versions, that these use now.
         expected_kms_calls: The number of calls to KMSs if all go well.
         expected_duration: The time of these calls at the rates that the server allows operations.
+        pinned_regions: The number of regions that fail with KEY_VERSION_PINNED as they are now: the
+            uri of the key names one version, while the region's policy has `auto_rotate`, or the
+            operation gives no key to rotate to.
     """
 
     regions: int
     keys: int
     expected_kms_calls: int
     expected_duration: timedelta
+    pinned_regions: int
 
     @classmethod
     def from_message(cls, message: ops.OperationCensus) -> OperationCensus:
@@ -129,6 +133,7 @@ class OperationCensus:
             message.keys,
             message.expected_kms_calls,
             message.expected_duration.ToTimedelta(),
+            message.pinned_regions,
         )
 
 

@@ -387,12 +387,18 @@ class OperationCensus(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     EXPECTED_KMS_CALLS_FIELD_NUMBER: _builtins.int
     EXPECTED_DURATION_FIELD_NUMBER: _builtins.int
+    PINNED_REGIONS_FIELD_NUMBER: _builtins.int
     regions: _builtins.int
     """How many regions it works on."""
     keys: _builtins.int
     """How many root keys, with their versions, these use now; 100,000 also stands for more."""
     expected_kms_calls: _builtins.int
     """How many calls to KMSs it makes if all go well."""
+    pinned_regions: _builtins.int
+    """How many of the regions fail with KEY_VERSION_PINNED as they are now: the uri of the key names
+    one version, while the region's policy follows the newest one (`auto_rotate`), or the operation
+    gives no key to rotate to. Only keys in Azure have such uris.
+    """
     @_builtins.property
     def expected_duration(self) -> _duration_pb2.Duration:
         """How long these calls take at the rates that the settings allow operations: half of
@@ -407,10 +413,11 @@ class OperationCensus(_message.Message):
         keys: _builtins.int = ...,
         expected_kms_calls: _builtins.int = ...,
         expected_duration: _duration_pb2.Duration | None = ...,
+        pinned_regions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expected_duration", b"expected_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_duration", b"expected_duration", "expected_kms_calls", b"expected_kms_calls", "keys", b"keys", "regions", b"regions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_duration", b"expected_duration", "expected_kms_calls", b"expected_kms_calls", "keys", b"keys", "pinned_regions", b"pinned_regions", "regions", b"regions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

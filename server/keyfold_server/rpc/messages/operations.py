@@ -232,7 +232,10 @@ def _scope(asked: Work) -> ops.OperationScope:
 
 def _census(census: Census) -> ops.OperationCensus:
     told = ops.OperationCensus(
-        regions=census.regions, keys=census.keys, expected_kms_calls=census.kms_calls
+        regions=census.regions,
+        keys=census.keys,
+        expected_kms_calls=census.kms_calls,
+        pinned_regions=census.pinned,
     )
     told.expected_duration.FromMilliseconds(int(census.seconds * 1000))
     return told

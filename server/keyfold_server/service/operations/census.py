@@ -9,6 +9,7 @@ from typing import Final
 from keyfold_server.domain.bounds import Rates
 from keyfold_server.domain.cluster import Region
 from keyfold_server.domain.errors import KeyfoldError
+from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.operations import MOST_KEYS, ActionKind, Census, Work
 from keyfold_server.domain.seats import meets
 from keyfold_server.service.kms.client import KmsClient
@@ -38,6 +39,7 @@ class Counting:
         self._rates = rates
         self._regions = 0
         self._calls = 0
+        self._pinned = 0
         self._keys: set[str] = set()
         self._accounts: dict[tuple[str, str, str], str] = {}
         # By what the gates tell apart: root key, account and provider.
@@ -51,6 +53,7 @@ class Counting:
             return
         calls = _calls(self._work, region)
         self._calls += calls
+        self._pinned += await self._fails_as_pinned(region)
         if len(self._keys) < MOST_KEYS:
             self._keys.add(item.root)
         root = region.newest.current.root
@@ -78,7 +81,33 @@ class Counting:
             "provider": self._rates.per_provider,
         }
         longest = max(self._spans(rates), default=0.0)
-        return Census(self._regions, len(self._keys), self._calls, round(longest, 3))
+        return Census(self._regions, len(self._keys), self._calls, round(longest, 3), self._pinned)
+
+    async def _fails_as_pinned(self, region: Region) -> bool:
+        """Says whether the step fails, because a uri names one version of a key.
+
+        Such a key is not followed, and has no newer version (`KeyVersionPinnedError`).
+        """
+        work, root = self._work, region.newest.current.root
+        follows = region.policy.auto_rotate
+        match work.kind:
+            case ActionKind.ROTATE if work.key_spec is None:
+                return not work.new_generation and await self._is_pinned(root)
+            case ActionKind.ROTATE | ActionKind.MOVE_LINK if work.key_spec is not None:
+                spec = work.key_spec
+                if not follows or meets(spec, region.key_spec):
+                    return False
+                return await self._is_pinned(RootKey(spec.type, spec.uri, options=spec.options))
+            case ActionKind.POLICY if work.policy is not None:
+                return work.policy.auto_rotate and await self._is_pinned(root)
+            case _:
+                return False
+
+    async def _is_pinned(self, root: RootKey) -> bool:
+        try:
+            return await self._kms.pinned(root) is not None
+        except KeyfoldError:
+            return False  # The step itself will say what is wrong.
 
     def _spans(self, rates: dict[str, float]) -> Iterator[float]:
         for (kind, *_), calls in self._gates.items():

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from keyfold_server.domain.errors import CouldNotTellError, CredentialsFailedError, KeyfoldError
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    CouldNotTellError,
+    CredentialsFailedError,
+    KeyfoldError,
+)
 from keyfold_server.domain.residency import ResidencyReport
 
 
@@ -116,6 +121,9 @@ def _why(failed: StepResult) -> str:
     """Returns what a failed step shows; an outage shows nothing about a credential or a key."""
     if isinstance(failed.error, CredentialsFailedError):
         return "the KMS did not accept its credential"
+    if failed.step is Step.AUTHENTICATE and isinstance(failed.error, AccessDeniedError):
+        # Keyfold's credential is good, and the customer has not let it act as the principal.
+        return "the KMS does not let Keyfold act as the key's principal"
     if isinstance(failed.error, CouldNotTellError):
         return "its KMS gave no answer that counts"
     return _REASONS[failed.step]

@@ -13,7 +13,7 @@ import typer
 
 from keyfold.cli.output.changes import show_pending
 from keyfold.cli.output.tables import console, styled_table, time_text
-from keyfold.cli.output.text import one_line, span_text
+from keyfold.cli.output.text import counted, one_line, span_text
 from keyfold.models.operations import Operation, OperationCensus
 
 if TYPE_CHECKING:
@@ -30,11 +30,17 @@ _SHOWN: Final = 20
 def show_census(census: OperationCensus) -> None:
     """Prints what an operation would have before it."""
     typer.echo(
-        f"{census.regions:,} regions under {census.keys:,} root keys, about "
-        f"{census.expected_kms_calls:,} calls to KMSs, at least "
+        f"{counted(census.regions, 'region')} under {counted(census.keys, 'root key')}, about "
+        f"{counted(census.expected_kms_calls, 'call')} to KMSs, at least "
         f"{span_text(census.expected_duration)} at the rates that the server allows; nothing "
         "started"
     )
+    if census.pinned_regions:
+        verb = "fails" if census.pinned_regions == 1 else "fail"
+        typer.echo(
+            f"{counted(census.pinned_regions, 'region')} {verb} (KEY_VERSION_PINNED): the key's "
+            "uri names one version; name the key without it, or take auto_rotate from the policies"
+        )
 
 
 def show_operations(operations: Sequence[Operation]) -> None:

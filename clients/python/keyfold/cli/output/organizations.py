@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from keyfold.cli.output.tables import console, key_text, styled_table, time_text
-from keyfold.cli.output.text import one_line
+from keyfold.cli.output.text import counted, one_line
 from keyfold.models.organizations import KeyLink, KeyLinkUse, Organization
 
 _MORE = Text("there are more; raise --limit", "yellow")
@@ -23,8 +23,8 @@ def show_organization(one: Organization) -> None:
     out.print(Text.assemble((title, "bold"), " ", (made, "dim")))
     out.print(Text(one_line(one.default_description)))
     out.print(
-        f"{_of(one.cluster_count, one.max_clusters)} clusters, "
-        f"{_of(one.key_link_count, one.max_key_links)} key links"
+        f"{_things(one.cluster_count, one.max_clusters, 'cluster')}, "
+        f"{_things(one.key_link_count, one.max_key_links, 'key link')}"
     )
     if one.cluster_patterns:
         out.print(Text(one_line(f"clusters named {', '.join(one.cluster_patterns)}")))
@@ -76,7 +76,7 @@ def show_link(link: KeyLink) -> None:
         out.print(Text(one_line(link.description)))
     if link.previous_key_spec is not None:
         before = Text.assemble("moving from ", key_text(link.previous_key_spec))
-        left = f": {link.unmoved_count:,} regions have another key still ({link.operation})"
+        left = f": {counted(link.unmoved_count, 'region')} with another key ({link.operation})"
         out.print(before.append(one_line(left)))
     if link.replicas:
         table = styled_table("REGION", "REPLICA", "PROBLEM")
@@ -123,3 +123,7 @@ def _use(use: KeyLinkUse) -> Text:
 
 def _of(count: int, most: int) -> str:
     return f"{count:,} of {most:,}" if most else f"{count:,}"
+
+
+def _things(count: int, most: int, what: str) -> str:
+    return f"{count:,} of {counted(most, what)}" if most else counted(count, what)

@@ -28,5 +28,10 @@ def span_text(span: timedelta) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
 
 
+def counted(count: int, what: str) -> str:
+    """Returns a number of things, such as `1 cluster` or `2,000 clusters`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)

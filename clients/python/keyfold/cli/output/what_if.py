@@ -11,7 +11,7 @@ from rich.text import Text
 
 from keyfold.cli.output.key_usage import ANSWERS
 from keyfold.cli.output.tables import coloured, console, styled_table
-from keyfold.cli.output.text import one_line
+from keyfold.cli.output.text import counted, one_line
 from keyfold.models.key_usage import KeyUsage, KeyUse
 from keyfold.models.what_if import ImpactTime, KeyImpact, WhatIf
 
@@ -84,9 +84,9 @@ def _summary(rows: Iterable[Row]) -> str:
     rotating = _regions(stopping) - serving
     parts = []
     if serving:
-        parts.append(f"{len(serving):,} of {_many(len(regions), 'region')} stop serving")
+        parts.append(f"{len(serving):,} of {counted(len(regions), 'region')} stop serving")
     if rotating:
-        parts.append(f"{_many(len(rotating), 'region')} can no longer be rotated")
+        parts.append(f"{counted(len(rotating), 'region')} can no longer be rotated")
     return f"{' and '.join(parts)}, {_when(stopping)}; {_afterwards(stopping)}"
 
 
@@ -160,10 +160,6 @@ def _note(impact: KeyImpact) -> str:
 
 def _regions(rows: Iterable[Row]) -> set[tuple[str, str]]:
     return {(use.cluster, use.region) for use, _ in rows}
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def span_text(span: timedelta) -> str:
