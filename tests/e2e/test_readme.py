@@ -161,7 +161,7 @@ def bash(script: str, folder: Path, grpcurl: Path, target: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=120,  # twenty programs, on a machine that may be busy
         check=False,
     )
     assert done.returncode == 0, done.stdout
