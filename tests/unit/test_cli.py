@@ -423,6 +423,44 @@ def test_reader_that_leaves(server: Served) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--help",
+        "apply --file -",
+        "clusters",
+        "events export",
+        "events list",
+        "generate-data-key prod --region eu --wrapped-only",
+        "get all",
+        "key-usage local:acme",
+        "organizations get acme",
+        "status prod --json",
+        "test-key LOCAL local:acme",
+        "usage",
+        "wrap prod --region eu --batch",
+    ],
+)
+def test_a_closed_pipe_ends_every_command_quietly(server: Served, command: str) -> None:
+    """The exit code is 141, which a shell has for a program that SIGPIPE ends, and not 1 or 0."""
+    inputs = {"wrap": '{"plaintext": "a2V5"}\n', "apply": "organizations: [{organization: a}]"}
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _MAIN, *command.split()],
+            check=False,
+            input=inputs.get(command.partition(" ")[0], ""),
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "KEYFOLD_TARGET": server.target},
+        )
+    finally:
+        os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_full_disk(server: Served) -> None:
     """Output that cannot be written is an error."""
     done = _shell(server, "> /dev/full")

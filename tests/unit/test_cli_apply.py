@@ -15,6 +15,7 @@ import keyfold
 from cli_runner import Cli, Ran, Terminal
 from keyfold_server.domain.geos import Geos
 from keyfold_server.domain.residency import ResidencyPolicy
+from keyfold_server.domain.seats import Seat
 from served import KEY, Served, served
 from wire_errors import WireError
 
@@ -211,6 +212,52 @@ def test_a_changed_key_rotates_in_place(cli: Cli, server: Served) -> None:
     assert len(eu.generations) == 1
     with server.client() as client:
         assert client.unwrap("prod", wrapped).plaintext == b"k" * 32
+
+
+def test_a_seat_stays(cli: Cli, server: Served) -> None:
+    """A region that has the seat it asks for is as the file says; the word is kept in the file."""
+    uri, other = arn("eu-1"), arn("eu-1", "two")
+    roles = [f"arn:aws:iam::999988887777:role/s{number}" for number in (1, 2)]
+    seats = server.keyfold.replica.seats
+    seats.pool.seats = [Seat(f"s{n}", "AWS_KMS", "eu", role) for n, role in enumerate(roles, 1)]
+
+    def asking(uri: str, **also: Any) -> dict[str, Any]:
+        return prod(
+            region(key_spec={"type": "AWS_KMS", "uri": uri, "auth_principal": "seat"}, **also)
+        )
+
+    reserve = ("access-policy", "AWS_KMS", uri, "--principal", "seat", "--organization", "acme")
+    reserved = cli(*reserve, "--region", "eu", "--seats", "2", "--json")
+    assert reserved.json["seats"] == ["s1", "s2"], reserved.err
+    assert cli(*reserve, "--region", "eu", "--seats", "3").code == 4
+    # A region with the same key under a role of the customer's does not have a seat.
+    plain = {"type": "AWS_KMS", "uri": uri, "auth_principal": "arn:aws:iam::1:role/customer"}
+    cli(
+        "access-policy",
+        "AWS_KMS",
+        uri,
+        "--principal",
+        plain["auth_principal"],
+        "--organization",
+        "acme",
+    )
+    assert apply(cli, prod(region(key_spec=plain))).code == 0
+    assert apply(cli, asking(uri), "--plan").code == 13
+    assert apply(cli, asking(uri)).code == 0
+    assert server.status().regions[0].key_spec.auth_principal == roles[0]
+    generations = server.status().regions[0].generations
+    for _ in range(2):
+        again = apply(cli, asking(uri), "-o", "json")
+        assert (again.code, changes(again)) == (0, [])
+    assert server.status().regions[0].generations == generations
+    policy = apply(cli, asking(uri, policy={"outage_grace": "60s"}), "-o", "json")
+    assert set(fields_of(policy)) == {"region_specs[eu].policy.outage_grace"}
+    assert apply(cli, asking(other)).code == 0
+    key = server.status().regions[0].key_spec
+    assert (key.uri, key.auth_principal) == (other, roles[0])
+    assert apply(cli, asking(other), "--plan").code == 0
+    cli("revoke", "prod", "--yes")
+    assert apply(cli, asking(other), "--plan").code == 0
 
 
 def test_what_the_file_does_not_say_is_left_alone(cli: Cli, server: Served) -> None:

@@ -18,6 +18,10 @@ prompt, never from arguments. The exit code tells the kind of error:
     11  what-if: something would stop, or may stop that is hidden from you
     12  an operation failed on some regions, or ended before its end
     13  apply --plan: something would change
+    141  whatever read the output has closed it, as head does; nothing more was printed
+
+141 is what a shell reports of a program that SIGPIPE ends (128 + 13), such as git or grep. It is
+not 0, since a batch or an export that could not be printed is not complete.
 
 The modules: `app` lists the commands, `commands/` implements them, `input/` reads options and
 files, `output/` prints, `session` connects, and `errors` maps errors to messages and exit codes.
@@ -27,6 +31,8 @@ without them.
 """
 
 from __future__ import annotations
+
+import sys
 
 
 def main() -> None:
@@ -39,4 +45,12 @@ def main() -> None:
             raise
         # An installation without the extra has this script too, but not what it needs.
         raise SystemExit(f"keyfold: {error.name} is missing; install keyfold[cli]") from None
-    app(prog_name="keyfold")
+    from keyfold.cli.errors import ExitCode
+
+    try:
+        app(prog_name="keyfold")
+    except SystemExit:
+        # What a command prints, `reporting` guards. This was the help, or the version.
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":
+            raise SystemExit(ExitCode.CLOSED) from None
+        raise

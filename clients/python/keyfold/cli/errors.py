@@ -34,6 +34,7 @@ class ExitCode(IntEnum):
     STOPS = 11
     INCOMPLETE = 12
     CHANGES = 13
+    CLOSED = 141
 
 
 EXIT_CODES: Final = """\b
@@ -51,7 +52,8 @@ Exit codes:
  10  a probe found a broken promise, such as a revoked key that still opened
  11  what-if: something would stop, or may stop that is hidden from you
  12  an operation failed on some regions, or ended before its end
- 13  apply --plan: something would change"""
+ 13  apply --plan: something would change
+141  whatever read the output has closed it, as head does; nothing more was printed"""
 
 # The first entry that fits decides, so a leaf that differs from its branch stands before it.
 _CODES: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (
@@ -140,7 +142,7 @@ def reporting(*, as_json: bool, target: str) -> Iterator[None]:
     except BrokenPipeError:
         # The reader has closed the pipe. Without this, Python complains again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(ExitCode.UNEXPECTED) from None
+        raise typer.Exit(ExitCode.CLOSED) from None
     except OSError as problem:
         # The code that opens a file reports the file's errors, so this one is about stdout.
         typer.echo(f"error: cannot write to stdout: {problem.strerror}", err=True)

@@ -22,6 +22,8 @@ def writing(name: str) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as problem:
         raise InputError(f"cannot write {name}: {problem.strerror}") from problem
 

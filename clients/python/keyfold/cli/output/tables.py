@@ -45,11 +45,18 @@ _DATE: Final = len("2026-01-31")
 """Characters of a date, the first of the two lines that a time takes in a narrow column."""
 
 
+class _Console(Console):
+    """A console that leaves it to the command what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704  Console calls this while it handles the BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """Returns a console on stdout or stderr, which respects NO_COLOR."""
     file = sys.stderr if stderr else sys.stdout
     terminal = file.isatty()
-    return Console(
+    return _Console(
         file=file,
         force_terminal=terminal,
         width=None if terminal else _WIDTH_ELSEWHERE,

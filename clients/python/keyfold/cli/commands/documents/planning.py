@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from keyfold.cli.commands.documents.actual import Actual
@@ -18,6 +18,7 @@ from keyfold.cli.commands.documents.organizations import (
     organization_steps,
 )
 from keyfold.cli.commands.documents.planned_keys import PlannedKeys
+from keyfold.cli.commands.documents.seats import with_own_seats
 from keyfold.cli.commands.documents.step import Step
 from keyfold.cli.input.documents import Document
 from keyfold.cli.output.plan import Change, Plan
@@ -57,7 +58,10 @@ def make_plan(
         status = exists.cluster(name, entry.value.organization)
         if status is not None:
             found[name] = status
-        steps += cluster_steps(document, entry, status, keys)
+            own = replace(entry, value=with_own_seats(session, entry.value, status))
+            steps += cluster_steps(document, own, status, keys)
+        else:
+            steps += cluster_steps(document, entry, None, keys)
     check_limits(document, exists, (name for name in document.clusters if name not in found))
     steps += deletion_steps(deletions, session, waiting_period, follows=bool(steps))
     changed = {each.resource for each in steps}
