@@ -137,7 +137,7 @@ def test_what_a_new_snapshot_leaves_out_is_told_as_gone(tmp_path: Path) -> None:
     )
 
     def take(**message: Any) -> list[keyfold.WatchMessage]:
-        return list(state.take(api.WatchEventsResponse(**message), 0.0))
+        return list(state.take(api.WatchEventsResponse(**message), calls.Moment(0.0, 0.0)))
 
     there = api.ClusterState(cluster="a", exists=True)
     other = api.ClusterState(cluster="b", exists=True)
@@ -155,6 +155,7 @@ def test_the_age_grows_and_old_heartbeats_do_not_count(monkeypatch: pytest.Monke
     """R8: a cache counts from the server's look; what was there before nobody waited is no news."""
     now = [1_000.0]
     monkeypatch.setattr(calls, "clock", lambda: now[0])
+    monkeypatch.setattr(calls, "wall", lambda: now[0])
     state = calls.WatchState(
         ("a",),
         organization="",
@@ -169,7 +170,7 @@ def test_the_age_grows_and_old_heartbeats_do_not_count(monkeypatch: pytest.Monke
     def beat(asked_at: float, age: float) -> None:
         response = api.WatchEventsResponse()
         response.heartbeat.store_age.FromMicroseconds(int(age * 1e6))
-        list(state.take(response, asked_at))
+        list(state.take(response, calls.Moment(asked_at, asked_at)))
 
     now[0] = 1_005.0
     beat(1_000.0, 2.0)
@@ -180,3 +181,39 @@ def test_the_age_grows_and_old_heartbeats_do_not_count(monkeypatch: pytest.Monke
     now[0] = 1_105.0
     beat(1_100.0, 0.0)
     assert state.age == 5.0
+
+
+def test_what_was_told_is_good_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R8, S3: it counts from a heartbeat of a stream that had caught up, on both clocks."""
+    now = [1_000.0, 5_000.0]
+    monkeypatch.setattr(calls, "clock", lambda: now[0])
+    monkeypatch.setattr(calls, "wall", lambda: now[1])
+    state = calls.WatchState(
+        (),
+        organization="",
+        states=True,
+        events=False,
+        narrow=keyfold.EventFilter(),
+        resume_token="",
+        cursor="",
+    )
+    assert state.good_until(15.0) == calls.NEVER
+
+    def beat(asked_at: calls.Moment, age: float | None) -> None:
+        response = api.WatchEventsResponse()
+        response.heartbeat.max_store_age.FromSeconds(20)
+        if age is not None:
+            response.heartbeat.store_age.FromMicroseconds(int(age * 1e6))
+        list(state.take(response, asked_at))
+
+    state.call()
+    now[:] = [1_002.0, 5_002.0]
+    beat(calls.moment(), None)  # It has not caught up.
+    assert state.good_until(15.0) == calls.NEVER
+    beat(calls.moment(), 10.0)  # It was there at once: it came at some time after the call.
+    assert state.good_until(15.0) == calls.Moment(1_010.0, 5_010.0)
+    waits = calls.moment()
+    now[:] = [1_007.0, 8_607.0]  # The machine was paused, with its monotonic clock.
+    beat(waits, 1.0)
+    assert state.good_until(15.0) == calls.Moment(1_017.0, 5_017.0)
+    assert state.age == 3_606.0

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from keyfold.calls.call import EVENTS, Call, Plane
 from keyfold.calls.events import EventFilter
@@ -55,12 +55,48 @@ _AGAIN: Final = (
 )
 """Ends of a stream after which it is begun again, on whichever server answers."""
 
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 WatchCall = Call[api.WatchEventsResponse, WatchMessage | None]
 
 
 def clock() -> float:
     """Returns monotonic seconds that go on while the machine sleeps, where the system has them."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(_CLOCK)
+
+
+def wall() -> float:
+    """Returns seconds of Unix time."""
+    return time.time()
+
+
+class Moment(NamedTuple):
+    """A moment by two clocks. What has passed since is what the clock says that shows more (S3).
+
+    The monotonic clock stands still while a virtual machine is paused, and the wall clock can be
+    set back; hardly ever both.
+    """
+
+    monotonic: float
+    wall: float
+
+    def after(self, seconds: float) -> Moment:
+        """Returns the moment so many seconds later."""
+        return Moment(self.monotonic + seconds, self.wall + seconds)
+
+    @property
+    def age(self) -> float:
+        """Seconds since then."""
+        return max(clock() - self.monotonic, wall() - self.wall)
+
+
+NEVER: Final = Moment(float("-inf"), float("-inf"))
+"""A moment before all others."""
+
+
+def moment() -> Moment:
+    """Returns this moment."""
+    return Moment(clock(), wall())
 
 
 class WatchState:
@@ -97,7 +133,7 @@ class WatchState:
         self.cursor_session = ""
         self.max_age = timedelta()
         self.response = api.WatchEventsResponse()
-        self._told_at = float("-inf")
+        self._begun_at = self._heard_at = self._told_at = NEVER
         self._alive: set[str] = set()
         self._told: set[str] = set()
         self._pause = 0.0
@@ -107,6 +143,7 @@ class WatchState:
         """Returns the call that begins the stream, or begins it again."""
         self._told.clear()
         self._began = False
+        self._begun_at = moment()
         request = api.WatchEventsRequest()
         request.CopyFrom(self._request)
         request.resume_token = self.resume_token
@@ -118,14 +155,27 @@ class WatchState:
 
         It grows while nothing comes, whatever the reason. Infinite before the first heartbeat.
         """
-        return clock() - self._told_at
+        return self._told_at.age
 
-    def take(self, response: api.WatchEventsResponse, asked_at: float) -> Iterator[WatchMessage]:
+    def good_until(self, silence: float) -> Moment:
+        """Returns until when what the watch has told is the newest that its server may rely on.
+
+        It counts from the last heartbeat of a stream that had caught up: until the server's look
+        at its store is too old for the server, and until nothing has come for a while.
+
+        Args:
+            silence: Seconds from when the watch began to wait for the heartbeat.
+        """
+        by_store = self._told_at.after(self.max_age.total_seconds())
+        by_stream = self._heard_at.after(silence)
+        return Moment(*map(min, by_store, by_stream))
+
+    def take(self, response: api.WatchEventsResponse, asked_at: Moment) -> Iterator[WatchMessage]:
         """Takes a message of the stream, and yields what the caller gets for it.
 
         Args:
             response: The message.
-            asked_at: The time, by `clock`, at which the watch began to wait for it.
+            asked_at: When the watch began to wait for it.
         """
         self._pause, self._began, self._ever = 0.0, True, True
         self.cursor_session = response.cursor_session or self.cursor_session
@@ -148,11 +198,17 @@ class WatchState:
             self.response = response
         elif isinstance(message, Heartbeat):
             self.max_age = message.max_store_age
-            if message.store_age is not None and clock() - asked_at > _WAITED:
+            if message.store_age is not None:
                 # From when the wait began: a program that was stopped meanwhile must not take an
-                # old heartbeat for a new one.
-                told_at = asked_at - message.store_age.total_seconds()
-                self._told_at = max(self._told_at, told_at)
+                # old heartbeat for a new one. One that was there at once came at some time after
+                # the stream was asked for.
+                waited = clock() - asked_at.monotonic > _WAITED
+                heard_at = asked_at if waited else self._begun_at
+                told_at = heard_at.after(-message.store_age.total_seconds())
+                if told_at.monotonic > self._told_at.monotonic:
+                    self._told_at = told_at
+                if heard_at.monotonic > self._heard_at.monotonic:
+                    self._heard_at = heard_at
         if message is not None:
             yield message
 

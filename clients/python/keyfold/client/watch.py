@@ -13,7 +13,7 @@ import grpc
 
 from keyfold.calls import watch as calls
 from keyfold.calls.events import EVERY_EVENT, EventFilter
-from keyfold.calls.watch import PATIENCE, WatchState, clock, ignored
+from keyfold.calls.watch import PATIENCE, Moment, WatchState, ignored, moment
 from keyfold.client.connection import Connection
 from keyfold.errors import KeyfoldError
 from keyfold.errors.rpc_status import error_of_call
@@ -66,6 +66,15 @@ class Watch:
         """
         return self._state.age
 
+    def good_until(self, silence: float) -> Moment:
+        """Returns until when a cache may rely on what the watch has told.
+
+        Args:
+            silence: Most seconds without a heartbeat. Servers send one every 5 seconds, and time
+                counts from the one before, which is when the watch began to wait for it.
+        """
+        return self._state.good_until(silence)
+
     @property
     def max_age(self) -> timedelta:
         """The age at which a server ends its stream; zero before the first heartbeat."""
@@ -108,13 +117,13 @@ class Watch:
         stream = self._connection.stream(self._state.call())
         try:
             with Watchdog(stream.cancel, PATIENCE) as self._watchdog:
-                asked_at = clock()
+                asked_at = moment()
                 for response in stream:
                     self._watchdog.rest()
                     for message in self._state.take(response, asked_at):
                         yield message
                     self._watchdog.feed()
-                    asked_at = clock()
+                    asked_at = moment()
         finally:
             stream.cancel()
 
