@@ -5,6 +5,7 @@ client.py check    fails if a committed file differs from what this program woul
 
 In clients/python/keyfold it generates:
     client/               the synchronous client, from the asyncio client in aio/
+    caching/client/       the synchronous cache of data keys, from caching/aio/
     envelope/client/      the synchronous envelope, from envelope/aio/
     errors/reasons.py     an error class for each reason, from the server's error tree
     errors/__init__.py    its imports and `__all__`, which name every error
@@ -31,20 +32,21 @@ KEYFOLD: Final = Path(__file__).resolve().parents[1] / "clients" / "python" / "k
 
 # --- the synchronous client ------------------------------------------------------------
 
-ROOMS: Final = (KEYFOLD, KEYFOLD / "envelope")
+ROOMS: Final = (KEYFOLD, KEYFOLD / "envelope", KEYFOLD / "caching")
 """The folders whose aio/ has a synchronous twin client/."""
 
 SYNC: Final[Mapping[str, str]] = {
     r"\bawait ": "",
     r"\basync (?=def |with |for )": "",
     r"\bAsync(?=Client\b|Iterator\b|Watch\b|Watchdog\b|Envelope\b|Keeper\b|KeySource\b)": "",
+    r"\bAsync(?=KeyCache\b|OpeningKey\b|SealingKey\b|Reader\b|Asker\b)": "",
     r"\bAbstractAsync(?=ContextManager\b)": "Abstract",
     r"\basync(?=contextmanager\b)": "",
     r"\basync_(?=pause\b|work\b)": "",
     r"\b__a(?=enter__|exit__|iter__)": "__",
     r"\bgrpc\.aio\.": "grpc.",
     r"\.aio_channel\(": ".channel(",
-    r"\bkeyfold(\.envelope)?\.aio\b": r"keyfold\1.client",
+    r"\bkeyfold(\.envelope|\.caching)?\.aio\b": r"keyfold\1.client",
 }
 """Patterns in the asyncio client, code and examples alike, and their replacements."""
 
@@ -55,6 +57,12 @@ SYNC_DOCS: Final[Mapping[str, str]] = {
     "A connection to Keyfold for asyncio.": "A connection to Keyfold.",
     "The envelope for asyncio, from which `make client` generates `keyfold.envelope.client`.": (
         "The envelope for synchronous programs."
+    ),
+    "The cache for asyncio, from which `make client` generates `keyfold.caching.client`.": (
+        "The cache for synchronous programs."
+    ),
+    "It begins to watch at its first use.": (
+        "It begins to watch at its first use, in a thread of its own."
     ),
     "It works on the client's event loop.": "Any number of threads may share it.",
     "It belongs to the event loop of its first call, and cancelling a task cancels its call.": (

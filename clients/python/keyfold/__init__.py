@@ -12,6 +12,7 @@ Encrypt with `key.plaintext`, store `key.wrapped_key` beside the data and forget
 
 The names that this module exports are the client's interface. Its rooms, which may change:
 
+    caching/    data keys that are kept for a while
     envelope/   data sealed under data keys
     client/     the client; `make client` generates it from aio/
     aio/        the client for asyncio
@@ -26,6 +27,7 @@ The names that this module exports are the client's interface. Its rooms, which 
 """
 
 from keyfold.aio import AsyncClient, AsyncWatch
+from keyfold.caching import AsyncKeyCache, BorrowedKey, KeyCache
 from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import ClusterFilter
 from keyfold.calls.usage import UsageFilter
@@ -60,6 +62,7 @@ from keyfold.errors import (
     ExternalIdNotIssuedError,
     FieldViolation,
     ForbiddenError,
+    ForkedError,
     GenerationInUseError,
     GenerationNotFoundError,
     GenerationRetiredError,
@@ -251,7 +254,9 @@ __all__ = [
     "AnchorOutcome",
     "AsyncClient",
     "AsyncEnvelope",
+    "AsyncKeyCache",
     "AsyncWatch",
+    "BorrowedKey",
     "BusyError",
     "CallerCredentialError",
     "CallerUnknownError",
@@ -294,6 +299,7 @@ __all__ = [
     "ExternalIdNotIssuedError",
     "FieldViolation",
     "ForbiddenError",
+    "ForkedError",
     "Generation",
     "GenerationInUseError",
     "GenerationNotFoundError",
@@ -326,6 +332,7 @@ __all__ = [
     "IssuedIdentity",
     "IssuerUnreachableError",
     "KekMismatchError",
+    "KeyCache",
     "KeyDeletedError",
     "KeyDisabledError",
     "KeyElsewhereError",

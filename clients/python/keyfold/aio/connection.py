@@ -12,10 +12,11 @@ from google.longrunning.operations_pb2_grpc import OperationsStub
 
 from keyfold.calls.batches import Part
 from keyfold.calls.call import EVENTS, KEYS, OPERATIONS, ORGANIZATIONS, Call, Response, Result
-from keyfold.errors import KeyfoldError
+from keyfold.errors import ForkedError, KeyfoldError
 from keyfold.errors.rpc_status import error_of_call
 from keyfold.transport.caller import Caller, OnBehalfOf, Token
 from keyfold.transport.channel import endpoint
+from keyfold.transport.forks import forks
 from keyfold.transport.target import DEFAULT_TARGET, Target
 from keyfold.transport.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT, Timeouts
 from keyfold.transport.tls import Tls
@@ -57,9 +58,23 @@ class Connection:
         self._timeouts = Timeouts(timeout, control_timeout)
         self._opening = Lock()
         self._opened: tuple[grpc.aio.Channel, _Stubs] | None = None
+        self._forks = forks()
 
     def _open(self) -> tuple[grpc.aio.Channel, _Stubs]:
-        """Returns the channel and its stubs, which the first call makes."""
+        """Returns the channel and its stubs, which the first call makes.
+
+        Raises:
+            ForkedError: Calls were made before this process was forked.
+        """
+        if self._forks != forks():
+            if self._opened is not None:
+                raise ForkedError(
+                    "this client was in use before the process was forked, and its connection "
+                    "stayed in the parent; make the client after the fork",
+                    code="FAILED_PRECONDITION",
+                )
+            # Nothing was opened, so the child may; but a thread of the parent may hold the lock.
+            self._opening, self._forks = Lock(), forks()
         # Under a lock, or two threads that make their first calls at once would open two channels.
         with self._opening:
             if self._opened is None:
@@ -86,6 +101,8 @@ class Connection:
 
     async def close(self) -> None:
         """Closes the connection and cancels the calls that are under way."""
+        if self._opened is not None and self._forks != forks():
+            return  # It is the parent's.
         channel, _ = self._open()
         await channel.close()
 

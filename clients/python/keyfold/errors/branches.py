@@ -24,6 +24,7 @@ client raises the branch, with the reason in its attribute `reason`.
     ├── UnauthenticatedError        the server does not know the caller
     ├── UnimplementedError          the server does not have this method
     ├── CancelledError              the caller cancelled the call, or a stopping server did
+    ├── ForkedError                 the process was forked after the client was in use
     └── InternalError               a fault in the server; the message names the incident
 
 Keyfold never mixes "refused" and "could not tell": the first is the customer's decision, the
@@ -156,6 +157,12 @@ class UnimplementedError(KeyfoldError):
 
 class CancelledError(KeyfoldError):
     """The caller, or a server that was stopping, cancelled the call before it had a response."""
+
+
+class ForkedError(KeyfoldError):
+    """The process was forked after the client or cache was in use: make both after the fork."""
+
+    reason = "FORKED"
 
 
 class InternalError(KeyfoldError):

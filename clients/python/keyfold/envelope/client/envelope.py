@@ -34,7 +34,8 @@ class Envelope:
         context: Names and values that the data keys are wrapped with, such as `{"table": "cards"}`;
             not secret. The server checks them at each unwrapping, and its policy can narrow them.
             Only messages whose data keys have all these pairs open.
-        cache: What keeps data keys; by default the envelope keeps the newest one to seal with.
+        cache: What keeps data keys: `KeyCache`, which several envelopes may share. By
+            default the envelope keeps the newest one to seal with, and none to open with.
         max_messages: Most messages that one data key seals.
         max_bytes: Most bytes that one data key seals.
         max_age: Seconds for which one data key seals, and so the longest time for which sealing

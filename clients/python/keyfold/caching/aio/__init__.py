@@ -1,0 +1,1 @@
+"""The cache for asyncio, from which `make client` generates `keyfold.caching.client`."""

@@ -1,0 +1,119 @@
+"""Keys that are lent to a block: from memory, or else from the server."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from keyfold.aio import AsyncClient
+from keyfold.caching import keys
+from keyfold.caching.holdings import Holdings
+from keyfold.caching.keys import BorrowedKey, HeldKey, OpeningName, SealingName
+from keyfold.caching.reader import AsyncReader
+from keyfold.envelope.keys import Bounds
+from keyfold.errors import KeyfoldError
+
+
+class AsyncAsker:
+    """Asks the server for keys that are not in memory.
+
+    Attributes:
+        holdings: The keys in memory.
+    """
+
+    def __init__(self, client: AsyncClient, holdings: Holdings, reader: AsyncReader) -> None:
+        """Takes the client, the keys, and the reader of the watch, which the first call starts."""
+        self._client = client
+        self.holdings = holdings
+        self._reader = reader
+
+    async def opened(self, name: OpeningName, timeout: float | None) -> HeldKey:
+        """Has the server open a key, which is kept if it may be."""
+        cluster, wrapped_key, context = name
+        ticket = self.holdings.ticket(cluster)
+        self._reader.start()
+        try:
+            answer = await self._client.unwrap(
+                cluster, wrapped_key, context=dict(context), timeout=timeout
+            )
+        except KeyfoldError as error:
+            self.holdings.failed(cluster, error)
+            raise
+        held = keys.opened(name, answer)
+        return self.holdings.keep(held, ticket, answer.max_cache_age.total_seconds())
+
+    async def made(self, name: SealingName, size: int, timeout: float | None) -> HeldKey:
+        """Has the server make a key, which is kept if it may be."""
+        cluster, region, context = name
+        ticket = self.holdings.ticket(cluster)
+        self._reader.start()
+        try:
+            answer = await self._client.generate_data_key(
+                cluster, region, context=dict(context), timeout=timeout
+            )
+        except KeyfoldError as error:
+            self.holdings.failed(cluster, error)
+            raise
+        held = keys.made(name, answer, size)
+        return self.holdings.keep(held, ticket, answer.max_cache_age.total_seconds())
+
+
+class AsyncOpeningKey(BorrowedKey):
+    """A key to open with; borrow it with a block."""
+
+    __slots__ = ("_asker", "_name", "_timeout")
+
+    def __init__(self, asker: AsyncAsker, name: OpeningName, timeout: float | None) -> None:
+        self._asker = asker
+        self._name = name
+        self._timeout = timeout
+        self._held = self._view = None
+
+    async def __aenter__(self) -> Self:
+        asker = self._asker
+        held = asker.holdings.to_open(self._name)
+        self._held = held or await asker.opened(self._name, self._timeout)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._give_back(self._asker.holdings)
+
+
+class AsyncSealingKey(BorrowedKey):
+    """A key to seal one message with; borrow it with a block."""
+
+    __slots__ = ("_asker", "_bounds", "_name", "_size", "_timeout")
+
+    def __init__(
+        self,
+        asker: AsyncAsker,
+        name: SealingName,
+        size: int,
+        bounds: Bounds,
+        timeout: float | None,
+    ) -> None:
+        self._asker = asker
+        self._name = name
+        self._size = size
+        self._bounds = bounds
+        self._timeout = timeout
+        self._held = self._view = None
+
+    async def __aenter__(self) -> Self:
+        asker = self._asker
+        held = asker.holdings.to_seal(self._name, self._size, self._bounds)
+        self._held = held or await asker.made(self._name, self._size, self._timeout)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._give_back(self._asker.holdings)

@@ -1,0 +1,162 @@
+"""Following the watch: in a thread or a task, for as long as the cache is open."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from threading import Event, Lock, Thread
+from typing import Final, TypeAlias
+
+from keyfold.aio import AsyncWatch
+from keyfold.caching.holdings import UNWATCHED_AGE, Holdings
+from keyfold.client import Watch
+from keyfold.errors import (
+    CancelledError,
+    DeadlineError,
+    InternalError,
+    KeyfoldError,
+    LimitError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+
+log = logging.getLogger("keyfold.caching")
+
+_TURN: Final = 1.0
+"""Seconds between two looks for keys whose time is over, while no watch is under way."""
+
+_PASSES: Final = (
+    CancelledError,
+    DeadlineError,
+    InternalError,
+    LimitError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+"""Errors after which a watch may well begin. Until then each use asks the server."""
+
+_SHORTEST: Final = 0.1
+_LONGEST: Final = 5.0
+
+_UNWATCHED: Final = 30.0
+"""Seconds after which a cache without a watch tries to begin one again."""
+
+
+class Endings:
+    """Decides what follows the end of a watch, and says once that there is none."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        """Takes the keys."""
+        self._holdings = holdings
+        self._pause = 0.0
+        self._said = False
+
+    def ended(self, error: Exception) -> float:
+        """Hears what has ended a watch, and returns the seconds until the next one."""
+        if self._holdings.watched:
+            self._pause = 0.0
+        if isinstance(error, KeyfoldError) and not isinstance(error, _PASSES):
+            # There is none: the right is missing, or the server is too old for it.
+            self._holdings.begin(watched=False)
+            if not self._said:
+                self._said = True
+                log.warning(
+                    "the cache of data keys cannot watch their clusters (%s): it keeps no key for "
+                    "longer than %g s, and hears of a revocation no sooner than that",
+                    error,
+                    UNWATCHED_AGE,
+                )
+            return _UNWATCHED
+        self._holdings.begin(watched=None)
+        if not isinstance(error, KeyfoldError):
+            log.error("the watch of the cache of data keys failed", exc_info=error)
+            return _LONGEST
+        self._pause = min(max(_SHORTEST, self._pause * 2), _LONGEST)
+        return self._pause
+
+
+Read: TypeAlias = Callable[[Callable[[Watch], None]], None]
+"""Reads one watch, which it first shows, for as long as it goes on."""
+
+AsyncRead: TypeAlias = Callable[[Callable[[AsyncWatch], None]], Awaitable[None]]
+"""The same for asyncio."""
+
+
+class Reader:
+    """Follows the watch in a thread of its own, from the first start until it is stopped."""
+
+    def __init__(self, read: Read, holdings: Holdings) -> None:
+        """Takes what reads a watch, and the keys."""
+        self._read = read
+        self._holdings = holdings
+        self._endings = Endings(holdings)
+        self._starting = Lock()
+        self._thread: Thread | None = None
+        self._watch: Watch | None = None
+        self._stopped = Event()
+
+    def start(self) -> None:
+        """Begins, unless it has begun."""
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    thread = Thread(target=self._run, name="keyfold-key-cache", daemon=True)
+                    thread.start()
+                    self._thread = thread
+
+    def stop(self) -> None:
+        """Ends the watch."""
+        self._stopped.set()
+        if self._watch is not None:
+            self._watch.close()
+
+    def _hold(self, watch: Watch) -> None:
+        self._watch = watch
+        if self._stopped.is_set():
+            watch.close()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._read(self._hold)
+            except Exception as error:  # noqa: BLE001  whatever it is: no news, and no key
+                if self._stopped.is_set():
+                    return
+                wait = self._endings.ended(error)
+                while wait > 0 and not self._stopped.wait(min(wait, _TURN)):
+                    wait -= _TURN
+                    self._holdings.tidy()
+
+
+class AsyncReader:
+    """Follows the watch in a task of its own, from the first start until it is stopped."""
+
+    def __init__(self, read: AsyncRead, holdings: Holdings) -> None:
+        """Takes what reads a watch, and the keys."""
+        self._read = read
+        self._holdings = holdings
+        self._endings = Endings(holdings)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins, unless it has begun."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="keyfold-key-cache")
+
+    async def stop(self) -> None:
+        """Ends the watch."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._read(lambda _: None)
+            except Exception as error:  # noqa: BLE001  whatever it is: no news, and no key
+                wait = self._endings.ended(error)
+                while wait > 0:
+                    await asyncio.sleep(min(wait, _TURN))
+                    wait -= _TURN
+                    self._holdings.tidy()

@@ -1,0 +1,472 @@
+"""What a cache of data keys may use from memory, with clocks and news that the tests tell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import keyfold
+from keyfold.caching.holdings import UNWATCHED_AGE, Holdings, Limits, Ticket
+from keyfold.caching.keys import HeldKey, made, opened
+from keyfold.calls import watch as calls
+from keyfold.envelope.keys import Bounds
+
+SECRET = bytes(range(32))
+LIMITS = Limits(max_keys=3, max_age=300.0, max_uses=1_000, grace=10.0)
+BOUNDS = Bounds(max_messages=3, max_bytes=100, max_age=60.0)
+NO_CONTEXT: frozenset[tuple[str, str]] = frozenset()
+
+
+class Clocks:
+    """Both clocks of the client, which stand still."""
+
+    def __init__(self) -> None:
+        self.monotonic = 1_000.0
+        self.wall = 1_800_000_000.0
+
+    def advance(self, seconds: float) -> None:
+        self.monotonic += seconds
+        self.wall += seconds
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    """Gives the clocks that the client sees."""
+    made = Clocks()
+    monkeypatch.setattr(calls, "clock", lambda: made.monotonic)
+    monkeypatch.setattr(calls, "wall", lambda: made.wall)
+    return made
+
+
+def region(name: str = "eu", **changed: object) -> keyfold.RegionState:
+    """Returns a region in service, with one retired generation."""
+    fields: dict[str, object] = {
+        "state": keyfold.State.ENABLED,
+        "health": keyfold.Health.HEALTHY,
+        "generations": (
+            keyfold.GenerationState(1, b"1" * 16, retired=True),
+            keyfold.GenerationState(2, b"2" * 16, retired=False),
+        ),
+        "cache_ttl": timedelta(seconds=60),
+    }
+    return keyfold.RegionState(name, **(fields | changed))  # type: ignore[arg-type]
+
+
+def state(*regions: keyfold.RegionState, **changed: object) -> keyfold.ClusterState:
+    """Returns the state of a cluster in service."""
+    fields: dict[str, object] = {"uid": b"u", "exists": True, "regions": regions or (region(),)}
+    return keyfold.ClusterState("acme", **(fields | changed))  # type: ignore[arg-type]
+
+
+def beat(holdings: Holdings, seconds: float = 60.0) -> None:
+    """Tells that the news may be relied on for a while."""
+    sign = keyfold.Heartbeat(timedelta(), timedelta(seconds=120), 0)
+    holdings.tell(sign, calls.moment().after(seconds))
+
+
+def watched(limits: Limits = LIMITS) -> Holdings:
+    """Returns holdings whose watch has told of cluster `acme`."""
+    holdings = Holdings(limits)
+    holdings.begin(watched=True)
+    holdings.tell(state(), calls.NEVER)
+    beat(holdings, 1_000.0)
+    return holdings
+
+
+def name(key: bytes = b"w") -> tuple[str, bytes, frozenset[tuple[str, str]]]:
+    """Returns what names a key."""
+    return ("acme", key, NO_CONTEXT)
+
+
+def answered(
+    holdings: Holdings,
+    ticket: Ticket,
+    key: bytes = b"w",
+    *,
+    age: float = 60.0,
+    where: tuple[str, int] = ("eu", 2),
+) -> HeldKey:
+    """Takes the answer to an Unwrap whose call began with the ticket."""
+    answer = keyfold.Unwrapped(keyfold.Plaintext(SECRET), *where)
+    return holdings.keep(opened(name(key), answer), ticket, age)
+
+
+def fetch(holdings: Holdings, key: bytes = b"w", *, age: float = 60.0) -> HeldKey:
+    """Asks for a key, and ends its first use."""
+    held = answered(holdings, holdings.ticket("acme"), key, age=age)
+    holdings.give_back(held)
+    return held
+
+
+def served(holdings: Holdings, key: bytes = b"w") -> bool:
+    """Returns whether memory serves a key now."""
+    held = holdings.to_open(name(key))
+    if held is None:
+        return False
+    assert bytes(held.secret) == SECRET
+    holdings.give_back(held)
+    return True
+
+
+def test_a_key_is_served_until_something_is_told_of_its_cluster(clocks: Clocks) -> None:
+    """R2: whatever the message says, the key is wiped; another cluster's message means nothing."""
+    holdings = watched()
+    held = fetch(holdings)
+    assert served(holdings)
+    holdings.tell(keyfold.ClusterState("other", exists=False), calls.NEVER)
+    assert served(holdings)
+    holdings.tell(state(), calls.NEVER)
+    assert not served(holdings)
+    assert bytes(held.secret) == bytes(32)
+    assert len(holdings) == 0
+
+
+@pytest.mark.parametrize(
+    "news",
+    [state(epoch=1), state(exists=False), state(region(state=keyfold.State.REVOKED))],
+    ids=["enabled again", "gone", "revoked"],
+)
+def test_an_answer_after_the_news_is_not_kept(clocks: Clocks, news: keyfold.ClusterState) -> None:
+    """R2: a call that began before the news brings no key into the cache, and its use ends well."""
+    holdings = watched()
+    ticket = holdings.ticket("acme")
+    holdings.tell(news, calls.NEVER)
+    held = answered(holdings, ticket)
+    assert bytes(held.secret) == SECRET
+    assert not served(holdings)
+    holdings.give_back(held)
+    assert bytes(held.secret) == bytes(32)
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        state(exists=False),
+        state(banned=True),
+        state(not_authentic=True),
+        state(region(state=keyfold.State.REVOKED)),
+        state(region(state=keyfold.State.DELETED)),
+        state(region(state=keyfold.State.UNSPECIFIED)),
+        state(region(health=keyfold.Health.KEY_DISABLED)),
+        state(region(health=keyfold.Health.ACCESS_DENIED)),
+        state(region(health=keyfold.Health.UNSPECIFIED)),
+        state(region(cache_ttl=timedelta())),
+        state(region("us")),
+        state(region(generations=(keyfold.GenerationState(2, b"2" * 16, retired=True),))),
+        state(region(generations=(keyfold.GenerationState(1, b"1" * 16, retired=False),))),
+    ],
+)
+def test_no_key_is_kept_of_what_is_out_of_service(
+    clocks: Clocks, news: keyfold.ClusterState
+) -> None:
+    """A server that is behind may still answer; its answer is used once, and not kept."""
+    holdings = watched()
+    holdings.tell(news, calls.NEVER)
+    fetch(holdings)
+    assert not served(holdings)
+
+
+@pytest.mark.parametrize("health", ["UNKNOWN", "UNREACHABLE", "THROTTLED", "CREDENTIALS_FAILED"])
+def test_could_not_tell_is_no_refusal(clocks: Clocks, health: str) -> None:
+    """An outage of the customer's KMS takes no key away before its time."""
+    holdings = watched()
+    holdings.tell(state(region(health=keyfold.Health(health))), calls.NEVER)
+    fetch(holdings)
+    assert served(holdings)
+
+
+def test_nothing_is_kept_of_a_cluster_that_was_not_told_of(clocks: Clocks) -> None:
+    """Where no news would come, no key stays."""
+    holdings = Holdings(LIMITS)
+    holdings.begin(watched=True)
+    beat(holdings)
+    fetch(holdings)
+    assert not served(holdings)
+
+
+def test_time_counts_by_the_clock_that_shows_more(clocks: Clocks) -> None:
+    """S3: neither a paused machine nor a clock that is set back makes a key live longer."""
+    holdings = watched()
+    fetch(holdings)
+    clocks.wall -= 3_600.0
+    assert served(holdings)
+    clocks.monotonic += 59.0
+    assert served(holdings)
+    clocks.monotonic += 1.0
+    assert not served(holdings)
+    fetch(holdings)
+    clocks.wall += 60.0  # The monotonic clock stood still: the machine was paused.
+    assert not served(holdings)
+
+
+def test_the_news_ages_by_the_clock_that_shows_more(clocks: Clocks) -> None:
+    """R8, S3: a machine that was paused asks the server until news has come."""
+    holdings = watched()
+    beat(holdings, 20.0)
+    held = fetch(holdings)
+    clocks.wall += 20.0
+    assert not served(holdings)
+    assert not holdings.serving
+    beat(holdings, 20.0)
+    assert served(holdings)
+    clocks.monotonic += 20.0
+    assert not served(holdings)
+    assert bytes(held.secret) == SECRET  # It is there yet: nothing was told of its cluster.
+
+
+def test_age_counts_from_the_beginning_of_the_call(clocks: Clocks) -> None:
+    """A call that takes long uses up the time of its key."""
+    holdings = watched()
+    ticket = holdings.ticket("acme")
+    clocks.advance(59.0)
+    holdings.give_back(answered(holdings, ticket))
+    assert served(holdings)
+    clocks.advance(1.0)
+    assert not served(holdings)
+
+
+@pytest.mark.parametrize(("age", "kept"), [(0.0, 0.0), (60.0, 60.0), (1e9, 300.0)])
+def test_the_shorter_age_holds(clocks: Clocks, age: float, kept: float) -> None:
+    """The server's max_cache_age and the cache's own bound it; at 0 nothing is kept."""
+    holdings = watched()
+    fetch(holdings, age=age)
+    assert served(holdings) == (kept > 0)
+    clocks.advance(kept)
+    assert not served(holdings)
+
+
+def test_the_key_used_least_recently_makes_room(clocks: Clocks) -> None:
+    """The number of keys is bounded, and one that has to go is wiped."""
+    holdings = watched()
+    held = {key: fetch(holdings, key) for key in (b"a", b"b", b"c")}
+    assert served(holdings, b"a")
+    fetch(holdings, b"d")
+    assert len(holdings) == 3
+    assert not served(holdings, b"b")
+    assert bytes(held[b"b"].secret) == bytes(32)
+    assert all(served(holdings, key) for key in (b"a", b"c", b"d"))
+
+
+def test_uses_are_bounded(clocks: Clocks) -> None:
+    """After so many uses the server is asked again, and so knows of the key's use."""
+    holdings = watched(LIMITS._replace(max_uses=3))
+    fetch(holdings)
+    assert [served(holdings) for _ in range(3)] == [True, True, False]
+
+
+def test_a_key_in_use_is_wiped_by_its_last_user(clocks: Clocks) -> None:
+    """Nobody encrypts with zeros: what has begun ends with the key."""
+    holdings = watched()
+    fetch(holdings)
+    first, second = holdings.to_open(name()), holdings.to_open(name())
+    assert first is not None
+    assert first is second
+    holdings.tell(state(region(state=keyfold.State.REVOKED)), calls.NEVER)
+    assert not served(holdings)
+    holdings.give_back(first)
+    assert bytes(first.secret) == SECRET
+    holdings.give_back(first)
+    assert bytes(first.secret) == bytes(32)
+
+
+def test_keys_whose_time_is_over_are_wiped_without_a_use(clocks: Clocks) -> None:
+    """Each heartbeat wipes what is too old, and so does the time without a watch."""
+    holdings = watched()
+    held = fetch(holdings)
+    clocks.advance(60.0)
+    beat(holdings)
+    assert bytes(held.secret) == bytes(32)
+    held = fetch(holdings)
+    clocks.advance(60.0)
+    holdings.tidy()
+    assert bytes(held.secret) == bytes(32)
+
+
+def test_a_stream_that_is_away_has_a_grace(clocks: Clocks) -> None:
+    """Keys serve for the grace and no longer, until a stream that has caught up is there."""
+    holdings = watched()
+    fetch(holdings)
+    holdings.away()
+    clocks.advance(9.9)
+    assert served(holdings)
+    clocks.advance(0.1)
+    assert not served(holdings)
+    behind = keyfold.Heartbeat(None, timedelta(seconds=120), 0)
+    holdings.tell(behind, calls.moment().after(60.0))
+    assert not served(holdings)
+    beat(holdings)
+    assert served(holdings)
+
+
+def test_a_watch_that_begins_anew_counts_nothing_from_before(clocks: Clocks) -> None:
+    """What was told before, and what a call asked before, is gone with the old watch."""
+    holdings = watched()
+    held = fetch(holdings)
+    ticket = holdings.ticket("acme")
+    holdings.begin(watched=True)
+    holdings.tell(state(), calls.NEVER)
+    beat(holdings)
+    assert bytes(held.secret) == bytes(32)
+    holdings.give_back(answered(holdings, ticket))
+    assert not served(holdings)
+
+
+def test_without_a_watch_ages_are_short(clocks: Clocks) -> None:
+    """A key lives for 5 s, and not at all where the server says 0."""
+    holdings = Holdings(LIMITS)
+    fetch(holdings)
+    assert not served(holdings)  # Nobody knows yet whether there is a watch.
+    holdings.begin(watched=False)
+    fetch(holdings, age=0.0)
+    assert not served(holdings)
+    fetch(holdings)
+    clocks.advance(UNWATCHED_AGE - 0.1)
+    assert served(holdings)
+    clocks.advance(0.1)
+    assert not served(holdings)
+
+
+@pytest.mark.parametrize(
+    ("make", "dropped"),
+    [
+        (keyfold.RevokedError, True),
+        (keyfold.KeyDisabledError, True),
+        (keyfold.ClusterNotFoundError, True),
+        (keyfold.ContextMismatchError, False),
+        (keyfold.UnavailableError, False),
+        (keyfold.UnreachableError, False),
+    ],
+)
+def test_a_refusal_counts_ahead_of_the_watch(
+    clocks: Clocks, make: Callable[..., keyfold.KeyfoldError], *, dropped: bool
+) -> None:
+    """A server that answers "revoked" empties the region at once; an outage empties nothing."""
+    holdings = watched()
+    fetch(holdings)
+    holdings.failed("acme", make("no", metadata={"region": "us"}))
+    assert served(holdings)
+    holdings.failed("acme", make("no", metadata={"region": "eu"}))
+    assert served(holdings) != dropped
+
+
+def test_a_key_that_seals_is_bounded(clocks: Clocks) -> None:
+    """Messages, bytes and age end its sealing, whichever comes first; it opens all the same."""
+    holdings = watched()
+    sealing = ("acme", "eu", NO_CONTEXT)
+
+    def make(size: int = 1) -> None:
+        answer = keyfold.DataKey(keyfold.Plaintext(SECRET), b"w", 2)
+        held = holdings.keep(made(sealing, answer, size), holdings.ticket("acme"), 600.0)
+        holdings.give_back(held)
+
+    def seals(size: int = 1) -> bool:
+        held = holdings.to_seal(sealing, size, BOUNDS)
+        if held is not None:
+            holdings.give_back(held)
+        return held is not None
+
+    make()
+    assert [seals() for _ in range(3)] == [True, True, False]
+    make(60)
+    assert [seals(41), seals(40), seals(1)] == [False, True, False]
+    make()
+    clocks.advance(60.0)
+    assert not seals()
+    assert served(holdings)
+    make()
+    holdings.tell(state(), calls.NEVER)
+    assert not seals()
+
+
+def test_a_closed_cache_keeps_nothing(clocks: Clocks) -> None:
+    """Closing wipes every key, and a call that is under way brings none."""
+    holdings = watched()
+    held = fetch(holdings)
+    ticket = holdings.ticket("acme")
+    holdings.close()
+    assert bytes(held.secret) == bytes(32)
+    late = answered(holdings, ticket)
+    assert len(holdings) == 0
+    holdings.give_back(late)
+    assert bytes(late.secret) == bytes(32)
+    with pytest.raises(ValueError, match="closed"):
+        holdings.ticket("acme")
+
+
+def test_bounds_are_checked() -> None:
+    """A bound that would keep nothing at all is a mistake."""
+    for wrong in ({"max_keys": 0}, {"max_age": 0.0}, {"max_uses": 0}, {"grace": -1.0}):
+        with pytest.raises(ValueError, match="max_keys"):
+            LIMITS._replace(**wrong).checked()
+
+
+def test_a_forked_child_has_no_key() -> None:
+    """What another thread held at the fork does not hang the child, which gets a clear error."""
+    holdings = watched()
+    fetch(holdings)
+    reading, writing = os.pipe()
+    holdings._lock.acquire()  # As a thread that does not exist in the child.
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, b"" if holdings.to_open(name()) is None else b"a key, ")
+            holdings.ticket("acme")
+        except keyfold.ForkedError as error:
+            os.write(writing, b"forked" if "after the fork" in str(error) else b"")
+        finally:
+            os._exit(0)
+    holdings._lock.release()
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"forked"
+    os.waitpid(child, 0)
+    assert served(holdings)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), st.integers(0, 3)),
+        st.tuples(st.just("answer"), st.integers(0, 3)),
+        st.tuples(st.just("use"), st.integers(0, 3)),
+        st.tuples(st.just("leave"), st.integers(0, 3)),
+        st.tuples(st.just("tell"), st.booleans()),
+    ),
+    max_size=60,
+)
+
+
+@given(steps)
+def test_in_any_order_no_key_outlives_the_news(steps: list[tuple[str, int]]) -> None:
+    """R2: memory serves only keys whose call began after the newest message, and never zeros."""
+    holdings = watched(LIMITS._replace(max_keys=2))
+    serial, enabled = 0, True
+    asked: dict[int, tuple[Ticket, int]] = {}
+    brought: dict[int, int] = {}
+    used: list[HeldKey] = []
+    for step, which in steps:
+        key = bytes([which])
+        if step == "ask":
+            asked[which] = holdings.ticket("acme"), serial
+        elif step == "answer" and which in asked:
+            ticket, began = asked.pop(which)
+            used.append(answered(holdings, ticket, key))
+            brought[which] = began
+        elif step == "use":
+            held = holdings.to_open(name(key))
+            if held is not None:
+                assert enabled
+                assert brought[which] == serial
+                used.append(held)
+        elif step == "leave" and used:
+            holdings.give_back(used.pop(which % len(used)))
+        elif step == "tell":
+            serial, enabled = serial + 1, bool(which)
+            word = keyfold.State.ENABLED if which else keyfold.State.REVOKED
+            holdings.tell(state(region(state=word)), calls.NEVER)
+        assert all(bytes(each.secret) == SECRET for each in used)
+        assert len(holdings) <= 2
