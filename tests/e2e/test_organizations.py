@@ -244,10 +244,12 @@ def test_one_that_only_clusters_name_exists(wire: Wire) -> None:
     assert [(each.organization, each.key_link_count, each.etag) for each in listed] == [
         ("acme", 1, "")
     ]
-    delete = org.DeleteOrganizationRequest(organization="acme")
-    refusal = wire.refused("DeleteOrganization", delete)
-    assert refusal.reason == "ORGANIZATION_NOT_EMPTY"
-    assert "clusters prod and key links main" in refusal.message
+    for validate_only in (False, True):
+        delete = org.DeleteOrganizationRequest(organization="acme", validate_only=validate_only)
+        refusal = wire.refused("DeleteOrganization", delete)
+        assert refusal.reason == "ORGANIZATION_NOT_EMPTY"
+        assert "clusters prod and key links main; delete them first" in refusal.message
+        assert "holders" not in refusal.message
 
 
 def test_a_link_is_proven_when_it_is_made(wire: Wire) -> None:
@@ -400,16 +402,23 @@ def test_a_region_adopts_a_link_of_the_key_that_it_has(wire: Wire) -> None:
 
 def test_a_link_in_use_is_neither_deleted_nor_changed(wire: Wire) -> None:
     """Both name the regions that use it, and the change says how to move them one by one."""
-    wire.link("main", wire.key("one"))
-    wire.enable("prod", res.RegionSpec(region="eu", key_link="main"))
-    delete = org.DeleteKeyLinkRequest(organization="acme", key_link="main")
+    key = wire.key("one")
+    wire.link("main", key)
+    for cluster in ("prod", "test"):
+        wire.enable(cluster, res.RegionSpec(region="eu", key_link="main"))
     link = org.KeyLink(organization="acme", key_link="main", key_spec=wire.key("two"))
+    for tried in (False, True):
+        delete = org.DeleteKeyLinkRequest(organization="acme", key_link="main", validate_only=tried)
+        update = org.UpdateKeyLinkRequest(key_link=link, validate_only=tried)
+        refusals = [wire.refused("DeleteKeyLink", delete), wire.refused("UpdateKeyLink", update)]
+        for refusal in refusals:
+            assert refusal.reason == "KEY_LINK_IN_USE"
+            assert "prod/eu, test/eu" in refusal.message
+        assert "until its keys are erased" in refusals[0].message
+        assert "move_link" in refusals[1].message
     update = org.UpdateKeyLinkRequest(key_link=link)
-    refusals = [wire.refused("DeleteKeyLink", delete), wire.refused("UpdateKeyLink", update)]
-    for refusal in refusals:
-        assert refusal.reason == "KEY_LINK_IN_USE"
-        assert "prod/eu" in refusal.message
-    assert "move_link" in refusals[1].message
+    alone = res.RegionSpec(region="eu", key_spec=key)
+    wire.call("Rotate", pb.RotateRequest(cluster="test", region_specs=[alone]))
 
     # Off the link, change the link, on the link again.
     for spec in (

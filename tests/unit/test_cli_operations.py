@@ -168,6 +168,7 @@ def _parsed(message: Any, content: Any) -> Any:
         ("rotate", "--cluster", "b", "--key-version", "1"),
         ("test", "--cluster", "b", "--new-generation"),
         ("rotate", "--cluster", "b", "--cache-ttl", "5s"),
+        ("policy", "--cluster", "b"),
         ("dance", "--cluster", "b"),
     ],
 )

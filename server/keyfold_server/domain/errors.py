@@ -746,7 +746,8 @@ class KeyLinkInUseError(StateError):
     reason = "KEY_LINK_IN_USE"
     remedy = (
         "To give the link another key, start an operation with the action move_link. To delete it, "
-        "have the regions that the message names leave it with Rotate and a key_spec."
+        "have the regions that the message names leave it with Rotate and a key_spec. A deleted "
+        "region uses it until its waiting period is over and its keys are erased."
     )
 
 

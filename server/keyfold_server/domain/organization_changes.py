@@ -224,9 +224,10 @@ def deleted(expected_etag: str, now: int) -> DecideOrganization:
             names = [str(holder) for holder in current.holders]
             left.append(f"holders {listed(names[:NAMED], len(names))}")
         if left:
+            release = ", and release holders with UpdateOrganization" if current.holders else ""
             raise OrganizationNotEmptyError(
-                f"organization {current.name} still has {' and '.join(left)}; delete them first, "
-                "and release holders with UpdateOrganization",
+                f"organization {current.name} still has {' and '.join(left)}; delete them first"
+                f"{release}",
                 field="organization",
             )
         return Organization(current.name, version=current.version + 1, updated_at=now)
@@ -352,7 +353,8 @@ def link_deleted(name: str, expected_etag: str, now: int) -> DecideOrganization:
         if use.count:
             raise KeyLinkInUseError(
                 f"key link {name} of organization {current.name} is used by {_users(use)}; have "
-                "them leave it first, with Rotate and a key_spec, or delete their clusters",
+                "them leave it first, with Rotate and a key_spec, or delete their clusters: a "
+                "deleted region uses it until its keys are erased, because it may come back",
                 field="key_link",
             )
         return _with_links(current, tuple(x for x in current.links if x.name != name), now)

@@ -26,8 +26,9 @@ class OrganizationsStore(Protocol):
 
         Args:
             name: The name.
-            link: The only link whose users are read; None: those of each link are.
-            users: Most users of a link to read; 0: no uses are read.
+            link: The only link whose users are read; None: those of each link are, and the first
+                names of the clusters.
+            users: Most users of a link, and names, to read; 0: neither is read.
         """
         ...
 

@@ -32,7 +32,7 @@ from keyfold_server.domain.organization_changes import (
     OrganizationChange,
     claiming,
 )
-from keyfold_server.domain.organizations import OrganizationView
+from keyfold_server.domain.organizations import NAMED, OrganizationView
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.life.attempts import Attempts
@@ -164,7 +164,7 @@ class OrganizationMutations:
         self, call: OrganizationCall[OrganizationRequest], decide: DecideOrganization
     ) -> OrganizationView:
         store = self._storage.store
-        view = await self._storage.decide(store.organization, call.organization, users=1)
+        view = await self._storage.decide(store.organization, call.organization, users=NAMED)
         return OrganizationView(decide(view), view.cluster_count, uses=view.uses)
 
     async def _once(

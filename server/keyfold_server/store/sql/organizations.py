@@ -65,6 +65,8 @@ class OrganizationStore:
         wanted = [*organizations.reading([name]), members.counting(name)]
         if users:
             wanted += [members.uses(name, link, users), members.keys(name, link)]
+            if link is None:
+                wanted.append(members.first_clusters(name, users))
         return self._transactions.fetch(
             wanted, lambda unit: self._view(name, unit.answers, floor, users=bool(users))
         )
@@ -249,7 +251,8 @@ class OrganizationStore:
         found = organizations.of([name], read.rows, self._transactions.seal)[name]
         stored = organizations.authentic(organizations.held(found, floor))
         uses = members.uses_of(answers[2].rows, answers[3].rows) if users else {}
-        return OrganizationView(stored.organization, counted.rows[0][0], uses=uses)
+        names = tuple(str(row[0]) for answer in answers[4:] for row in answer.rows)
+        return OrganizationView(stored.organization, counted.rows[0][0], names, uses)
 
 
 def _refuse_repeated(key: RequestKey | None, known: dict[requests.Scope, RecordedRequest]) -> None:

@@ -16,7 +16,7 @@ from keyfold.calls import operations as calls
 from keyfold.calls.call import Call
 from keyfold.cli.errors import NOT_NOW, ExitCode, InputError
 from keyfold.cli.input.options import AutoRotate, CacheTtl, OutageGrace, Reason
-from keyfold.cli.input.region_specs import policy_of
+from keyfold.cli.input.region_specs import NO_CHANGE, policy_of
 from keyfold.cli.output.operations import (
     Waiting,
     show_census,
@@ -134,6 +134,11 @@ def start(
     policy = RegionPolicy(change.cache_ttl, change.outage_grace, change.auto_rotate or False)
     if (policy != RegionPolicy() or auto_rotate is not None) and action is not Action.POLICY:
         raise InputError("--cache-ttl, --outage-grace and --auto-rotate are for policy")
+    if change == NO_CHANGE and action is Action.POLICY:
+        raise InputError(
+            "give at least one of --cache-ttl, --outage-grace and --auto-rotate; each that is left "
+            "out becomes the server's default"
+        )
     call = calls.start_operation(
         name,
         _action(action, to, policy, new_generation=new_generation),
