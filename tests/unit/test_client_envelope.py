@@ -13,9 +13,9 @@ import pytest
 
 import keyfold
 from envelope_fakes import FakeDataPlane
+from keyfold.calls import watch
 from keyfold.envelope import message as form
 from keyfold.envelope.client import envelope as module
-from keyfold.envelope.client import keeper
 from served import Served, served
 
 CARDS = {"table": "cards"}
@@ -41,21 +41,24 @@ def envelope(client: keyfold.Client) -> keyfold.Envelope:
     return keyfold.Envelope(client, "prod", "eu", context=CARDS)
 
 
-class Clock:
-    """A clock that stands until it is moved."""
+class Clocks:
+    """Both clocks of the client, which stand until they are moved."""
 
     def __init__(self) -> None:
-        self.now = 1_000.0
+        self.monotonic = self.wall = 1_000.0
 
-    def __call__(self) -> float:
-        return self.now
+    def advance(self, seconds: float) -> None:
+        """Lets time pass."""
+        self.monotonic += seconds
+        self.wall += seconds
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock that the ages of data keys count by."""
-    standing = Clock()
-    monkeypatch.setattr(keeper, "clock", standing)
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    """The clocks that the ages of data keys count by."""
+    standing = Clocks()
+    monkeypatch.setattr(watch, "clock", lambda: standing.monotonic)
+    monkeypatch.setattr(watch, "wall", lambda: standing.wall)
     return standing
 
 
@@ -164,7 +167,7 @@ def test_one_key_seals_many_messages(server: Served, envelope: keyfold.Envelope)
     ],
 )
 def test_bounds(
-    server: Served, client: keyfold.Client, clock: Clock, bounds: dict[str, int], keys: int
+    server: Served, client: keyfold.Client, clocks: Clocks, bounds: dict[str, int], keys: int
 ) -> None:
     """A data key seals no more than its bounds say; a message beyond them has a key of its own."""
     envelope = keyfold.Envelope(client, "prod", "eu", **bounds)  # type: ignore[arg-type]
@@ -173,15 +176,29 @@ def test_bounds(
     assert {envelope.open(message) for message in messages} == {bytes(10)}
 
 
-def test_age(server: Served, envelope: keyfold.Envelope, clock: Clock) -> None:
+def test_age(server: Served, envelope: keyfold.Envelope, clocks: Clocks) -> None:
     """A data key seals for 60 seconds from the call that made it."""
     envelope.seal(b"")
-    clock.now += 59.9
+    clocks.advance(59.9)
     envelope.seal(b"")
     assert calls(server, "GenerateDataKey") == 1
-    clock.now += 0.1
+    clocks.advance(0.1)
     envelope.seal(b"")
     assert calls(server, "GenerateDataKey") == 2
+
+
+def test_age_counts_by_the_clock_that_shows_more(
+    server: Served, envelope: keyfold.Envelope, clocks: Clocks
+) -> None:
+    """S3: a data key ages while a virtual machine is paused, and when the wall clock steps back."""
+    envelope.seal(b"")
+    clocks.wall += 60
+    envelope.seal(b"")
+    assert calls(server, "GenerateDataKey") == 2
+    clocks.wall -= 3_600
+    clocks.monotonic += 60
+    envelope.seal(b"")
+    assert calls(server, "GenerateDataKey") == 3
 
 
 def test_cache_ttl_zero(server: Served, client: keyfold.Client, envelope: keyfold.Envelope) -> None:
@@ -194,11 +211,11 @@ def test_cache_ttl_zero(server: Served, client: keyfold.Client, envelope: keyfol
 
 
 def test_a_failed_call_leaves_the_envelope_usable(
-    server: Served, envelope: keyfold.Envelope, clock: Clock
+    server: Served, envelope: keyfold.Envelope, clocks: Clocks
 ) -> None:
     """What the call for a new key raises comes through, and the next message tries again."""
     envelope.seal(b"")
-    clock.now += 61
+    clocks.advance(61)
     server.local_keys.disable("acme")
     server.clock.advance(3_600)
     with pytest.raises(keyfold.RefusedError):
@@ -211,7 +228,7 @@ def test_a_failed_call_leaves_the_envelope_usable(
 # --- revocation ---
 
 
-def test_revocation(client: keyfold.Client, envelope: keyfold.Envelope, clock: Clock) -> None:
+def test_revocation(client: keyfold.Client, envelope: keyfold.Envelope, clocks: Clocks) -> None:
     """Opening ends with the revocation, sealing when the data key's age ends; both come back."""
     message = envelope.seal(b"4111")
     client.revoke("prod")
@@ -220,7 +237,7 @@ def test_revocation(client: keyfold.Client, envelope: keyfold.Envelope, clock: C
     with pytest.raises(keyfold.RevokedError):
         envelope.rekey(message)
     envelope.seal(b"within the age")
-    clock.now += 60
+    clocks.advance(60)
     with pytest.raises(keyfold.RevokedError):
         envelope.seal(b"4111")
     client.restore("prod")

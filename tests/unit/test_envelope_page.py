@@ -5,6 +5,7 @@ The page's code is run as it stands there, alone and with that of docs/wrapped-k
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,14 @@ def test_page_explains_every_reason() -> None:
     assert len(reasons) == 5
     for reason in reasons:
         assert f"| `{reason}` |" in PAGE
+
+
+def test_page_has_the_bounds_of_the_code() -> None:
+    """Whoever reads how long a data key serves reads what it does."""
+    given = inspect.signature(keyfold.Envelope).parameters
+    assert f"{given['max_messages'].default:,} messages (`max_messages`)" in PAGE
+    assert f"{given['max_bytes'].default >> 30} GiB (`max_bytes`)" in PAGE
+    assert f"{given['max_age'].default:.0f} seconds (`max_age`" in PAGE
 
 
 def test_vectors_are_those_of_the_oracle() -> None:

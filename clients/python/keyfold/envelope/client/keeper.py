@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
-from keyfold.calls.watch import clock
+from keyfold.calls.watch import Moment, moment
 from keyfold.client.data_plane import DataPlane
 from keyfold.envelope.cipher import key_of
 from keyfold.envelope.keys import Bounds, OpeningKey, SealingKey
@@ -64,7 +64,7 @@ class _Key:
     key: SharedKey
     wrapped_key: bytes
     made_for: tuple[str, str, Context]
-    asked_at: float
+    asked_at: Moment
     max_cache_age: float
     messages: int = 0
     bytes: int = 0
@@ -74,7 +74,7 @@ class _Key:
         return (
             self.messages < bounds.max_messages
             and self.bytes + size <= bounds.max_bytes
-            and clock() - self.asked_at < min(bounds.max_age, self.max_cache_age)
+            and self.asked_at.age < min(bounds.max_age, self.max_cache_age)
         )
 
     def count(self, size: int) -> None:
@@ -133,7 +133,7 @@ class Keeper:
 
     def _new_key(self, made_for: tuple[str, str, Context], timeout: float | None) -> _Key:
         cluster, region, context = made_for
-        asked_at = clock()
+        asked_at = moment()
         made = self._client.generate_data_key(cluster, region, context=context, timeout=timeout)
         age = made.max_cache_age.total_seconds()
         return _Key(key_of(made.plaintext), made.wrapped_key, made_for, asked_at, age)
