@@ -21,7 +21,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import InvalidKeySpecError, KekMismatchError, UnreachableError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.provider import Unwrapped, Wrapped
+from keyfold_server.domain.provider import (
+    AccessPolicy,
+    AccessWanted,
+    Statement,
+    Unwrapped,
+    Wrapped,
+)
 from keyfold_server.providers.shared.entry import Entry
 
 SECRET: Final = "text-of-an-exception-5up3r"
@@ -58,6 +64,10 @@ class OddProvider:
 
     def account(self, key: RootKey) -> str:
         return key.uri
+
+    def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
+        text = f"permit {key.principal or 'keyfold'}"
+        return AccessPolicy(key.principal, {}, (Statement("Permit", key.uri, "shell", text, ()),))
 
     def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
         _misbehave(key, budget)

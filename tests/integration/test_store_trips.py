@@ -14,9 +14,11 @@ from typing import Final
 import pytest
 
 import postgres
-from builders import NOW, enabled
+from builders import NOW, an_event, enabled
 from fakes import FakeClock
+from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.ports import Heartbeat
+from keyfold_server.domain.seats import Seat
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
 from organization_builders import organized
@@ -124,5 +126,26 @@ async def test_organizations(house: FarHouse) -> None:
     assert house.count() <= 5
     result = await member.enable(organization="org", request_id="first")
     await member.replica.reports.report(result.cluster, member.rights)
+    assert house.count() <= 6
+    await member.stop()
+
+
+async def test_a_seat(house: FarHouse) -> None:
+    """S13: an Enable that takes a seat reads the owner's seats in one further round trip."""
+    member = await prepared(house)
+    pool = [Seat(f"seat-{n}", "FAKE", "eu", f"role/s{n}") for n in range(3)]
+    for owner in ("cluster:acme", "organization:org"):
+        house.store.reserve_seats(owner, pool, 1, an_event("rpc:seat:reserve"))
+    organized(house.store, links=0)
+    house.count()
+    asked = {"eu": KeySpec("FAKE", "fake:one", "seat")}
+    result = await member.enable(specs=asked, request_id="enable")
+    await member.replica.reports.report(result.cluster, member.rights)
+    assert house.count() <= 6
+    result = await member.enable("beta", asked, organization="org", request_id="enable")
+    await member.replica.reports.report(result.cluster, member.rights)
+    assert house.count() <= 7
+    rotated = await member.rotate({"eu": KeySpec("FAKE", "fake:two", "seat")}, request_id="rotate")
+    assert rotated.report is not None
     assert house.count() <= 6
     await member.stop()

@@ -29,6 +29,8 @@ from keyfold_server.domain.operations import ActionKind, Work
 from keyfold_server.domain.provider import Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller, Identity, Rights
 from keyfold_server.domain.seats import Seat, asks_for_seat, meets, names_seat, seated
+from keyfold_server.domain.what_if import WhatIf
+from keyfold_server.service.life.key_usage import KeySelector
 from keyfold_server.service.organizations.requests import (
     CreateKeyLinkRequest,
     OrganizationCall,
@@ -502,6 +504,28 @@ async def test_an_organizations_identities_are_listed(house: House, one: Member)
     ]
     assert not found[0].is_seat
     assert found[2].principals == ("role/s1",)
+
+
+async def test_a_seat_and_its_region_find_each_other(house: House, one: Member) -> None:
+    """ListKeyUsage by a seat's principal has its one region, and what_if says when that stops."""
+    await policy(one, seats=2)
+    for name in ("acme", "beta"):
+        await one.enable(name, specs={"eu": ASKED}, organization="org")
+    await one.rotate({"eu": TWO}, "beta")
+    ask = one.replica.key_usage.page
+    of_key = await ask(EVERYTHING, KeySelector(uri="fake:one"), 0, "", WhatIf.DISABLE)
+    assert [(each.cluster, each.principal, each.superseded_at is None) for each in of_key.uses] == [
+        ("acme", "role/s1", True),
+        ("beta", "role/s2", False),
+    ]
+    assert [said.stops for said in of_key.impacts] == [True, False]
+    of_seat = await ask(
+        EVERYTHING, KeySelector(principal="role/s1"), 0, "", WhatIf.REMOVE_UNWRAP_PERMISSION
+    )
+    assert [(each.cluster, each.region) for each in of_seat.uses] == [("acme", "eu")]
+    assert [said.stops for said in of_seat.impacts] == [True]
+    # The word is nobody's principal.
+    assert (await ask(EVERYTHING, KeySelector(principal="seat"), 0, "")).uses == ()
 
 
 async def test_settings_that_lose_a_seat_are_told_so(
