@@ -21,7 +21,7 @@ from keyfold.caching.client.lending import OpeningKey
 from keyfold_server.domain.errors import StoreStaleError
 
 CONTEXT = {"table": "users"}
-WAIT = 20.0
+WAIT = 40.0
 
 
 class Counting(keyfold.Client):
@@ -300,7 +300,9 @@ def test_a_server_of_another_store_is_believed_in_nothing(tmp_path: Path) -> Non
             old.warm(cache)
             (held,) = cache._holdings._shelf._keys.values()
         with serving(tmp_path / "two", listen=listen) as server:
-            Place(server, client)
+            # By a connection of its own: the other one may wait before it connects again.
+            with Counting(listen) as fresh:
+                Place(server, fresh)
             until(lambda: not any(held.secret))
             assert isinstance(old.refused(cache), keyfold.InvalidInputError)
 
