@@ -237,6 +237,15 @@ def test_wrong_contexts_are_named(context: object, fault: str) -> None:
     assert client.made == 0
 
 
+@pytest.mark.parametrize("context", [{"row": 17}, {17: "row"}, ["row"], "row", 17])
+def test_only_a_context_can_be_demanded(context: object) -> None:
+    """A wrong type is named, and not taken for a message of another row."""
+    envelope = envelope_of(FakeDataPlane())
+    message = envelope.seal(b"", {"row": "17"})
+    with pytest.raises(keyfold.InvalidContextError):
+        envelope.open(message, context)  # type: ignore[arg-type]
+
+
 def test_pair_of_the_envelope_may_be_given_again() -> None:
     """A pair that the envelope has anyway is no contradiction."""
     envelope = envelope_of(FakeDataPlane())

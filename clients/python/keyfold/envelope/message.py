@@ -82,11 +82,11 @@ def check_size(data: bytes) -> None:
         )
 
 
-def encode_context(context: Context) -> bytes:
-    """Returns the encoding of a context.
+def check_context(context: Context) -> None:
+    """Refuses what is not a mapping of strings to strings.
 
     Raises:
-        InvalidContextError: It is not a mapping of strings to strings, or out of bounds.
+        InvalidContextError: It is something else.
     """
     if not isinstance(context, Mapping):
         raise _bad_context(f"is {type(context).__name__}; send a mapping of names to values")
@@ -96,6 +96,15 @@ def encode_context(context: Context) -> bytes:
                 raise _bad_context(
                     f"has {type(text).__name__} in the pair {name!r}; send text for both parts"
                 )
+
+
+def encode_context(context: Context) -> bytes:
+    """Returns the encoding of a context.
+
+    Raises:
+        InvalidContextError: It is not a mapping of strings to strings, or out of bounds.
+    """
+    check_context(context)
     try:
         return encoding.encode(context)
     except encoding.ContextError as fault:

@@ -122,6 +122,7 @@ class AsyncEnvelope:
             timeout: See the class.
 
         Raises:
+            InvalidContextError: The context is not a mapping of strings to strings.
             MessageContextError: The message does not have the pairs, or not the envelope's.
             MessageInvalidError: It is not a message, or was changed, or has another's parts.
             InvalidInputError: Its wrapped key is not of this cluster, or was changed; the reason
@@ -129,6 +130,7 @@ class AsyncEnvelope:
         """
         parts = self._parsed(message)
         if context:
+            form.check_context(context)
             _demand(context, {**parts.key_context, **parts.context})
         async with self._keys.opening_key(
             self._cluster, parts.wrapped_key, parts.key_context, timeout=timeout
