@@ -483,6 +483,38 @@ def test_an_operation_acts_for_the_organization_that_started_it(house: House) ->
     assert again.name != started.name
 
 
+def test_no_operation_appears_among_those_of_another_organization(house: House) -> None:
+    """C8: who may not see an organization writes nothing into its log, nor among its operations."""
+    own, other = house.caller(org="acme"), house.caller(org=OTHER)
+
+    def seen() -> tuple[list[str], list[int]]:
+        listed = other.call("ListOperations", name="operations").operations
+        told = other.call("ListEvents").events
+        return [each.name for each in listed], [each.number for each in told]
+
+    before = seen()
+    scopes: tuple[Callable[[str], ops.OperationScope], ...] = (
+        lambda name: ops.OperationScope(organization=name),
+        lambda name: ops.OperationScope(
+            key_link=ops.KeyLinkScope(organization=name, key_link=f"{name}-link")
+        ),
+    )
+    for scope in scopes:
+        refused = [
+            own.refused(
+                "StartOperation",
+                operation="intruder",
+                action=_RECHECK,
+                scope=scope(name),
+                reason="call us back",
+            )
+            for name in (OTHER, NONE)
+        ]
+        assert refused[0].reason == "ORGANIZATION_NOT_FOUND"
+        assert anonymous(repr(refused[0]), OTHER) == anonymous(repr(refused[1]), NONE)
+    assert seen() == before
+
+
 def test_a_page_of_operations_tells_nothing_of_hidden_ones(house: House) -> None:
     """C7: no page token holds the name of an operation that its reader may not see."""
     for name in ("acme", OTHER):

@@ -136,12 +136,14 @@ class Operations:
         Raises:
             InvalidOperationError: The name, the scope or the action cannot be right.
             NotAllowedError: The caller may not do this to any region.
+            OrganizationNotFoundError: The caller may see no region of the organization.
             OperationExistsError: The caller has another operation of that name.
             TooManyOperationsError: Too many have not ended.
             KeyfoldError: What `LinkMoves.begin` raises, if the operation moves a key link.
         """
         check(work)
         caller.rights.check(work.kind.rpc)
+        _check_reach(caller.rights, work)
         moves = work.kind is ActionKind.MOVE_LINK
         if dry_run:
             if moves:
@@ -354,6 +356,17 @@ def _check_action(work: Work) -> None:
         )
     if work.kind is ActionKind.POLICY and work.policy is None:
         raise InvalidOperationError("the action sets no policy; give one", field="policy.policy")
+
+
+def _check_reach(rights: Rights, work: Work) -> None:
+    """Refuses the organization of somebody else, whether it exists or not (protocol C8).
+
+    The operation would find no region. But those who may see that organization would see it, with
+    its caller's reason, among their operations and in their log.
+    """
+    organization = work.organization
+    if organization is not None and not rights.coverage(organization, work.kind.rpc):
+        rights.check_organization(work.kind.rpc, organization)
 
 
 def _sees(rights: Rights, operation: Operation, rpc: str) -> bool:
