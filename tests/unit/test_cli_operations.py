@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from google.protobuf.json_format import Parse
 
 from cli_runner import Cli, on_terminal
 from fakes import OPERATIONS as CALLS
+from keyfold.cli.output.operations import show_census
+from keyfold.models.operations import OperationCensus
 from keyfold.v1 import key_management_service_pb2 as api
 from keyfold.v1 import operations_pb2 as ops
 from keyfold_server.domain.errors import KeyDisabledError
@@ -59,6 +62,17 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli) -> None:
     assert ran.code == 0
     assert ran.out.startswith(b"2 regions under 1 root key, about 6 calls to KMSs, at least 0 s")
     assert cli("operations", "list", "--json").json["operations"] == []
+
+
+def test_a_dry_run_tells_what_a_pinned_version_makes_fail(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever starts the operation then knows what fails, why, and what to do."""
+    show_census(OperationCensus(2, 1, 6, timedelta(), pinned_regions=1))
+    told = capsys.readouterr().out
+    assert "\n1 region fails (KEY_VERSION_PINNED): the key's uri names one version;" in told
+    show_census(OperationCensus(2, 1, 6, timedelta(), pinned_regions=0))
+    assert "KEY_VERSION_PINNED" not in capsys.readouterr().out
 
 
 def test_failures_are_shown_and_are_an_exit_code(cli: Cli, server: Served) -> None:
