@@ -203,7 +203,9 @@ class Event(_message.Message):
     request_id: _builtins.str
     """The caller's id of the request."""
     trace_id: _builtins.str
-    """The id of the call's trace, as 32 hexadecimal digits, if the call came with a trace context."""
+    """The id of the call's trace, as 32 hexadecimal digits: that of Keyfold's own span for the call, or
+    else of the trace context with which the call came; empty if there was neither.
+    """
     kms_request_id: _builtins.str
     """The KMS's own id of its answer, for a question to the KMS's operator."""
     message: _builtins.str
