@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _MARK: Final = "=== next block ==="
 _FENCED: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -33,6 +34,11 @@ def tests_of(path: Path) -> frozenset[str]:
 def fenced(page: str, language: str) -> list[str]:
     """Returns the texts of a page's blocks in one language."""
     return [text for found, text in _FENCED.findall(page) if found == language]
+
+
+def shown_json(page: str) -> list[Any]:
+    """Returns what a page's indented blocks that begin with a brace say; they must be JSON."""
+    return [json.loads(text) for text in re.findall(r"(?m)^    \{.*\n(?:     .*\n)*", page)]
 
 
 def blocks(page: str) -> list[tuple[str, str | None]]:

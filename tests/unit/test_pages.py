@@ -96,6 +96,14 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
             assert anchor in slugs, f"{page.name} links to {target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_of_a_page_have_a_head(page: Path) -> None:
+    """No blank line splits a table: rows without a head of their own are not shown as a table."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8"))
+    for table in re.findall(r"(?m)(?:^\|.*(?:\n|\Z))+", text):
+        assert re.match(r"\|.*\n\|(?:\s*:?-+:?\s*\|)+(?:\n|\Z)", table), table
+
+
 def test_no_page_or_docstring_sends_readers_to_a_document_that_they_do_not_have() -> None:
     """Readers have this repository alone: "the design" with its sections is not in it."""
     tracked = subprocess.run(

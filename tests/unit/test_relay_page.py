@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.json_format import ParseDict
 from pydantic import BaseModel
 
-from keyfold_relay import config
+import pages
+from keyfold.v1 import event_service_pb2 as pb
+from keyfold_relay import cloudevents, config
 from keyfold_relay.config import model
 from keyfold_relay.meters import Meters
 from keyfold_relay.relay import ExitCode
@@ -67,3 +72,15 @@ def test_the_page_lists_every_metric_and_exit_code() -> None:
     assert listed == there
     codes = set(map(int, re.findall(r"(?m)^\| (\d) \|", PAGE)))
     assert codes == set(map(int, ExitCode))
+
+
+def test_the_example_of_counts_is_what_the_relay_sends() -> None:
+    """The page's event of counts is the one that the relay makes of these counts, to the letter."""
+    [shown] = pages.shown_json(PAGE)
+    data = shown["data"]
+    owner = {"cluster": data["cluster"], "organization": data["organization"]}
+    counts = [ParseDict(owner | each, pb.UsageCount()) for each in data["counts"]]
+    start = int(datetime.fromisoformat(data["start_time"]).timestamp())
+    store = shown["source"].removeprefix("urn:keyfold:")
+    made = cloudevents.usage(counts, start, int(data["span"].removesuffix("s")), store)
+    assert shown == json.loads(made.body)
