@@ -25,6 +25,7 @@ import grpc
 import pytest
 
 import callers
+import new_store
 from fakes import FakeProvider
 from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.key_names import KeyNames
@@ -157,7 +158,10 @@ async def running(
     for name in setup.get("local_keys", ()):
         keys.create(name)
         makers["LOCAL"] = lambda: LocalProvider(keys.path)
-    store = open_store(f"sqlite:///{path}", f"{path}.service-key", clock=clock)
+    key = folder / "store.db.service-key"
+    if not path.exists():
+        new_store.lay(path, key)
+    store = open_store(f"sqlite:///{path}", key, clock=clock)
     try:
         makers |= setup.get("others", {})
         catalog = Catalog({type_: _entry(make) for type_, make in makers.items()})

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import callers
+import new_store
 from audit_chain import verified_events
 from callers import EVERYTHING
 from fakes import FakeClock, FakeProvider
@@ -553,7 +554,9 @@ class House:
 
     def a_store(self, folder: Path) -> SqlStore:
         """Opens the house's store."""
-        return open_store(f"sqlite:///{self.file}", folder / "service.key", clock=self.clock)
+        key = folder / "service.key"
+        new_store.lay(self.file, key)
+        return open_store(f"sqlite:///{self.file}", key, clock=self.clock)
 
     def provider_of(self, type_: str) -> KeyProvider:
         """Returns the provider, as the catalog would."""

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import pytest
 from sqlalchemy import Connection, delete, select, update
 
+import new_store
 import postgres
 from audit_chain import verified_events
 from builders import (
@@ -116,6 +117,7 @@ class Sqlite:
         self.clock = FakeClock()
         self._file = folder / "keyfold.db"
         self._key = folder / "service.key"
+        new_store.lay(self._file, self._key)
 
     def open(self) -> SqlStore:
         return open_store(f"sqlite:///{self._file}", self._key, clock=self.clock)
