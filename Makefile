@@ -9,6 +9,8 @@ PYTHON ?= python3
 export PYTHON
 # Tests start programs while gRPC's threads run. gRPC's fork handlers sometimes crash the child.
 export GRPC_ENABLE_FORK_SUPPORT := false
+# Checks and tests start many Python programs. Without a cache, each compiles all of the code again.
+unexport PYTHONDONTWRITEBYTECODE
 bin := .venv/bin
 
 # Only folders that exist: a clone of an early version does not have all of them.
@@ -127,11 +129,10 @@ side_by_side = $(MAKE) --jobs=3 --keep-going \
 checks: venv
 	@$(side_by_side) tools types lint imports check-docs check-client check-stubs check-protos
 
-# The targets of a line run side by side; the longest begin first.
+# One pool, so that no core waits for the end of a stage. The fast tests begin first, then the longest.
 .PHONY: test
 test: checks ## Run everything that CI runs: all checks, then all tests, the fast ones first
-	@$(side_by_side) test-contract test-unit
-	@$(side_by_side) test-e2e test-integration test-kms test-asgi test-chaos
+	@$(side_by_side) test-unit test-contract test-e2e test-integration test-kms test-asgi test-chaos
 
 # On the transport of KEYFOLD_TRANSPORT=asgi: the tests of rpc/, and a smoke set of whole servers.
 rpc_tests := tests/unit/test_rpc_call.py tests/unit/test_asgi.py tests/unit/test_client_channel.py \
