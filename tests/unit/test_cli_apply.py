@@ -658,7 +658,7 @@ def test_what_cannot_be_deleted(
 
 def test_options_that_mean_nothing(cli: Cli) -> None:
     """An unknown form, and a waiting period without a deletion, are refused."""
-    assert "--output: 'xml' is not text or json" in apply(cli, "{}", "-o", "xml").err
+    assert "--output: 'xml' is not table, json or yaml" in apply(cli, "{}", "-o", "xml").err
     assert "--waiting-period needs --delete" in apply(cli, "{}", "--waiting-period", "0s").err
     ran = apply(cli, "{", "-o", "json")
     assert (ran.code, ran.error["reason"]) == (2, "INVALID_INPUT")

@@ -256,7 +256,7 @@ def test_get_prints_what_apply_takes(cli: Cli, server: Served) -> None:
     [
         (("keys",), 2, "'keys' is not one of organization, link, cluster, all"),
         (("link", "acme"), 2, "'acme' is not ORGANIZATION/NAME"),
-        (("all", "-o", "xml"), 2, "--output: 'xml' is not yaml or json"),
+        (("all", "-o", "xml"), 2, "--output: 'xml' is not yaml, json, table, wide or name"),
         (("cluster", "prod", "none"), 3, "CLUSTER_NOT_FOUND"),
         (("organization", "none"), 3, "ORGANIZATION_NOT_FOUND"),
         (("link", "acme/none"), 3, "KEY_LINK_NOT_FOUND"),

@@ -113,7 +113,7 @@ def test_error_with_hints(cli: Cli, server: Served) -> None:
     ran = cli("enable", "test", "--region", "eu=LOCAL,local:a")
     assert ran.err.splitlines() == [
         "error: uri is not an [31mARN (INVALID_KEY_SPEC)",
-        "hint: look at region_specs[0].key_spec.uri: has no region",
+        "hint: look at --region eu=LOCAL,local:a: has no region",
         "hint: try again in 7 s",
     ]
 

@@ -55,7 +55,7 @@ def test_a_key_in_use(cli: Cli, server: Served) -> None:
     ]
     assert lines[3] == "CLUSTER REGION STATE GENERATION NEEDED FOR SINCE UNTIL VERSION KEY"
     shown = "prod eu ENABLED 1 use 2027-01-15 08:00:00Z - 1 LOCAL local:acme"
-    assert lines[5:] == [shown, shown.replace("eu", "us")]
+    assert lines[4:] == [shown, shown.replace("eu", "us")]
 
 
 def test_away_from_a_key(cli: Cli, server: Served) -> None:

@@ -1,9 +1,8 @@
 """The table of commands."""
 
-# ruff: noqa: FBT002  options are booleans with defaults
-
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -30,49 +29,50 @@ from keyfold.cli.commands import (
 )
 from keyfold.cli.commands.documents.apply import apply
 from keyfold.cli.commands.documents.get import get
+from keyfold.cli.common import before_commands, with_session
 from keyfold.cli.errors import EXIT_CODES
-from keyfold.cli.session import with_session
+from keyfold.cli.output.forms import DATA, DOCUMENT, PLAN, REPORT, RESOURCES
 from keyfold.version import __version__
 
 # Python's own tracebacks: those of rich print local variables, which may hold keys.
 app = typer.Typer(
     name="keyfold",
     help="Wrap data keys under root keys that your customers hold, and manage those keys.",
-    epilog=EXIT_CODES,
+    epilog=f"The options that every command has stand before its name or after it.\n\n{EXIT_CODES}",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _name, _function in (
-    ("enable", lifecycle.enable),
-    ("add-regions", lifecycle.add_regions),
-    ("rotate", rotation.rotate),
-    ("retire-generation", rotation.retire_generation),
-    ("revoke", lifecycle.revoke),
-    ("restore", lifecycle.restore),
-    ("delete", deletion.delete),
-    ("undelete", deletion.undelete),
-    ("test-key", key_test.key_test),
-    ("access-policy", access_policy.access_policy),
-    ("onboard", onboarding.onboard),
-    ("recheck", recheck.recheck),
-    ("probe", probe.probe),
-    ("status", status.status),
-    ("clusters", status.clusters),
-    ("get", get),
-    ("apply", apply),
-    ("key-usage", key_usage.key_usage),
-    ("what-if", what_if.what_if),
-    ("usage", usage.usage),
-    ("watch", watch.watch),
-    ("wrap", data_plane.wrap),
-    ("unwrap", data_plane.unwrap),
-    ("generate-data-key", data_plane.generate_data_key),
-    ("rewrap", data_plane.rewrap),
+for _name, _function, _forms in (
+    ("enable", lifecycle.enable, RESOURCES),
+    ("add-regions", lifecycle.add_regions, RESOURCES),
+    ("rotate", rotation.rotate, RESOURCES),
+    ("retire-generation", rotation.retire_generation, RESOURCES),
+    ("revoke", lifecycle.revoke, RESOURCES),
+    ("restore", lifecycle.restore, RESOURCES),
+    ("delete", deletion.delete, RESOURCES),
+    ("undelete", deletion.undelete, RESOURCES),
+    ("test-key", key_test.key_test, REPORT),
+    ("access-policy", access_policy.access_policy, REPORT),
+    ("onboard", onboarding.onboard, RESOURCES),
+    ("recheck", recheck.recheck, RESOURCES),
+    ("probe", probe.probe, REPORT),
+    ("status", status.status, RESOURCES),
+    ("clusters", status.clusters, RESOURCES),
+    ("get", get, DOCUMENT),
+    ("apply", apply, PLAN),
+    ("key-usage", key_usage.key_usage, RESOURCES),
+    ("what-if", what_if.what_if, RESOURCES),
+    ("usage", usage.usage, RESOURCES),
+    ("watch", watch.watch, REPORT),
+    ("wrap", data_plane.wrap, DATA),
+    ("unwrap", data_plane.unwrap, DATA),
+    ("generate-data-key", data_plane.generate_data_key, DATA),
+    ("rewrap", data_plane.rewrap, DATA),
 ):
-    app.command(_name)(with_session(_function))
+    app.command(_name)(with_session(_function, _forms))
 
 _events = typer.Typer(
     name="events",
@@ -82,9 +82,9 @@ _events = typer.Typer(
 )
 _events.command("list")(with_session(events.list_events))
 _events.command("show")(with_session(events.show))
-_events.command("verify")(with_session(events.verify))
-_events.command("anchor")(with_session(events.anchor))
-_events.command("export")(with_session(events.export))
+_events.command("verify")(with_session(events.verify, REPORT))
+_events.command("anchor")(with_session(events.anchor, REPORT))
+_events.command("export")(with_session(events.export, DATA))
 app.add_typer(_events)
 
 _operations = typer.Typer(
@@ -128,6 +128,9 @@ _links.command("move")(with_session(key_links.move))
 _links.command("delete")(with_session(key_links.delete))
 app.add_typer(_links)
 
+for _group in (_events, _operations, _organizations, _links):
+    before_commands(_group)
+
 
 def _version(wanted: bool) -> None:  # noqa: FBT001  typer passes it by position
     if wanted:
@@ -135,10 +138,15 @@ def _version(wanted: bool) -> None:  # noqa: FBT001  typer passes it by position
         raise typer.Exit
 
 
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    pass
+before_commands(
+    app,
+    inspect.Parameter(
+        "version",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[
+            bool,
+            typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+        ],
+    ),
+)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import typer
 
 from keyfold import errors
+from keyfold.cli.flags import flag_of
 from keyfold.cli.output.text import one_line
 from keyfold.errors import KeyfoldError, reasons
 
@@ -126,10 +127,11 @@ def error_object(error: KeyfoldError | InputError) -> dict[str, Any]:
 
 
 @contextmanager
-def reporting(*, as_json: bool, target: str) -> Iterator[None]:
+def reporting(parsed: typer.Context, *, as_json: bool, target: str) -> Iterator[None]:
     """Reports the block's error on stderr and turns it into an exit code.
 
     Args:
+        parsed: The command, whose flags hints name.
         as_json: Print a JSON object instead of lines for people.
         target: The server's address, for the hint that no server answers there.
 
@@ -148,17 +150,24 @@ def reporting(*, as_json: bool, target: str) -> Iterator[None]:
         typer.echo(f"error: cannot write to stdout: {problem.strerror}", err=True)
         raise typer.Exit(ExitCode.UNEXPECTED) from None
     except KeyfoldError as error:
-        _report(error, as_json=as_json)
+        report(error, parsed, as_json=as_json)
         if not as_json and type(error) is errors.UnavailableError:
             # The bare branch, without a reason of Keyfold's own: no server was there to give one.
             typer.echo(f"hint: tried {target}; set --target or KEYFOLD_TARGET", err=True)
         raise typer.Exit(exit_code(type(error))) from None
     except InputError as error:
-        _report(error, as_json=as_json)
+        report(error, parsed, as_json=as_json)
         raise typer.Exit(ExitCode.INVALID) from None
 
 
-def _report(error: KeyfoldError | InputError, *, as_json: bool) -> None:
+def report(error: KeyfoldError | InputError, parsed: typer.Context, *, as_json: bool) -> None:
+    """Prints an error on stderr.
+
+    Args:
+        error: The error.
+        parsed: The command, whose flags hints name.
+        as_json: Print a JSON object instead of lines for people.
+    """
     if as_json:
         typer.echo(json.dumps({"error": error_object(error)}), err=True)
         return
@@ -166,15 +175,17 @@ def _report(error: KeyfoldError | InputError, *, as_json: bool) -> None:
         typer.echo(f"error: {one_line(str(error))}", err=True)
         return
     typer.echo(f"error: {one_line(error.message)} ({one_line(error.reason)})", err=True)
-    for hint in _hints(error):
+    for hint in _hints(error, parsed):
         typer.echo(f"hint: {one_line(hint)}", err=True)
 
 
-def _hints(error: KeyfoldError) -> Iterator[str]:
+def _hints(error: KeyfoldError, parsed: typer.Context) -> Iterator[str]:
     for violation in error.field_violations:
         # The message often repeats the only violation's description.
         repeated = violation.description in error.message
-        yield f"look at {violation.field}" + ("" if repeated else f": {violation.description}")
+        yield f"look at {flag_of(violation.field, parsed)}" + (
+            "" if repeated else f": {violation.description}"
+        )
     if permission := error.metadata.get("missing_permission"):
         yield f"missing permission: {permission}"
     if error.retry_after:

@@ -1,15 +1,12 @@
-"""A command's connection to a server, and the options that every command has."""
-
-# ruff: noqa: FBT002  options are booleans with defaults
+"""A command's connection to a server, and what it prints there: text, names, JSON or YAML."""
 
 from __future__ import annotations
 
-import functools
-import inspect
+import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from google.protobuf.json_format import MessageToJson
@@ -17,59 +14,13 @@ from google.protobuf.message import Message
 
 from keyfold.calls import Call, Response, Result
 from keyfold.calls.call import next_page
-from keyfold.cli.errors import InputError, reporting
-from keyfold.cli.input.values import seconds
+from keyfold.calls.organizations import get_organization
+from keyfold.cli.output.documents import as_yaml
+from keyfold.cli.output.forms import Form
+from keyfold.cli.output.names import names_of
+from keyfold.cli.output.text import one_line
 from keyfold.client import Client
-from keyfold.transport.target import DEFAULT_TARGET
-from keyfold.transport.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT
-from keyfold.transport.tls import Tls
-
-Json = Annotated[
-    bool, typer.Option("--json", help="Print JSON, with the field names of the contract.")
-]
-Server = Annotated[
-    str,
-    typer.Option(
-        envvar="KEYFOLD_TARGET",
-        help="The server: HOST:PORT, unix:/PATH, or several HOST:PORT separated by commas.",
-    ),
-]
-Timeout = Annotated[
-    str | None,
-    typer.Option(help="Deadline, such as 10s [default: 10s for keys, 30s for everything else]."),
-]
-UseTls = Annotated[
-    bool, typer.Option("--tls", help="Use TLS, and trust the system's certificate authorities.")
-]
-Ca = Annotated[
-    Path | None,
-    typer.Option(envvar="KEYFOLD_CA", help="Use TLS, and trust the authorities in this PEM file."),
-]
-Cert = Annotated[
-    Path | None,
-    typer.Option(envvar="KEYFOLD_CERT", help="A PEM file with the client's certificate."),
-]
-PrivateKey = Annotated[
-    Path | None,
-    typer.Option(envvar="KEYFOLD_KEY", help="A PEM file with the certificate's private key."),
-]
-ServerName = Annotated[
-    str | None,
-    typer.Option(help="The name in the server's certificate, if it is not the target's host."),
-]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="KEYFOLD_TOKEN_FILE",
-        help="A file with a JWT that names the caller; needs TLS unless the server is local.",
-    ),
-]
-OnBehalfOf = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME", help="Who the command is run for; the server's audit trail records it."
-    ),
-]
+from keyfold.errors import KeyfoldError, NotFoundError
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +29,69 @@ class Session:
 
     Attributes:
         client: The client.
-        json: Whether the command prints the contract's JSON instead of text for people.
+        form: The form in which the command prints what it shows.
         connect: Makes a client of another server, with the options of this one.
+        parsed: The command, as it was parsed.
         timeout: The --timeout in seconds; None if the command line does not set one.
     """
 
     client: Client
-    json: bool
+    form: Form
     connect: Callable[[str], Client]
+    parsed: typer.Context
     timeout: float | None = None
+
+    @property
+    def for_programs(self) -> bool:
+        """Whether the command prints names, JSON or YAML, and not text for people."""
+        return self.form in {Form.NAME, Form.JSON, Form.YAML}
+
+    def printed(self, message: Message, *named: str) -> bool:
+        """Prints a response as names, JSON or YAML, if the command is to print one of them.
+
+        Args:
+            message: The response.
+            named: The names of the resources, in place of those that the response has.
+
+        Returns:
+            Whether it has. If not, text for people is wanted.
+        """
+        if self.form is Form.NAME:
+            for name in named or names_of(message):
+                typer.echo(name)
+        elif self.form is Form.JSON:
+            typer.echo(json_of(message))
+        elif self.form is Form.YAML:
+            typer.echo(as_yaml(json.loads(json_of(message))), nl=False)
+        return self.for_programs
+
+    def streamed(self, message: Message) -> bool:
+        """Prints one response of several as JSON in a line of its own, or as a YAML document.
+
+        Returns:
+            Whether it has. If not, text for people is wanted.
+        """
+        if self.form is Form.YAML:
+            typer.echo(f"---\n{as_yaml(json.loads(json_of(message)))}", nl=False)
+        elif self.form is Form.JSON:
+            typer.echo(json_of(message, indent=None))
+        else:
+            return False
+        return True
+
+    def printed_object(self, shown: dict[str, Any]) -> bool:
+        """Prints an object of the command's own as JSON or YAML, if it is to print one of them.
+
+        Returns:
+            Whether it has. If not, text for people is wanted.
+        """
+        if self.form is Form.JSON:
+            typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        elif self.form is Form.YAML:
+            typer.echo(as_yaml(shown), nl=False)
+        else:
+            return False
+        return True
 
     def ask(
         self, call: Call[Response, Result], *, timeout: float | None = None
@@ -123,10 +128,34 @@ class Session:
                 getattr(whole, name).extend(getattr(response, name))
             page = next_page(page, response)
         found = getattr(whole, rows)
+        if not found:
+            self._tell_unknown(first.request)
         more = page is not None or 0 < limit < len(found)
         if limit:
             del found[limit:]
         return whole, more
+
+    def _tell_unknown(self, request: Message) -> None:
+        """Says on stderr that the organization of an empty list does not exist.
+
+        One that the caller may not see gets the same words from the server (C8).
+        """
+        organization = _organization_in(request)
+        if not organization:
+            return
+        try:
+            self.client.send(get_organization(organization))
+        except NotFoundError as error:
+            sys.stdout.flush()
+            typer.echo(f"note: {one_line(error.message)}", err=True)
+        except KeyfoldError:
+            return  # Whether it exists cannot be told, and the list is right in any case.
+
+
+def _organization_in(request: Any) -> str:
+    """Returns the organization that the request of a list names, or empty."""
+    narrow = getattr(request, "filter", request)
+    return str(getattr(narrow, "organization", ""))
 
 
 def json_of(message: Message, *, indent: int | None = 2) -> str:
@@ -143,66 +172,3 @@ def json_of(message: Message, *, indent: int | None = 2) -> str:
         always_print_fields_with_no_presence=True,
         ensure_ascii=False,
     )
-
-
-def with_session(
-    function: Callable[..., None],
-) -> Callable[..., None]:
-    """Adds the common options to a command, and reports its errors.
-
-    The command takes a session as its first argument. In its place, typer sees the options that
-    the session is made from.
-    """
-    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-    common = list(inspect.signature(_open, eval_str=True).parameters.values())
-
-    @functools.wraps(function)
-    def command(**options: Any) -> None:
-        shared = {one.name: options.pop(one.name) for one in common}
-        with reporting(as_json=shared["json"], target=shared["target"]):
-            session = _open(**shared)
-            with session.client:
-                function(session, **options)
-
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *common)]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
-    return command
-
-
-def _open(  # noqa: PLR0913, PLR0917  one argument for each option
-    json: Json = False,
-    target: Server = DEFAULT_TARGET,
-    timeout: Timeout = None,
-    tls: UseTls = False,
-    ca: Ca = None,
-    cert: Cert = None,
-    key: PrivateKey = None,
-    server_name: ServerName = None,
-    token_file: TokenFile = None,
-    on_behalf_of: OnBehalfOf = None,
-) -> Session:
-    """Opens the session of one command.
-
-    Raises:
-        InputError: An option has a wrong value, or a file cannot be read.
-    """
-    limit = None if timeout is None else seconds(timeout, "--timeout")
-    if limit == 0:
-        raise InputError("--timeout must be more than 0")
-    secured = tls or any(one is not None for one in (ca, cert, key, server_name))
-
-    def connect(place: str) -> Client:
-        try:
-            return Client(
-                place,
-                tls=Tls(ca, cert, key, server_name) if secured else None,
-                token=token_file,
-                on_behalf_of=on_behalf_of,
-                timeout=limit or DATA_TIMEOUT,
-                control_timeout=limit or CONTROL_TIMEOUT,
-            )
-        except (ValueError, OSError) as problem:
-            raise InputError(str(problem)) from problem
-
-    return Session(connect(target), json, connect, limit)

@@ -17,7 +17,7 @@ from keyfold.cli.input.options import KeyOption, KeyType, KeyUri, Organization, 
 from keyfold.cli.input.streams import open_output
 from keyfold.cli.input.values import pairs
 from keyfold.cli.output.text import one_line, whole_lines
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.models.access_policy import AccessPolicy, AccessStatement
 from keyfold.models.specs import KeySpec
 
@@ -64,9 +64,7 @@ def access_policy(
         calls.get_access_policy(spec, cluster, region, organization, seats)
     )
     files = () if out is None else _write(result.statements, Path(out))
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_access_policy(result, files)
 
 

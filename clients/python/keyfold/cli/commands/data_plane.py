@@ -24,6 +24,7 @@ from keyfold.cli.input.streams import (
     write_key,
 )
 from keyfold.cli.input.values import pairs
+from keyfold.cli.output.forms import Form
 from keyfold.cli.session import Session, json_of
 from keyfold.models.specs import Destination
 
@@ -93,7 +94,7 @@ def wrap(
         raise InputError("wrap needs --region")
     plaintext = read_key(source, "Plaintext key", is_base64=in_base64)
     result, message = session.ask(calls.wrap(cluster, region, plaintext, bound))
-    if session.json:
+    if session.form is Form.JSON:
         _write_json(json_of(message), output, secret=False)
         return
     write_key(result.wrapped_key, output, as_base64=as_base64, secret=False)
@@ -123,7 +124,7 @@ def unwrap(
         lines.unwrap(session, cluster, bound, source=source, target=output)
         return
     result, message = session.ask(calls.unwrap(cluster, read_wrapped_key(source), bound))
-    if session.json:
+    if session.form is Form.JSON:
         _write_json(json_of(message), output, secret=True)
         return
     write_key(result.plaintext, output, as_base64=as_base64, secret=True)
@@ -149,17 +150,17 @@ def generate_data_key(
     The wrapped key goes to --out. The plaintext goes to --plaintext-out, a file that only you may
     read. With --json, --out takes both.
     """
-    if not session.json and not wrapped_only:
+    if session.form is not Form.JSON and not wrapped_only:
         if plaintext_output is None:
             raise InputError("give --plaintext-out FILE for the plaintext, or --wrapped-only")
         if plaintext_output == STDIO and output in (None, STDIO):
             raise InputError("stdout cannot take two keys: give --out FILE, or --json")
-    if plaintext_output is not None and (wrapped_only or session.json):
+    if plaintext_output is not None and (wrapped_only or session.form is Form.JSON):
         raise InputError("--plaintext-out cannot be combined with --wrapped-only or --json")
     bound = pairs(context or (), "--context")
     call = calls.generate_data_key(cluster, region, size, bound, wrapped_only=wrapped_only)
     result, message = session.ask(call)
-    if session.json:
+    if session.form is Form.JSON:
         _write_json(json_of(message), output, secret=True)
         return
     if not wrapped_only:
@@ -245,7 +246,7 @@ def rewrap(
     destination: Destination | None = move.of(bound) if move else None
     wrapped_key = read_wrapped_key(source)
     result, message = session.ask(calls.rewrap(cluster, wrapped_key, bound, destination))
-    if session.json:
+    if session.form is Form.JSON:
         _write_json(json_of(message), output, secret=False)
         return
     write_key(result.wrapped_key, output, as_base64=as_base64, secret=False)

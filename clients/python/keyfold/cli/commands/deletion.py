@@ -26,7 +26,7 @@ from keyfold.cli.input.values import seconds
 from keyfold.cli.output.changes import show_change
 from keyfold.cli.output.deletion import show_deleted, show_losses
 from keyfold.cli.output.text import one_line
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 
 _WAITING: Final = "--waiting-period"
 
@@ -73,9 +73,7 @@ def delete(
             show_losses(planned)
         confirm(f"Delete the keys of {what}?", f"{what}: not deleted", yes=yes)
     result, message = session.ask(call(request_id=request_id or None, validate_only=validate_only))
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message, cluster):
         show_deleted(result, validated=validate_only)
 
 
@@ -107,7 +105,5 @@ def undelete(
     result, message = session.ask(
         calls.undelete_cluster(cluster, region or (), reason, request_id or None)
     )
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_change(result, "no region is deleted any more; `keyfold restore` proves the keys")

@@ -13,7 +13,7 @@ from keyfold.cli.commands.event_export import Export
 from keyfold.cli.errors import ExitCode, InputError
 from keyfold.cli.input.values import choice, moment, names
 from keyfold.cli.output.events import show_event, show_events, show_verification
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.models.events import EventKind
 
 LIMIT = 50
@@ -89,9 +89,7 @@ def list_events(  # noqa: PLR0913, PLR0917  one argument for each option
     )
     first = calls.first_events(narrow, newest_first=not oldest_first, page_size=min(limit, 1_000))
     whole, more = session.listed(first, "events", limit=limit)
-    if session.json:
-        typer.echo(json_of(whole))
-    else:
+    if not session.printed(whole):
         show_events(calls.events_of(whole), more=more)
 
 
@@ -107,9 +105,7 @@ def show(
         typer.echo(f"error: there is no event {number}, or it was pruned", err=True)
         raise typer.Exit(ExitCode.NOT_FOUND)
     [message] = response.events
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_event(message)
 
 
@@ -133,9 +129,7 @@ def verify(
     while walk.call is not None:
         walk.took(session.client.send(walk.call))
     verified = calls.verification_of(walk.whole)
-    if session.json:
-        typer.echo(json_of(walk.whole))
-    else:
+    if not session.printed(walk.whole):
         show_verification(verified)
     if not verified.whole:
         raise typer.Exit(ExitCode.UNEXPECTED)
@@ -148,7 +142,8 @@ def anchor(session: Session) -> None:
     then shows whether the store was rolled back.
     """
     made, message = session.ask(calls.get_anchor())
-    typer.echo(json_of(message) if session.json else made.line)
+    if not session.printed(message):
+        typer.echo(made.line)
 
 
 def export(  # noqa: PLR0913, PLR0917  one argument for each option

@@ -28,7 +28,7 @@ from keyfold.cli.input.options import (
 from keyfold.cli.input.values import pairs
 from keyfold.cli.output.organizations import show_link, show_links
 from keyfold.cli.output.text import one_line
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.models.operations import OperationAction, OperationScope
 from keyfold.models.organizations import KeyLink
 from keyfold.models.specs import KeySpec
@@ -88,9 +88,7 @@ def create(
     made = KeyLink(organization, link, key, region, geo, description or "")
     call = calls.create_key_link(made, request_id or None, validate_only=validate_only)
     result, message = session.ask(call)
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         typer.echo("the key works" if validate_only else "linked")
         show_link(result.key_link)
 
@@ -98,9 +96,7 @@ def create(
 def get(session: Session, organization: Name, link: Link) -> None:
     """Show a key link and the regions that use it."""
     result, message = session.ask(calls.get_key_link(organization, link))
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_link(result)
 
 
@@ -108,9 +104,7 @@ def list_links(session: Session, organization: Name, *, limit: Limit = 1_000) ->
     """List the key links of an organization by name."""
     first = calls.first_key_links(organization, min(limit, _PAGE))
     whole, more = session.listed(first, "key_links", limit=limit)
-    if session.json:
-        typer.echo(json_of(whole))
-    else:
+    if not session.printed(whole):
         show_links(calls.key_links_of(whole), more=more)
 
 
@@ -146,9 +140,7 @@ def update(
         changed, fields, etag, request_id or None, validate_only=validate_only
     )
     result, message = session.ask(call)
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         typer.echo("valid" if validate_only else "changed")
         show_link(result.key_link)
 
@@ -222,7 +214,5 @@ def delete(
         organization, link, etag, request_id or None, validate_only=validate_only
     )
     _, message = session.ask(call)
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message, f"{organization}/{link}"):
         typer.echo("valid" if validate_only else f"deleted {name}")

@@ -13,7 +13,7 @@ from keyfold.cli.errors import InputError, exit_code
 from keyfold.cli.input.options import KeyOption, KeyType, KeyUri, Principal
 from keyfold.cli.input.values import pairs
 from keyfold.cli.output.key_test import show_key_test
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.errors import KeyfoldError
 from keyfold.errors.reasons import BY_REASON
 from keyfold.models.key_test import KeyTest
@@ -59,9 +59,7 @@ def key_test(
         raise InputError("give --region or --geo, but not both")
     spec = KeySpec(provider, uri, principal, pairs(option or (), "--option"))
     result, message = session.ask(calls.test_key(spec, cluster, region, organization, geo))
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_key_test(result)
     if not result.accessible:
         raise typer.Exit(code_of(result))

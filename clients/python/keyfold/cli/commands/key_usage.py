@@ -11,7 +11,7 @@ from keyfold.calls.call import next_page
 from keyfold.calls.key_usage import KeyUsagePage, first_key_usage
 from keyfold.cli.errors import InputError
 from keyfold.cli.output.key_usage import show_key_usage
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.models.key_usage import KeySelector, KeyUsage
 from keyfold.models.what_if import WhatIf
 from keyfold.v1 import key_management_service_pb2 as api
@@ -59,9 +59,7 @@ def key_usage(
     """
     selector = selected(uri, version, principal, holder)
     whole, more = usage_of(session, selector, limit)
-    if session.json:
-        typer.echo(json_of(whole))
-    else:
+    if not session.printed(whole):
         show_key_usage(KeyUsage.from_message(whole), more=more)
     pages.check_usable(whole.not_authentic, whole.banned)
 

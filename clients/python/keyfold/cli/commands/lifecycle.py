@@ -36,7 +36,7 @@ from keyfold.cli.input.options import (
 )
 from keyfold.cli.output.changes import show_change, show_confirmed
 from keyfold.cli.output.text import one_line
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 
 
 def enable(
@@ -75,9 +75,7 @@ def enable(
             validate_only=validate_only,
         )
     )
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_change(result, "enabled", validated=validate_only)
 
 
@@ -118,9 +116,7 @@ def add_regions(
             into_revoked=into_revoked,
         )
     )
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_change(result, "regions added", validated=validate_only)
 
 
@@ -159,9 +155,7 @@ def revoke(
     question = f"Revoke {what}? Wrapped keys will not unwrap until you restore them."
     confirm(question, f"{what}: not revoked", yes=yes)
     result, message = session.ask(calls.revoke(cluster, region or (), reason, request_id or None))
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message, cluster):
         if result.banned:
             typer.echo(f"revoked: {_BANNED.format(cluster=one_line(cluster))}")
         else:
@@ -183,9 +177,7 @@ def restore(
     exit code is that of its error.
     """
     result, message = session.ask(calls.restore(cluster, region or (), reason, request_id or None))
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         if result.restored or result.not_restored:
             done = f"restored {', '.join(result.restored) or 'no region'}"
         else:

@@ -31,7 +31,7 @@ from keyfold.cli.input.values import pairs, seconds
 from keyfold.cli.output.changes import show_change
 from keyfold.cli.output.tables import key_text
 from keyfold.cli.output.text import one_line
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.errors import NotFoundError
 from keyfold.models.results import Change
 from keyfold.models.specs import KeySpec, RegionSpec
@@ -89,7 +89,7 @@ def onboard(
     every = seconds(interval, "--interval")
     if every <= 0:
         raise InputError("--interval must be more than 0")
-    if not wait and (session.json or not sys.stdin.isatty()):
+    if not wait and (session.for_programs or not sys.stdin.isatty()):
         raise InputError(
             "stdin is not a terminal, so nobody can answer: give --wait to test until the key "
             "works, or use access-policy, test-key and enable one after the other"
@@ -110,7 +110,7 @@ def onboard(
             try_until(setup, ends, every)
         else:
             try_with_person(setup)
-    if not yes and not session.json and sys.stdin.isatty():
+    if not yes and not session.for_programs and sys.stdin.isatty():
         name, names = one_line(cluster), one_line(", ".join(spec.region for spec in specs))
         question = f"Add {names} to {name}?" if existing else f"Enable {name} in {names}?"
         typer.confirm(question, abort=True, err=True)
@@ -140,7 +140,7 @@ def _introduce(setup: RegionSetup) -> None:
     """Shows what the customer has to put in place; Keyfold issues the external id for it."""
     call = calls.get_access_policy(setup.key, setup.cluster, setup.region, setup.organization)
     policy, _ = setup.session.ask(call, timeout=call_limit(setup))
-    if setup.session.json:
+    if setup.session.for_programs:
         return
     typer.echo(f"region {one_line(setup.region)}: {key_text(setup.key)}")
     show_access_policy(policy)
@@ -182,9 +182,7 @@ def _put_in_use(
 
 
 def _show(session: Session, result: Change, message: Message, done: str) -> None:
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_change(result, done)
 
 

@@ -23,7 +23,7 @@ from keyfold.cli.output.operations import (
     show_operation,
     show_operations,
 )
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.models.operations import (
     Operation,
     OperationAction,
@@ -159,10 +159,8 @@ def send_start(
 ) -> None:
     """Starts an operation, and shows it or its census, or waits for its end."""
     result, message = session.ask(call, timeout=session.timeout or (_COUNTING if dry_run else None))
-    if result.operation is None or (session.json and not wait):
-        if session.json:
-            typer.echo(json_of(message))
-        elif result.census is not None:
+    if result.operation is None or (session.for_programs and not wait):
+        if not session.printed(message) and result.census is not None:
             show_census(result.census)
         return
     if wait:
@@ -217,9 +215,7 @@ def _scope(
 def get(session: Session, name: Name) -> None:
     """Show an operation, with the first of its failures."""
     operation, message = session.ask(calls.get_operation(name))
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_operation(operation)
 
 
@@ -231,9 +227,7 @@ def list_operations(
     """Show the operations that you may see."""
     first = calls.first_operations(min(limit, 1_000))
     whole, _ = session.listed(first, "operations", limit=limit)
-    if session.json:
-        typer.echo(json_of(whole))
-    else:
+    if not session.printed(whole):
         show_operations(list(map(Operation.from_message, whole.operations)))
 
 
@@ -250,9 +244,7 @@ def wait(session: Session, name: Name) -> None:
 def wait_for_end(session: Session, name: str) -> None:
     """Shows how far an operation is until it has ended; see `wait`."""
     operation, message = until_end(session, name)
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_operation(operation)
     if operation.failed or operation.error:
         raise typer.Exit(ExitCode.INCOMPLETE)
@@ -288,10 +280,12 @@ def cancel(session: Session, name: Name) -> None:
     """Cancel an operation. It ends once the regions under way have ended; what is done stays."""
     _, message = session.ask(calls.cancel_operation(name))
     done = "cancelled; it ends once the regions under way have ended"
-    typer.echo(json_of(message) if session.json else done)
+    if not session.printed(message, name):
+        typer.echo(done)
 
 
 def delete(session: Session, name: Name) -> None:
     """Delete an operation that has ended. Its entries in the log stay."""
     _, message = session.ask(calls.delete_operation(name))
-    typer.echo(json_of(message) if session.json else "deleted")
+    if not session.printed(message, name):
+        typer.echo("deleted")

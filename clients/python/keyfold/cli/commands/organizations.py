@@ -15,7 +15,7 @@ from keyfold.cli.input.options import Etag, Limit, RequestId, ValidateChange, Ye
 from keyfold.cli.input.values import choice
 from keyfold.cli.output.organizations import show_organization, show_organizations
 from keyfold.cli.output.text import one_line
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.models.organizations import DefaultKey, Organization
 
 _PAGE: Final = 1_000
@@ -92,9 +92,7 @@ def create(
     )
     call = calls.create_organization(made, request_id or None, validate_only=validate_only)
     result, message = session.ask(call)
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         typer.echo("valid" if validate_only else "made")
         show_organization(result.organization)
 
@@ -102,9 +100,7 @@ def create(
 def get(session: Session, organization: Name) -> None:
     """Show an organization, and what a region of its clusters gets without a key."""
     result, message = session.ask(calls.get_organization(organization))
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_organization(result)
 
 
@@ -112,9 +108,7 @@ def list_organizations(session: Session, *, limit: Limit = 1_000) -> None:
     """List organizations by name, those included that only clusters name."""
     first = calls.first_organizations(min(limit, _PAGE))
     whole, more = session.listed(first, "organizations", "not_authentic", limit=limit)
-    if session.json:
-        typer.echo(json_of(whole))
-    else:
+    if not session.printed(whole):
         show_organizations(calls.organizations_of(whole), more=more)
     calls.check_authentic(whole.not_authentic)
 
@@ -164,9 +158,7 @@ def update(
         changed, fields, etag, request_id or None, validate_only=validate_only
     )
     result, message = session.ask(call)
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         typer.echo("valid" if validate_only else "changed")
         show_organization(result.organization)
 
@@ -191,7 +183,5 @@ def delete(
         organization, etag, request_id or None, validate_only=validate_only
     )
     _, message = session.ask(call)
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message, organization):
         typer.echo("valid" if validate_only else f"deleted {name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -68,9 +67,7 @@ def probe(
     if metrics is not None:
         with open_output(metrics, secret=False) as file:
             file.write(as_metrics(steps).encode())
-    if session.json:
-        typer.echo(json.dumps({"steps": as_objects(steps)}, indent=2))
-    else:
+    if not session.printed_object({"steps": as_objects(steps)}):
         show_probe(steps)
     if any(step.broken for step in steps):
         raise typer.Exit(ExitCode.BROKEN)

@@ -11,7 +11,7 @@ from keyfold.cli.errors import exit_code
 from keyfold.cli.input.options import NamedRegion
 from keyfold.cli.output.changes import show_confirmed
 from keyfold.cli.output.recheck import show_recheck
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 
 
 def recheck(
@@ -33,9 +33,7 @@ def recheck(
     if bool(cluster) == bool(key_uri):
         raise typer.BadParameter("name a cluster, or give --key-uri", param_hint="CLUSTER")
     result, message = session.ask(calls.recheck(cluster, region or (), key_uri))
-    if session.json:
-        typer.echo(json_of(message))
-    else:
+    if not session.printed(message):
         show_recheck(result)
         if result.confirmed or result.pending:
             show_confirmed(result.confirmed, result.pending)

@@ -33,7 +33,7 @@ from keyfold.cli.input.region_specs import NO_CHANGE, PolicyChange
 from keyfold.cli.output.changes import show_change, show_confirmed, show_pending
 from keyfold.cli.output.status import last_use, show_plan
 from keyfold.cli.output.text import one_line
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.models.results import Rotated
 from keyfold.models.specs import RegionSpec
 from keyfold.models.status import ClusterStatus, Generation
@@ -95,7 +95,7 @@ def rotate(
         raise InputError("give --all-regions or name the regions, but not both")
     policy = region_specs.policy_of(cache_ttl, outage_grace, auto_rotate=auto_rotate)
     before: ClusterStatus | None = None
-    if all_regions or policy != NO_CHANGE or (dry_run and not session.json):
+    if all_regions or policy != NO_CHANGE or (dry_run and not session.for_programs):
         status, _ = session.ask(calls.get_status(cluster))
         before = status
     specs = (
@@ -115,9 +115,9 @@ def rotate(
             only_named_regions=only_named_regions,
         )
     )
-    if session.json:
-        typer.echo(json_of(message))
-    elif before and dry_run:
+    if session.printed(message):
+        return
+    if before and dry_run:
         typer.echo("valid; nothing was stored, and the rotation would be:")
         show_plan(before, result.status, {one.region for one in specs} | _changed(before, result))
     else:
@@ -192,9 +192,9 @@ def retire_generation(
             request_id=request_id or None,
         )
     )
-    if session.json:
-        typer.echo(json_of(message))
-    elif bring_back:
+    if session.printed(message):
+        return
+    if bring_back:
         show_change(result, f"brought back generation {generation}")
         show_pending(result.pending)
     else:

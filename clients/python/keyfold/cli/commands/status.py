@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from itertools import islice
 from typing import Annotated, Final
 
@@ -13,21 +15,25 @@ from keyfold.calls import pages
 from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import ClusterFilter
 from keyfold.cli.commands.status_watch import INTERVAL, watch_status
-from keyfold.cli.errors import InputError
-from keyfold.cli.input.options import Cluster
+from keyfold.cli.errors import NOT_NOW, InputError, exit_code, report
 from keyfold.cli.input.values import choice, names, seconds
 from keyfold.cli.output.events import ending_text, endings
+from keyfold.cli.output.forms import Form
 from keyfold.cli.output.status import show_clusters, show_status
 from keyfold.cli.output.tables import console
-from keyfold.cli.session import Session, json_of
-from keyfold.errors import ForbiddenError, UnimplementedError
+from keyfold.cli.session import Session
+from keyfold.errors import ForbiddenError, KeyfoldError, UnimplementedError
 from keyfold.models.events import EventKind
 from keyfold.models.status import ClusterStatus, Health, State
+from keyfold.v1 import key_management_service_pb2 as api
 
 
 def status(
     session: Session,
-    cluster: Cluster,
+    cluster: Annotated[
+        list[str],
+        typer.Argument(metavar="CLUSTER...", help="The clusters' names.", show_default=False),
+    ],
     *,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show generations and policies, too.")
@@ -40,7 +46,7 @@ def status(
         typer.Option(help=f"Time between two updates of --watch [default: {INTERVAL:g}s]."),
     ] = None,
 ) -> None:
-    """Show the status of a cluster and its keys.
+    """Show the status of clusters and their keys.
 
     On a terminal --watch redraws the status. In a file or pipe it prints a new table, or with
     --json a new line, whenever the status changes; a mere check or use of a key does not count.
@@ -51,16 +57,51 @@ def status(
     every = INTERVAL if interval is None else seconds(interval, "--interval")
     if every <= 0:
         raise InputError("--interval must be more than 0")
+    names = list(dict.fromkeys(cluster))
+    verbose = verbose or session.form is Form.WIDE
     if watch:
-        watch_status(session, cluster, every, verbose=verbose)
-        return
-    result, message = session.ask(calls.get_status(cluster))
-    if session.json:
-        typer.echo(json_of(message))
+        if len(names) > 1:
+            raise InputError("--watch shows one cluster; `keyfold watch` follows several")
+        watch_status(session, names[0], every, verbose=verbose)
+    elif len(names) == 1:
+        result, message = session.ask(calls.get_status(names[0]))
+        if not session.printed(message):
+            _show(session, result, verbose=verbose)
     else:
-        show_status(result, verbose=verbose)
-        if verbose:
-            _show_endings(session, result)
+        _show_several(session, names, verbose=verbose)
+
+
+def _show_several(session: Session, names: Iterable[str], *, verbose: bool) -> None:
+    """Shows clusters one by one; with JSON or YAML, all of them as ListClusters has them.
+
+    Raises:
+        typer.Exit: The status of some of them cannot be shown, and stderr says why.
+    """
+    whole = api.ListClustersResponse()
+    failed: list[KeyfoldError] = []
+    for name in names:
+        try:
+            result, message = session.ask(calls.get_status(name))
+        except NOT_NOW:
+            raise
+        except KeyfoldError as error:
+            failed.append(error)
+            continue
+        whole.clusters.append(message.status)
+        if not session.for_programs:
+            _show(session, result, verbose=verbose)
+    session.printed(whole)
+    sys.stdout.flush()
+    for one in failed:
+        report(one, session.parsed, as_json=session.form is Form.JSON)
+    if failed:
+        raise typer.Exit(exit_code(type(failed[0])))
+
+
+def _show(session: Session, status: ClusterStatus, *, verbose: bool) -> None:
+    show_status(status, verbose=verbose)
+    if verbose:
+        _show_endings(session, status)
 
 
 def _show_endings(session: Session, status: ClusterStatus) -> None:
@@ -144,8 +185,6 @@ def clusters(
     )
     first = pages.first_page(narrow, page_size=0)
     whole, _ = session.listed(first, "clusters", "not_authentic", "banned")
-    if session.json:
-        typer.echo(json_of(whole))
-    else:
+    if not session.printed(whole):
         show_clusters(pages.clusters_of(whole))
     pages.check_usable(whole.not_authentic, whole.banned)

@@ -19,10 +19,11 @@ from rich.text import Text
 
 from keyfold import calls
 from keyfold.cli.errors import NOT_NOW
-from keyfold.cli.output.status import show_status, status_parts
+from keyfold.cli.output.forms import Form
+from keyfold.cli.output.status import besides, show_status, status_parts
 from keyfold.cli.output.tables import console
 from keyfold.cli.output.text import one_line
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.errors import KeyfoldError
 from keyfold.models.status import ClusterStatus
 from keyfold.models.watch import ClusterState
@@ -66,10 +67,10 @@ def watch_status(session: Session, cluster: str, every: float, *, verbose: bool)
     polls = _poll(session, cluster, changes, every)
     out = console()
     try:
-        if out.is_terminal and not out.is_dumb_terminal and not session.json:
+        if out.is_terminal and not out.is_dumb_terminal and session.form is Form.TABLE:
             _redraw(polls, every, verbose=verbose)
         else:
-            _print_changes(polls, as_json=session.json, verbose=verbose)
+            _print_changes(session, polls, verbose=verbose)
     except KeyboardInterrupt:
         # Ctrl-C is how a watch ends, so it is not an error.
         return
@@ -135,7 +136,9 @@ def _redraw(polls: Iterator[_Poll], every: float, *, verbose: bool) -> None:
         with live:
             while True:
                 parts = status_parts(last.status, out.width, verbose=verbose)
-                live.update(Group(*parts, _footer(last, every)), refresh=True)
+                live.update(
+                    Group(*parts, *besides(last.status), _footer(last, every)), refresh=True
+                )
                 last = next(polls)
     finally:
         if last is not None:
@@ -159,7 +162,7 @@ def _no_answer(problem: KeyfoldError) -> str:
     return one_line(f"no answer now: {problem.message} ({problem.reason}); trying again")
 
 
-def _print_changes(polls: Iterator[_Poll], *, as_json: bool, verbose: bool) -> None:
+def _print_changes(session: Session, polls: Iterator[_Poll], *, verbose: bool) -> None:
     printed: api.GetStatusResponse | None = None
     failing = False
     for poll in polls:
@@ -175,9 +178,7 @@ def _print_changes(polls: Iterator[_Poll], *, as_json: bool, verbose: bool) -> N
         if decisive == printed:
             continue
         printed = decisive
-        if as_json:
-            typer.echo(json_of(poll.message, indent=None))
-        else:
+        if not session.streamed(poll.message):
             show_status(poll.status, verbose=verbose)
         sys.stdout.flush()
 

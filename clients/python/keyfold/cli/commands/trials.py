@@ -11,9 +11,10 @@ import typer
 from keyfold import calls
 from keyfold.cli.commands.key_test import code_of
 from keyfold.cli.errors import NOT_NOW, exit_code
+from keyfold.cli.output.forms import Form
 from keyfold.cli.output.key_test import show_key_test, verdict
 from keyfold.cli.output.text import one_line
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.errors import KeyfoldError
 from keyfold.models.key_test import KeyTest
 from keyfold.models.specs import KeySpec
@@ -78,7 +79,7 @@ def try_until(setup: RegionSetup, ends: float, every: float) -> None:
         limit = min(call_limit(setup), max(ends - time.monotonic(), 0.001))
         outcome = _test(setup, limit)
         essence = _essence(outcome)
-        if essence != shown and not setup.session.json:
+        if essence != shown and not setup.session.for_programs:
             _show(outcome)
         shown = essence
         if _works(outcome):
@@ -136,9 +137,7 @@ def _give_up(setup: RegionSetup, outcome: _Outcome) -> NoReturn:
     if isinstance(outcome, KeyfoldError):
         raise outcome
     test, message = outcome
-    if setup.session.json:
-        typer.echo(json_of(message))
-    else:
+    if setup.session.form is Form.NAME or not setup.session.printed(message):
         typer.echo(
             f"error: region {one_line(setup.region)} is not ready: {verdict(test)}", err=True
         )

@@ -12,7 +12,7 @@ from keyfold.cli.commands.events import ByCaller, Since, Until
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.values import moment, seconds
 from keyfold.cli.output.usage import show_usage
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 
 LIMIT = 1_000
 """Counts that the command shows if --limit does not say how many."""
@@ -53,7 +53,5 @@ def usage(
         span=timedelta(seconds=length),
     )
     whole, more = session.listed(first_usage(narrow, min(limit, 1_000)), "counts", limit=limit)
-    if session.json:
-        typer.echo(json_of(whole))
-    else:
+    if not session.printed(whole):
         show_usage(usage_of(whole), more=more)

@@ -11,7 +11,7 @@ from keyfold.cli.errors import InputError
 from keyfold.cli.output.tables import console
 from keyfold.cli.output.text import one_line
 from keyfold.cli.output.watch import event_line, state_line
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.errors import KeyfoldError
 from keyfold.models.events import Event
 from keyfold.models.watch import ClusterState
@@ -62,8 +62,8 @@ def watch(
     try:
         with watched:
             for message in watched:
-                if session.json:
-                    typer.echo(json_of(watched.response, indent=None))
+                if session.streamed(watched.response):
+                    pass
                 elif isinstance(message, ClusterState):
                     console().print(state_line(message), soft_wrap=True)
                 elif isinstance(message, Event):

@@ -20,7 +20,7 @@ from keyfold.cli.commands.key_usage import (
 )
 from keyfold.cli.errors import ExitCode
 from keyfold.cli.output.what_if import show_what_if
-from keyfold.cli.session import Session, json_of
+from keyfold.cli.session import Session
 from keyfold.models.key_usage import KeyUsage
 from keyfold.models.what_if import WhatIf
 
@@ -65,9 +65,7 @@ def what_if(
     # All of them, whatever the limit: what is said of them first is said of all.
     whole, _ = usage_of(session, selector, 0, what)
     usage = KeyUsage.from_message(whole)
-    if session.json:
-        typer.echo(json_of(whole))
-    else:
+    if not session.printed(whole):
         show_what_if(usage, what, limit)
     pages.check_usable(whole.not_authentic, whole.banned)
     stops = any(use.impact is not None and use.impact.stops for use in usage.uses)

@@ -149,18 +149,6 @@ WaitingPeriod = Annotated[
         show_default=False,
     ),
 ]
-PlanFormat = Annotated[
-    str,
-    typer.Option(
-        "--output", "-o", metavar="FORMAT", help="text, or json, which is the same as --json."
-    ),
-]
-DocumentFormat = Annotated[
-    str,
-    typer.Option(
-        "--output", "-o", metavar="FORMAT", help="yaml, or json, which is the same as --json."
-    ),
-]
 Reason = Annotated[
     str, typer.Option(help="The reason, which the audit trail records.", show_default=False)
 ]

@@ -13,13 +13,17 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import typer
 
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.values import from_base64, to_base64
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 STDIO: Final = "-"
 
@@ -98,6 +102,22 @@ def write_key(data: bytes, target: str | None, *, as_base64: bool, secret: bool)
         file.write(to_base64(data).encode() + b"\n" if text else data)
 
 
+class _Source(FileIO):
+    """A file whose errors say that it cannot be read, also in the middle of it."""
+
+    def readinto(self, buffer: Buffer) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as problem:
+            raise InputError(f"cannot read {self.name}: {problem.strerror}") from problem
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall()
+        except OSError as problem:
+            raise InputError(f"cannot read {self.name}: {problem.strerror}") from problem
+
+
 @contextmanager
 def open_input(source: str | None) -> Iterator[BinaryIO]:
     """Opens a file, or stdin for `-` and None.
@@ -109,7 +129,7 @@ def open_input(source: str | None) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        file = Path(source or "").open("rb")  # noqa: SIM115  closed below
+        file = BufferedReader(_Source(source or ""))
     except OSError as problem:
         raise InputError(f"cannot read {source}: {problem.strerror}") from problem
     # Outside: what goes wrong in the block, such as a full disk, is not about this file.

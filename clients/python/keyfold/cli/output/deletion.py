@@ -7,12 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from keyfold.cli.output.changes import show_confirmed
 from keyfold.cli.output.status import show_status
-from keyfold.cli.output.tables import console, styled_table, time_text
+from keyfold.cli.output.tables import Columns, console, styled_table, time_text
 from keyfold.cli.output.text import one_line
 from keyfold.models.deletion import Deleted, UnreadableGeneration
 
@@ -70,7 +69,7 @@ def _losses(done: Deleted) -> Iterator[RenderableType]:
     )
 
 
-def _table(losses: Iterable[UnreadableGeneration]) -> Table:
+def _table(losses: Iterable[UnreadableGeneration]) -> Columns:
     table = styled_table("REGION", "GENERATION", "MADE", "LAST USE", "USES OF REGION, 30 DAYS")
     for each in losses:
         table.add_row(

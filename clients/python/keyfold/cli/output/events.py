@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from google.protobuf.json_format import MessageToDict
 from rich.text import Text
 
-from keyfold.cli.output.tables import console, key_text, styled_table, time_text
+from keyfold.cli.output.tables import console, key_text, remarks, styled_table, time_text
 from keyfold.cli.output.text import one_line
 from keyfold.models.events import AnchorOutcome, Event, Verification
 from keyfold.models.status import State
@@ -24,7 +24,7 @@ def show_events(events: Collection[Event], *, more: bool) -> None:
     """
     out = console()
     if not events:
-        out.print("no events")
+        remarks().print("no events")
         return
     table = styled_table("NUMBER", "TIME", "ACTION", "SUBJECT", "OUTCOME", "CALLER", "WHY")
     for event in events:
@@ -39,7 +39,7 @@ def show_events(events: Collection[Event], *, more: bool) -> None:
         )
     out.print(table)
     if more:
-        out.print(Text("there may be more; narrow the list, or use --limit", "dim"))
+        remarks().print(Text("there may be more; narrow the list, or use --limit", "dim"))
 
 
 def show_event(message: api.Event) -> None:

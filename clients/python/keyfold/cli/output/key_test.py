@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.table import Table
 from rich.text import Text
 
-from keyfold.cli.output.tables import NARROW, coloured, console, key_text, styled_table
+from keyfold.cli.output.tables import NARROW, Columns, coloured, console, key_text, styled_table
 from keyfold.cli.output.text import one_line
 from keyfold.models.key_test import KeyTest, ReplicaTest
 
@@ -40,7 +39,7 @@ def show_key_test(test: KeyTest) -> None:
     out.print(Text(verdict(test), "green" if test.accessible else "red"))
 
 
-def _replicas(replicas: Iterable[ReplicaTest], *, narrow: bool) -> Table:
+def _replicas(replicas: Iterable[ReplicaTest], *, narrow: bool) -> Columns:
     table = styled_table("REGION", "OUTCOME", "KEY", "MESSAGE", narrow=narrow)
     for one in replicas:
         table.add_row(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rich.table import Table
 from rich.text import Text
 
-from keyfold.cli.output.tables import coloured, console, styled_table, time_text
+from keyfold.cli.output.tables import Columns, coloured, console, styled_table, time_text
 from keyfold.cli.output.text import one_line
 from keyfold.models.key_usage import KeyUsage, KeyUse
 from keyfold.models.status import State
@@ -32,7 +31,7 @@ def show_key_usage(usage: KeyUsage, *, more: bool) -> None:
         out.print(Text(f"{usage.hidden:,} more are hidden from you, and count", "yellow"))
 
 
-def _table(uses: tuple[KeyUse, ...]) -> Table:
+def _table(uses: tuple[KeyUse, ...]) -> Columns:
     table = styled_table(
         "CLUSTER", "REGION", "STATE", "GENERATION", "NEEDED FOR", "SINCE", "UNTIL", "VERSION", "KEY"
     )

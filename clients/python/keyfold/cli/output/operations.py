@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 import typer
 
 from keyfold.cli.output.changes import show_pending
-from keyfold.cli.output.tables import console, styled_table, time_text
+from keyfold.cli.output.tables import console, remarks, styled_table, time_text
 from keyfold.cli.output.text import counted, one_line, span_text
 from keyfold.models.operations import Operation, OperationCensus
 
@@ -57,7 +57,10 @@ def show_operations(operations: Sequence[Operation]) -> None:
             f"{each.total:,}" if each.total or each.ended else "-",
             time_text(each.create_time),
         )
-    console().print(table)
+    if operations:
+        console().print(table)
+    else:
+        remarks().print("no operations")
 
 
 def show_operation(operation: Operation) -> None:

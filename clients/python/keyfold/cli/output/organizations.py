@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from keyfold.cli.output.tables import console, key_text, styled_table, time_text
+from keyfold.cli.output.tables import console, key_text, remarks, styled_table, time_text
 from keyfold.cli.output.text import counted, one_line
 from keyfold.models.organizations import KeyLink, KeyLinkUse, Organization
 
@@ -51,7 +51,7 @@ def show_organizations(organizations: Sequence[Organization], *, more: bool) -> 
     """Prints a table of organizations, and whether there are more of them."""
     out = console()
     if not organizations:
-        out.print("no organizations")
+        remarks().print("no organizations")
         return
     table = styled_table("ORGANIZATION", "NAME", "DEFAULT KEY", "CLUSTERS", "LINKS", "MADE")
     for one in organizations:
@@ -65,7 +65,7 @@ def show_organizations(organizations: Sequence[Organization], *, more: bool) -> 
         )
     out.print(table)
     if more:
-        out.print(_MORE)
+        remarks().print(_MORE)
 
 
 def show_link(link: KeyLink) -> None:
@@ -98,7 +98,7 @@ def show_links(links: Sequence[KeyLink], *, more: bool) -> None:
     """Prints a table of key links, and whether there are more of them."""
     out = console()
     if not links:
-        out.print("no key links")
+        remarks().print("no key links")
         return
     table = styled_table("LINK", "ORGANIZATION", "FOR", "USE", "USERS", "KEY", "CHANGED")
     for link in links:
@@ -113,7 +113,7 @@ def show_links(links: Sequence[KeyLink], *, more: bool) -> None:
         )
     out.print(table)
     if more:
-        out.print(_MORE)
+        remarks().print(_MORE)
 
 
 def _use(use: KeyLinkUse) -> Text:

@@ -130,7 +130,7 @@ class Outcome:
             yield each, Result.FAILED if self.error and not number else Result.NOT_DONE
 
 
-def plan_json(plan: Plan, outcome: Outcome | None = None) -> str:
+def plan_object(plan: Plan, outcome: Outcome | None = None) -> dict[str, Any]:
     """Returns a plan as JSON; with an outcome, what became of it."""
     results = outcome.results() if outcome else ((one, Result.PLANNED) for one in plan.changes)
     changes = []
@@ -140,13 +140,12 @@ def plan_json(plan: Plan, outcome: Outcome | None = None) -> str:
         if outcome and result is Result.FAILED:
             shown["error"] = outcome.error
         changes.append(shown)
-    shown = {
+    return {
         "plan": plan.id,
         "changes": changes,
-        "unchanged": plan.unchanged,
-        "left_alone": plan.left,
+        "unchanged": list(plan.unchanged),
+        "left_alone": list(plan.left),
     }
-    return json.dumps(shown, indent=2, ensure_ascii=False)
 
 
 def show_plan(plan: Plan) -> None:

@@ -7,14 +7,16 @@ from datetime import timedelta
 from typing import Final
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from keyfold.cli.output.tables import (
     NARROW,
+    Columns,
     coloured,
     console,
     key_text,
+    look,
+    remarks,
     styled_table,
     time_text,
     yes_or_no,
@@ -33,6 +35,9 @@ def show_status(status: ClusterStatus, *, verbose: bool = False) -> None:
     out = console()
     for part in status_parts(status, out.width, verbose=verbose):
         out.print(part)
+    beside = remarks()
+    for line in besides(status):
+        beside.print(line)
 
 
 def status_parts(
@@ -50,14 +55,27 @@ def status_parts(
     title = one_line(status.cluster)
     if status.organization:
         title += f" of {one_line(status.organization)}"
-    yield Text.assemble((title, "bold"), " ", (f"updated {time_text(status.update_time)}", "dim"))
-    heads = ("REGION", "STATE", "HEALTH", "WRAP", "UNWRAP", "GENERATIONS")
+    titled = look().headers
+    if titled:
+        when = f"updated {time_text(status.update_time)}"
+        yield Text.assemble((title, "bold"), " ", (when, "dim"))
+    # Rows without a title say themselves whose they are.
+    heads = (
+        *(() if titled else ("CLUSTER",)),
+        "REGION",
+        "STATE",
+        "HEALTH",
+        "WRAP",
+        "UNWRAP",
+        "GENERATIONS",
+    )
     narrow = width < NARROW
     table = styled_table(
         *heads, *(() if narrow else ("VERSION", "KEY")), "LAST CHECK", narrow=narrow
     )
     for region in status.regions:
         table.add_row(
+            *(() if titled else (one_line(status.cluster),)),
             one_line(region.region),
             coloured(_name(region.state)),
             coloured(_name(region.health)),
@@ -76,6 +94,10 @@ def status_parts(
         yield _every_generation(status.regions)
         if status.declared_regions:
             yield Text(one_line(f"declared regions: {', '.join(status.declared_regions)}"))
+
+
+def besides(status: ClusterStatus) -> Iterator[Text]:
+    """Yields what is said of a cluster below its tables."""
     yield from _lacks(status)
     yield from _remarks(status.regions)
 
@@ -129,7 +151,7 @@ def _policy(region: RegionStatus) -> tuple[str, ...]:
     )
 
 
-def _every_generation(regions: Iterable[RegionStatus]) -> Table:
+def _every_generation(regions: Iterable[RegionStatus]) -> Columns:
     table = styled_table("REGION", "GENERATION", "MADE", "LAST USE", "RETIRED", "WRAPPED BY")
     for region in regions:
         for one in region.generations:
@@ -186,10 +208,14 @@ def show_clusters(clusters: Collection[ClusterStatus]) -> None:
                 key_text(region.key_spec),
             )
     out = console()
-    out.print(table if table.row_count else "no clusters")
+    beside = remarks()
+    if table.row_count:
+        out.print(table)
+    else:
+        beside.print("no clusters")
     for cluster in clusters:
         for line in _lacks(cluster):
-            out.print(Text.assemble((f"{one_line(cluster.cluster)}: ", "yellow"), line))
+            beside.print(Text.assemble((f"{one_line(cluster.cluster)}: ", "yellow"), line))
 
 
 def last_use(generation: Generation) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from keyfold.cli.output.tables import console, styled_table, time_text
+from keyfold.cli.output.tables import console, remarks, styled_table, time_text
 from keyfold.cli.output.text import one_line
 from keyfold.models.usage import UsageCount
 
@@ -15,7 +15,7 @@ def show_usage(counts: Sequence[UsageCount], *, more: bool) -> None:
     """Prints counts, and whether there are more of them."""
     out = console()
     if not counts:
-        out.print("no use was counted")
+        remarks().print("no use was counted")
         return
     table = styled_table("TIME", "CLUSTER", "REGION", "CALLER", "METHOD", "OUTCOME", "COUNT")
     for one in counts:
@@ -30,4 +30,4 @@ def show_usage(counts: Sequence[UsageCount], *, more: bool) -> None:
         )
     out.print(table)
     if more:
-        out.print(Text("there are more; narrow the time, or raise --limit", "yellow"))
+        remarks().print(Text("there are more; narrow the time, or raise --limit", "yellow"))

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Final
 
-from rich.table import Table
 from rich.text import Text
 
 from keyfold.cli.output.key_usage import ANSWERS
-from keyfold.cli.output.tables import coloured, console, styled_table
+from keyfold.cli.output.tables import Columns, coloured, console, styled_table
 from keyfold.cli.output.text import counted, one_line
 from keyfold.models.key_usage import KeyUsage, KeyUse
 from keyfold.models.what_if import ImpactTime, KeyImpact, WhatIf
@@ -111,7 +110,7 @@ def _afterwards(stopping: Iterable[Row]) -> str:
     return f"then it {', '.join(f'{said} in {count:,}' for count, said in told)}"
 
 
-def _table(rows: Iterable[Row], notes: list[str]) -> Table:
+def _table(rows: Iterable[Row], notes: list[str]) -> Columns:
     table = styled_table(
         *("CLUSTER", "REGION", "STATE", "GENERATION", "STOPS", "WHEN", "WITHIN"),
         *("CALLERS SEE", "THEN", "WHY", "VERSION", "KEY"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -12,15 +10,15 @@ from keyfold.cli.commands.deletion import waiting_span
 from keyfold.cli.commands.documents.carrying_out import carry_out
 from keyfold.cli.commands.documents.deletions import read_deletions
 from keyfold.cli.commands.documents.planning import make_plan
-from keyfold.cli.errors import ExitCode, InputError, reporting
+from keyfold.cli.errors import ExitCode, InputError
 from keyfold.cli.input.confirmation import confirm
 from keyfold.cli.input.documents import read_document
-from keyfold.cli.input.options import PlanFormat, WaitingPeriod, Yes
+from keyfold.cli.input.options import WaitingPeriod, Yes
 from keyfold.cli.output.plan import (
     Action,
     Change,
     Plan,
-    plan_json,
+    plan_object,
     show_done,
     show_plan,
     show_rest,
@@ -66,7 +64,6 @@ def apply(
     ] = None,
     waiting_period: WaitingPeriod = None,
     yes: Yes = False,
-    output: PlanFormat = "text",
 ) -> None:
     """Make organizations, key links and clusters as a file declares them.
 
@@ -78,28 +75,8 @@ def apply(
     first that fails. For deletions the command asks for confirmation; without a terminal to ask at
     it needs --yes.
     """
-    if output not in ("text", "json"):
-        raise InputError(f"--output: {output!r} is not text or json")
-    if session.json or output == "text":
-        _apply(session, file, expect, delete or (), waiting_period, plan=plan, yes=yes)
-        return
-    with reporting(as_json=True, target=""):
-        session = replace(session, json=True)
-        _apply(session, file, expect, delete or (), waiting_period, plan=plan, yes=yes)
-
-
-def _apply(
-    session: Session,
-    file: str,
-    expect: str,
-    delete: Sequence[str],
-    waiting_period: str | None,
-    *,
-    plan: bool,
-    yes: bool,
-) -> None:
     document = read_document(file)
-    deletions = read_deletions(delete, document)
+    deletions = read_deletions(delete or (), document)
     if waiting_period is not None and not deletions:
         raise InputError("--waiting-period needs --delete")
     planned = make_plan(session, document, deletions, waiting_span(waiting_period))
@@ -112,24 +89,21 @@ def _apply(
     if plan:
         _show(session, planned.plan)
         raise typer.Exit(ExitCode.CHANGES if planned.plan.changes else ExitCode.OK)
-    if not session.json:
+    if not session.for_programs:
         show_plan(planned.plan)
     if gone := [one.resource for one in planned.plan.changes if one.action is Action.DELETE]:
         what = one_line(", ".join(gone))
         confirm(f"Apply, and delete {what}?", f"{what}: not deleted, and nothing applied", yes=yes)
-    outcome, error = carry_out(session, planned, _silent if session.json else show_done)
-    if session.json:
-        typer.echo(plan_json(planned.plan, outcome))
+    outcome, error = carry_out(session, planned, _silent if session.for_programs else show_done)
+    shown = session.printed_object(plan_object(planned.plan, outcome))
     if error is not None:
-        if not session.json:
+        if not shown:
             show_rest(outcome)
         raise error
 
 
 def _show(session: Session, plan: Plan) -> None:
-    if session.json:
-        typer.echo(plan_json(plan))
-    else:
+    if not session.printed_object(plan_object(plan)):
         show_plan(plan)
 
 

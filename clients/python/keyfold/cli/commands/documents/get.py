@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Final
 
@@ -12,8 +11,11 @@ from keyfold import calls
 from keyfold.calls import organizations as organization_calls
 from keyfold.cli.commands.documents import actual
 from keyfold.cli.errors import InputError
-from keyfold.cli.input.options import DocumentFormat
-from keyfold.cli.output.documents import as_yaml, document_of
+from keyfold.cli.output.documents import document_of, names_in
+from keyfold.cli.output.forms import Form
+from keyfold.cli.output.organizations import show_links, show_organizations
+from keyfold.cli.output.status import show_clusters
+from keyfold.cli.output.text import one_line
 from keyfold.cli.session import Session
 from keyfold.models.organizations import KeyLink, Organization
 from keyfold.models.status import ClusterStatus
@@ -40,24 +42,26 @@ def get(
             show_default=False,
         ),
     ] = None,
-    *,
-    output: DocumentFormat = "yaml",
 ) -> None:
     """Print organizations, key links and clusters as a document for `keyfold apply`.
 
     It has the fields that a caller sets. Deleted regions are not in it, and neither are states:
     applying the document restores or revokes nothing.
     """
-    form = "json" if session.json else output
-    if form not in ("yaml", "json"):
-        raise InputError(f"--output: {output!r} is not yaml or json")
     if kind not in _KINDS:
         raise InputError(f"{kind!r} is not one of {', '.join(_KINDS)}")
-    document = document_of(*_chosen(session, kind, list(dict.fromkeys(names or ()))))
-    if form == "json":
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-    else:
-        typer.echo(as_yaml(document), nl=False)
+    chosen = _chosen(session, kind, list(dict.fromkeys(names or ())))
+    organizations, links, clusters = list(chosen[0]), list(chosen[1]), list(chosen[2])
+    if session.form is Form.NAME:
+        for name in names_in(organizations, links, clusters):
+            typer.echo(one_line(name))
+    elif not session.printed_object(document_of(organizations, links, clusters)):
+        if organizations:
+            show_organizations(organizations, more=False)
+        if links:
+            show_links(links, more=False)
+        if clusters or not (organizations or links):
+            show_clusters(clusters)
 
 
 def _chosen(

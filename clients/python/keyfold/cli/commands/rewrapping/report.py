@@ -13,6 +13,7 @@ import typer
 
 from keyfold import calls
 from keyfold.cli.commands.rewrapping.tally import Count, Kek, Tally
+from keyfold.cli.output.forms import Form
 from keyfold.cli.output.status import last_use
 from keyfold.cli.output.tables import console, styled_table, time_text
 from keyfold.cli.output.text import one_line, span_text
@@ -91,7 +92,7 @@ def show_census(session: Session, tally: Tally, calls_needed: int, *, moves: boo
     regions = len({(place.kek.cluster, place.region) for place in places if place.region})
     stale = sum(place.count.held for place in places if place.generation and not place.newest)
     seconds = math.ceil(keys / _PACE)
-    if session.json:
+    if session.form is Form.JSON:
         census = {
             "lines": tally.lines,
             "keys": keys,
@@ -143,7 +144,7 @@ def show_summary(session: Session, tally: Tally, before: int, ended: datetime) -
         ended: When the run ended.
     """
     places = _places(session, tally)
-    if session.json:
+    if session.form is Form.JSON:
         summary = {
             "lines": tally.lines,
             "moved": tally.moved,
