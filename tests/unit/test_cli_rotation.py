@@ -99,7 +99,8 @@ def test_retire_and_bring_back(cli: Cli, server: Served) -> None:
     assert ran.code == 0
     lines = _lines(ran.out)
     assert lines[0] == "retired generation 1"
-    assert lines[-2:] == ["confirmed by 1 of 2 replicas", SILENT]
+    assert lines[-3:-1] == ["confirmed by 1 of 2 replicas", SILENT]
+    assert "keyfold operations wait operations/decision/" in lines[-1]
     assert "2, retired 1" in ran.out.decode()
     [request] = server.requests["RetireGeneration"]
     assert (request.region, request.generation, request.reason) == ("eu", 1, "old")
