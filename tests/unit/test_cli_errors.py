@@ -82,6 +82,7 @@ def test_every_error_has_an_exit_code() -> None:
     }
     assert unexpected == {
         "CancelledError",
+        "ForkedError",
         "InternalError",
         "KekMismatchError",
         "KeyfoldError",

@@ -325,7 +325,7 @@ def test_a_reader_that_stops_is_not_a_fault_of_the_input(server: Served, tmp_pat
         check=False,
     )
     os.close(theirs)
-    assert (ran.returncode, ran.stderr) == (1, b"")
+    assert (ran.returncode, ran.stderr) == (141, b"")
 
 
 def test_progress_is_for_people(server: Served, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_file_that_another_statement_reads(title: str, name: str) -> None:
 def test_access_policy_for_nobody(cli: Cli) -> None:
     """Without a cluster and an organization, the server's error says what is missing."""
     ran = cli("access-policy", "LOCAL", "local:a")
-    assert (ran.code, ran.err.splitlines()[1]) == (2, "hint: look at CLUSTER")
+    assert (ran.code, ran.err.splitlines()[1]) == (2, "hint: look at --cluster")
     assert ran.err.startswith("error: name the cluster that is to use the key")
 
 
