@@ -195,7 +195,7 @@ async def test_external_ids_are_bounded_per_caller(
     monkeypatch.setattr(external_ids, "_PER_HOUR", 3)
     for number in range(3):
         await asked(one, role("fake:one"), f"c-{number}")
-    with pytest.raises(RateLimitedError, match="at most 3 external ids") as caught:
+    with pytest.raises(RateLimitedError, match="at most 3 identities") as caught:
         await asked(one, role("fake:one"), "c-3")
     assert caught.value.retry_after == pytest.approx(1_200)
     assert one.line.counts["issue_external_id"] == 3

@@ -80,8 +80,10 @@ async def test_a_machine_without_threads_ends_no_upkeep(
     method = calls.get(task, "claim")
     machine, before = Machine(monkeypatch), failures(task)
     machine.full = True
-    # The changes have begun already, and every unit of upkeep has something to write.
+    # What reads the store before the upkeep begins has begun already, and every unit of upkeep has
+    # something to write.
     monkeypatch.setattr(one.changes, "start", lambda: asyncio.sleep(0))
+    monkeypatch.setattr(one.replica.seats, "start", lambda: asyncio.sleep(0))
     await one.replica.start()
     await until(lambda: failures(task) >= before + 3)
     assert one.line.counts[method] == 0
