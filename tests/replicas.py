@@ -555,7 +555,8 @@ class House:
     def a_store(self, folder: Path) -> SqlStore:
         """Opens the house's store."""
         key = folder / "service.key"
-        new_store.lay(self.file, key)
+        if not self.file.exists():
+            new_store.lay(self.file, key)
         return open_store(f"sqlite:///{self.file}", key, clock=self.clock)
 
     def provider_of(self, type_: str) -> KeyProvider:
