@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import secrets
 import shutil
 import tempfile
@@ -32,10 +33,16 @@ def lay(file: Path, service_key: Path) -> None:
     service_key.write_bytes(secrets.token_bytes(32))
 
 
+def _remove(folder: Path, maker: int) -> None:
+    # A program that a test forked ends, too, and others still need the folder.
+    if os.getpid() == maker:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @functools.cache
 def _migrated() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="keyfold-new-store-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_remove, folder, os.getpid())
     file = folder / "store.db"
     sqlite.make(file)
     with closing(sqlite.connected(file)) as database:

@@ -34,9 +34,9 @@ FLOOD: Final = 1.0
 """Seconds of a flood, if the server does not end it earlier."""
 
 MEMORY: Final = 192 * 1024 * 1024
-"""Bytes that the server may grow by under a flood of one connection: some 20 MiB on a quiet machine.
-Where its threads wait for a processor, the transport reads further ahead of them: up to 142 MiB
-were seen on a machine with six other busy programs, and no more after floods of 20 seconds."""
+"""Bytes that the server may grow by under a flood of one connection. On a quiet machine it is some
+20 MiB. Where its threads wait for a processor, the transport reads further ahead of them: up to 142
+MiB were seen on a machine with six other busy programs, and no more after floods of 20 seconds."""
 
 WRAP: Final = "/keyfold.v1.KeyManagementService/Wrap"
 
