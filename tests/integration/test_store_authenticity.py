@@ -40,6 +40,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.events import LogCheck
 from keyfold_server.domain.log import START
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
+from keyfold_server.domain.seats import Seat, SeatClaim
 from keyfold_server.store import schema
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.seal import Seal, encode
@@ -472,7 +473,18 @@ LATER: Final = [
     ("generations", "retired_at"),
     ("wraps", "root_external_id"),
 ]
-"""Later columns of sealed rows: see `store/schema.py`."""
+"""Later columns of the rows of clusters: see `store/schema.py`."""
+
+OF_SEATS: Final = (
+    "provider",
+    "region",
+    "principal",
+    "also",
+    "cluster",
+    "cluster_uid",
+    "taken_in",
+)
+"""Later columns of `identities`, which seats alone use."""
 
 
 def test_every_later_column_is_tried() -> None:
@@ -483,7 +495,33 @@ def test_every_later_column_is_tried() -> None:
         for column in table.columns
         if column.info.get("later") and "mac" in table.columns
     }
-    assert later == set(LATER)
+    assert later == {*LATER, *(("identities", column) for column in OF_SEATS)}
+
+
+@pytest.mark.parametrize("column", OF_SEATS)
+@pytest.mark.parametrize("planted", [False, True], ids=["cleared", "planted"])
+def test_a_seats_columns_are_sealed(
+    bench: Bench,
+    opened: Callable[[], SqlStore],
+    column: str,
+    planted: bool,  # noqa: FBT001
+) -> None:
+    """A2, C2: nobody clears what a seat says by hand, nor makes an external id say such a thing."""
+    owner, seat = "organization:later", Seat("seat-1", "FAKE", "us", "role/1", ("agent/1",))
+    with closing(bench.open()) as store:
+        store.reserve_seats(owner, [seat], 1, an_event())
+        store.issue_external_id("organization:other", "id-of-other", an_event())
+        change = enabling(a_cluster("later", [a_region("us")], organization="later"))
+        applied(store, replace(change, seats=(SeatClaim("seat-1", owner, "us"),)))
+        assert store.issued_to(owner).seats[0].used
+    value = "NULL"
+    if planted:
+        # The seat's own value; but no two rows may have one principal.
+        own = f"(SELECT held.{column} FROM identities AS held WHERE held.principal IS NOT NULL)"
+        owner, value = "organization:other", "'role/2'" if column == "principal" else own
+    bench.edit(f"UPDATE identities SET {column} = {value} WHERE owner = '{owner}'")
+    with pytest.raises(RowNotAuthenticError, match="identities"):
+        opened().issued_to(owner)
 
 
 @pytest.fixture
