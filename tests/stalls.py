@@ -9,8 +9,9 @@ from __future__ import annotations
 import gc
 import logging
 import re
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from keyfold_server.service import loop_watch
@@ -22,14 +23,20 @@ many short ones, of which a busy machine makes a longer one."""
 _LINE = re.compile(r"held up for ([0-9.]+) s, and computed for ([0-9.]+) s")
 
 
-def logged(log: str, besides: float = 0.0) -> list[str]:
+def _nothing(_: float) -> float:
+    return 0.0
+
+
+def logged(log: str, besides: Callable[[float], float] = _nothing) -> list[str]:
     """Returns the stalls in a server's log.
 
     Args:
         log: The log.
-        besides: Seconds of computing that were not the server's.
+        besides: Returns how many of the last so many seconds the loop computed for somebody else.
     """
-    return [line[0] for line in _LINE.finditer(log) if float(line[2]) - besides > HELD]
+    return [
+        line[0] for line in _LINE.finditer(log) if float(line[2]) - besides(float(line[1])) > HELD
+    ]
 
 
 def check(stalls: Sequence[str]) -> None:
@@ -49,7 +56,7 @@ def watched() -> Iterator[list[str]]:
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            lines.extend(logged(record.getMessage(), collections.taken()))
+            lines.extend(logged(record.getMessage(), collections.within))
 
     collector = Collector()
     loop_watch.log.addHandler(collector)
@@ -62,18 +69,23 @@ def watched() -> Iterator[list[str]]:
 
 
 class _Collections:
-    """Counts the seconds that Python's collector takes."""
+    """What each thread spent in Python's collector, which calls this when it begins and ends."""
 
     def __init__(self) -> None:
-        self._began = self._seconds = 0.0
+        self._began: dict[int, float] = {}
+        self._ended: list[tuple[int, float, float]] = []
 
     def __call__(self, phase: str, _: object) -> None:
+        thread = threading.get_ident()
         if phase == "start":
-            self._began = time.perf_counter()
-        else:
-            self._seconds += time.perf_counter() - self._began
+            self._began[thread] = time.thread_time()
+        elif thread in self._began:
+            took = time.thread_time() - self._began.pop(thread)
+            self._ended.append((thread, time.monotonic(), took))
 
-    def taken(self) -> float:
-        """Returns the seconds since the last look."""
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
+    def within(self, seconds: float) -> float:
+        """Returns what collections took that this thread ended in the last so many seconds."""
+        thread, since = threading.get_ident(), time.monotonic() - seconds
+        # A copy, since a collection may begin on the way.
+        ends = self._ended.copy()
+        return sum(took for who, ended, took in ends if who == thread and ended >= since)
