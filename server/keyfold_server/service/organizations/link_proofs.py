@@ -6,7 +6,7 @@ that demands the organization lets it pass, and one that demands a cluster does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keyfold_server.domain.errors import (
@@ -30,7 +30,7 @@ from keyfold_server.service.root_keys.holders import Holders
 from keyfold_server.service.root_keys.replica_of import replica_error
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.resolution import Resolution
-from keyfold_server.service.root_keys.seats import Seats
+from keyfold_server.service.root_keys.seats import SeatedKey, Seats
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +170,17 @@ class LinkProofs:
             KmsError: A key could not be proven; the message names each region where that is so.
         """
         await self._holders.check(organization, await self.holders(keys))
-        roots = {}
+        roots: dict[str, RootKey] = {}
+        seated: dict[str, list[SeatedKey]] = {}
         for region, key in keys.items():
             await self._check_place(key, region)
             if asks_for_seat(key.root.principal):
                 # The link keeps the word, and each cluster-region that uses it takes a seat of its
                 # own: a seat tells them apart. The proof takes none.
                 theirs = [each.key_spec.principal for each in users if each.region == region]
-                seated = await self._seats.keys(key.root, None, organization, region, users=theirs)
-                roots[region] = (await self._seats.choose(seated, "", organization, region)).root
+                seated[region] = await self._seats.keys(
+                    key.root, None, organization, region, users=theirs
+                )
             else:
                 roots[region] = await self._external_ids.added_to(
                     key.root, None, organization, region
@@ -186,18 +188,17 @@ class LinkProofs:
         now = int(self._clock.wall() * 1000)
         await for_each_region(
             {
-                region: self._proved(organization, keys[region].spec, roots[region], now)
+                region: _told(
+                    keys[region].spec,
+                    self._seats.choose(seated[region], "", organization, region)
+                    if region in seated
+                    else self._kek_wrapper.create("", organization, region, roots[region], 1, now),
+                )
                 for region in sorted(keys)
             },
             None,
         )
         return tuple(sorted(keys))
-
-    async def _proved(self, organization: str, spec: RegionSpec, root: RootKey, now: int) -> None:
-        try:
-            await self._kek_wrapper.create("", organization, spec.region, root, 1, now)
-        except KmsError as error:
-            raise replica_error(spec, error) from None
 
     async def _check_place(self, key: LinkedKey, region: str) -> None:
         """Refuses a key that is known to be in another region than its link says.
@@ -212,3 +213,11 @@ class LinkProofs:
         place = await self._residency.report(key.root, region)
         if place.notices:
             raise KeyElsewhereError(place.notices[0], region=region, field="key_spec.uri")
+
+
+async def _told(spec: RegionSpec, proof: Awaitable[object]) -> None:
+    """Awaits the proof of a region's key; an error says so where the key is a replica."""
+    try:
+        await proof
+    except KmsError as error:
+        raise replica_error(spec, error) from None
