@@ -31,11 +31,13 @@ from keyfold_server.domain.rights import Caller, Identity, Rights
 from keyfold_server.domain.seats import Seat, asks_for_seat, meets, names_seat, seated
 from keyfold_server.domain.what_if import WhatIf
 from keyfold_server.service.life.key_usage import KeySelector
+from keyfold_server.service.life.seating import seated as chosen_seats
 from keyfold_server.service.organizations.requests import (
     CreateKeyLinkRequest,
     OrganizationCall,
 )
 from keyfold_server.service.root_keys.access_policies import AccessPolicyRequest, AccessPolicyResult
+from keyfold_server.service.root_keys.admission import Admitted
 from keyfold_server.service.root_keys.identities import FREE_SHOWN, IdentityState
 from keyfold_server.service.root_keys.scope import Scope
 from keyfold_server.service.root_keys.trials import TestKeyRequest
@@ -265,6 +267,30 @@ async def test_as_many_enables_as_seats_all_succeed(house: House, one: Member) -
         )
     )
     assert len(set(states(house).values())) == 4
+
+
+async def test_a_seat_that_another_change_may_take_comes_last(house: House, one: Member) -> None:
+    """Until that change ends, so that changes at once seldom prove a key with the same seat."""
+    await policy(one, seats=2)
+    seats, root = one.replica.seats, RootKey("FAKE", "fake:one", "seat")
+    chosen, ends = asyncio.Event(), asyncio.Event()
+
+    async def change() -> None:
+        keys = await seats.keys(root, "acme", "org", "eu")
+        await chosen_seats(seats, Admitted({}, {"eu": keys}), "acme", "org")
+        chosen.set()
+        await ends.wait()
+
+    async def first() -> str:
+        return (await seats.keys(root, "beta", "org", "eu"))[0].seat.name
+
+    assert await first() == "seat-1"
+    other = asyncio.create_task(change())
+    await chosen.wait()
+    assert await first() == "seat-2"
+    ends.set()
+    await other
+    assert await first() == "seat-1"
 
 
 async def test_asking_again_changes_nothing(house: House, one: Member) -> None:

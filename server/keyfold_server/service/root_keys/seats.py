@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from keyfold_server.domain import owners
@@ -63,11 +63,13 @@ class SeatedKey:
         root: The root key.
         seat: The seat.
         claim: What the change that uses it has to take; None: the region has the seat already.
+        change: The task of that change.
     """
 
     root: RootKey
     seat: Seat
     claim: SeatClaim | None
+    change: asyncio.Task[object] | None = field(repr=False)
 
 
 async def again_if_taken(work: Callable[[], Awaitable[_R]]) -> _R:
@@ -223,12 +225,14 @@ class Seats:
         if users:
             own += _used_by(users, issued)
         free = [s for s in issued if not s.used]
-        free.sort(key=lambda each: self._is_tried(each.seat.name))
+        change = asyncio.current_task()
+        free.sort(key=lambda each: self._is_tried(each.seat.name, change))
         found = [
             SeatedKey(
                 await self._as_seat(root, each.seat),
                 each.seat,
                 None if each.used else SeatClaim(each.seat.name, each.owner, region),
+                change,
             )
             for each in (*own, *free)
         ]
@@ -255,7 +259,8 @@ class Seats:
         failed: list[KmsError] = []
         now = int(self._clock.wall() * 1000)
         for key in keys:
-            self._try(key.seat.name)
+            if key.change is not None:
+                self._tried[key.seat.name] = key.change
             try:
                 await self._kek_wrapper.create(cluster, organization, region, key.root, 1, now)
             except (RefusedError, CouldNotTellError, KekMismatchError) as error:
@@ -338,18 +343,13 @@ class Seats:
             return replace(found, external_id=seat.name)
         return found
 
-    def _try(self, seat: str) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tried[seat] = task
-
-    def _is_tried(self, seat: str) -> bool:
-        """Says whether a change that is under way has tried a seat, and may take it."""
+    def _is_tried(self, seat: str, change: asyncio.Task[object] | None) -> bool:
+        """Says whether another change that is under way has tried a seat, and may take it."""
         task = self._tried.get(seat)
         if task is not None and task.done():
             del self._tried[seat]
             return False
-        return task is not None and task is not asyncio.current_task()
+        return task is not None and task is not change
 
 
 def named(specs: Sequence[RegionSpec], roots: Mapping[str, RootKey]) -> tuple[RegionSpec, ...]:
