@@ -191,16 +191,8 @@ class Clusters:
             return await self._unchanged(call, current)
         given.check()
         organization = request.organization
-        # Before any KMS call, so that the answer is the same whether or not the key exists (C9).
-        claim = await self._admission.claim(
-            call.caller.rights,
-            given.specs,
-            request.cluster,
-            organization,
-            held,
-        )
         now = self._mutations.now()
-        regions, seats = await self._make(call, given.specs, organization, now)
+        regions, seats, claim = await self._make(call, given.specs, organization, held, now)
         uid, declared = self._random(16), tuple(sorted(request.regions))
         new = Cluster(
             uid,
@@ -265,15 +257,12 @@ class Clusters:
         _check_count(len(there) + len(added))
         regions: tuple[Region, ...] = ()
         seats: tuple[SeatClaim, ...] = ()
-        claim = None
+        claim: Claim | None = None
         if added:
-            # Before any KMS call. The commit checks both again.
+            # Before any KMS call. The commit checks it again.
             check_takes_regions(current, into_revoked=request.into_revoked)
-            claim = await self._admission.claim(
-                call.caller.rights, added, current.name, current.organization, held
-            )
             now = self._mutations.now()
-            regions, seats = await self._make(call, added, current.organization, now)
+            regions, seats, claim = await self._make(call, added, current.organization, held, now)
         decide = with_more_regions(
             current,
             (*regions, *changed),
@@ -288,12 +277,15 @@ class Clusters:
         call: MutationCall[RegionsRequest],
         specs: Sequence[RegionSpec],
         organization: str | None,
+        held: NamedHolders,
         now: int,
-    ) -> tuple[tuple[Region, ...], tuple[SeatClaim, ...]]:
-        """Proves every key, and makes the regions by name; also says which seats they take."""
+    ) -> tuple[tuple[Region, ...], tuple[SeatClaim, ...], Claim | None]:
+        """Proves every key, and makes the regions by name; also says what they take."""
         cluster = call.request.cluster
-        admitted = await self._admission.admit(call.caller.rights, specs, cluster, organization)
-        roots, claims = await seated(self._seats, admitted, cluster, organization)
+        admitted = await self._admission.admit(
+            call.caller.rights, specs, cluster, organization, held
+        )
+        roots, seats = await seated(self._seats, admitted, cluster, organization)
 
         async def make(spec: RegionSpec, key_spec: KeySpec) -> Region:
             name = spec.region
@@ -316,7 +308,7 @@ class Clusters:
             },
             cluster,
         )
-        return tuple(made.values()), claims
+        return tuple(made.values()), seats, admitted.claim
 
     async def _unchanged(
         self, call: MutationCall[RegionsRequest], current: Cluster

@@ -232,14 +232,14 @@ class Rotation:
             for spec in specs
             if moves(spec, seen)
         ]
-        subject = call.caller.rights, moved, seen.name, seen.organization
-        claim = await self._admission.claim(*subject, held)
-        admitted = await self._admission.admit(*subject, seen)
+        admitted = await self._admission.admit(
+            call.caller.rights, moved, seen.name, seen.organization, held, seen
+        )
         roots, seats = await seated(self._seats, admitted, seen.name, seen.organization)
         for spec in specs:
             if spec.region not in roots:
                 roots[spec.region] = await self._kept(call.request, seen, spec)
-        return roots, seats, claim
+        return roots, seats, admitted.claim
 
     async def _kept(self, request: RotateRequest, seen: Cluster, spec: RegionSpec) -> RootKey:
         """Returns the root key that a region has and stays with.

@@ -36,10 +36,12 @@ class Admitted:
         roots: The root keys by region, as Keyfold calls them.
         seated: For each region whose key spec asks for a seat: the root key as each seat that the
             region may use. None of them was tried yet.
+        claim: The holders that the change claims with these keys, or None.
     """
 
     roots: Mapping[str, RootKey]
     seated: Mapping[str, Sequence[SeatedKey]]
+    claim: Claim | None = None
 
 
 class Admission:
@@ -104,6 +106,7 @@ class Admission:
         specs: Sequence[RegionSpec],
         cluster: str,
         organization: str | None,
+        named: NamedHolders,
         current: Cluster | None = None,
     ) -> Admitted:
         """Returns the root keys that a caller gives to a cluster.
@@ -114,17 +117,22 @@ class Admission:
                 the answer.
             cluster: The cluster's name.
             organization: The cluster's organization, or None.
+            named: What was read with the cluster about the holders that the request names.
             current: The cluster as it is, if regions of it get other keys; None: they are new.
 
         Raises:
             InvalidKeySpecError: A key spec does not fit its provider.
             KeyNotGrantedError: The caller may not name one of the keys, or names a seat.
+            KeyHeldByAnotherError: Another organization has what holds one of the keys (C9).
             KeyVersionPinnedError: A spec's policy says `auto_rotate`, and its uri names a version.
             KeyElsewhereError: A key is outside its region, and the settings demand residency.
             ExternalIdNotIssuedError: A key needs an external id that Keyfold has not issued.
             SeatNotReservedError: A key spec asks for a seat, and none is reserved for the owner.
         """
         roots = await self.permit(rights, specs, cluster, organization)
+        # Before anything that tells of the key itself, so that the answer is the same whether or
+        # not it exists (C9).
+        claim = await self._claim(specs, roots, cluster, organization, named)
         there = {} if current is None else {region.name: region for region in current.regions}
         roots = {r: self.seats.checked(root, there.get(r)) for r, root in roots.items()}
         for spec in specs:
@@ -144,6 +152,7 @@ class Admission:
                 if region not in seated
             },
             seated,
+            claim,
         )
 
     async def named_holders(
@@ -165,31 +174,14 @@ class Admission:
                 keys.append((spec.key_spec.type, root))
         return NamedHolders(Claim(organization, await self._holders.of(keys)))
 
-    async def claim(
+    async def _claim(
         self,
-        rights: Rights,
-        specs: Sequence[RegionSpec],
+        specs: Iterable[RegionSpec],
+        roots: Mapping[str, RootKey],
         cluster: str,
         organization: str | None,
         named: NamedHolders,
     ) -> Claim | None:
-        """Returns what a change claims that gives keys to a cluster (protocol C9).
-
-        It comes before `admit`, and the change is committed with it.
-
-        Args:
-            rights: The caller's rights.
-            specs: As `admit` takes them.
-            cluster: The cluster's name.
-            organization: The cluster's organization, or None.
-            named: What was read with the cluster about the holders that the request names.
-
-        Raises:
-            KeyHeldByAnotherError: Another organization has what holds one of the keys.
-            KeyNotGrantedError: The caller may not name one of the keys.
-            InvalidKeySpecError: A key spec does not fit its provider.
-        """
-        roots = await self.permit(rights, specs, cluster, organization)
         keys = [
             (spec.key_spec.type, roots[spec.region]) for spec in specs if spec.key_spec is not None
         ]
