@@ -62,10 +62,10 @@ _R = TypeVar("_R")
 Work = Callable[[Cluster | None], Coroutine[Any, Any, _R]]
 """Carries out a change of a cluster, which it gets as it was a moment ago, or None."""
 
-_AUDITED: Final = (KmsError, StateError, AlreadyExistsError, ConflictError)
+AUDITED: Final = (KmsError, StateError, AlreadyExistsError, ConflictError)
 """Refusals by the KMS or by the state, which the log records (protocol R5)."""
 
-_TOLD_BY_STATE: Final = (StateError, AlreadyExistsError, NotFoundError)
+TOLD_BY_STATE: Final = (StateError, AlreadyExistsError, NotFoundError)
 """Refusals that rest on nothing but what the store shows: a stale replica does not give them."""
 
 
@@ -364,9 +364,9 @@ class Mutations:
         try:
             done = await work()
         except KeyfoldError as error:
-            if isinstance(error, _AUDITED):
+            if isinstance(error, AUDITED):
                 await self._attempts.append(self._attempt(call, error.reason, error))
-            if isinstance(error, _TOLD_BY_STATE):
+            if isinstance(error, TOLD_BY_STATE):
                 # A database that takes no writes may show a state that is long past (S2). A change
                 # that it does not take fails by itself, but this answer needs no write.
                 self._changes.staleness.check(self._clock.monotonic())

@@ -14,15 +14,10 @@ from typing import Any, Final, TypeVar
 
 from keyfold_server.domain.changes import RecordedRequest
 from keyfold_server.domain.errors import (
-    AlreadyExistsError,
-    ConflictError,
     DeadlineError,
     KeyfoldError,
-    KmsError,
-    NotFoundError,
     RequestIdReusedError,
     RequestInProgressError,
-    StateError,
 )
 from keyfold_server.domain.holders import Holder
 from keyfold_server.domain.log import Attempt, AuditEvent
@@ -36,6 +31,7 @@ from keyfold_server.domain.organizations import NAMED, OrganizationView
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.life.attempts import Attempts
+from keyfold_server.service.life.mutations import AUDITED, TOLD_BY_STATE
 from keyfold_server.service.limits import Limits
 from keyfold_server.service.organizations.requests import (
     OrganizationCall,
@@ -46,12 +42,6 @@ from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
 
 _R = TypeVar("_R")
-
-_AUDITED: Final = (KmsError, StateError, AlreadyExistsError, ConflictError)
-"""Refusals by the KMS or by the state, which the log records (protocol R5)."""
-
-_TOLD_BY_STATE: Final = (StateError, AlreadyExistsError, NotFoundError)
-"""Refusals that rest on nothing but what the store shows: a stale replica does not give them."""
 
 Work = Callable[[OrganizationView], Coroutine[Any, Any, OrganizationResult]]
 """Carries out a change of an organization, which it gets as it was a moment ago."""
@@ -218,9 +208,9 @@ class OrganizationMutations:
         try:
             done = await work()
         except KeyfoldError as error:
-            if isinstance(error, _AUDITED):
+            if isinstance(error, AUDITED):
                 await self._attempts.append(Attempt(None, self._event(call, error.reason, error)))
-            if isinstance(error, _TOLD_BY_STATE):
+            if isinstance(error, TOLD_BY_STATE):
                 # A database that takes no writes may show a state that is long past (S2).
                 self._changes.staleness.check(self._clock.monotonic())
             raise
