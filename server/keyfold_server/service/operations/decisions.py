@@ -7,7 +7,6 @@ log has the decision, and the replicas' heartbeats say what they have applied.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from keyfold_server.domain.operations import no_operation
 from keyfold_server.domain.ports import ReplicaRow
 from keyfold_server.domain.rights import Caller
 from keyfold_server.service.fleet.confirmations import Confirmations, PendingReplica
+from keyfold_server.service.operations.waiting import until_ended
 from keyfold_server.service.storage import Storage
 
 _PREFIX: Final = "operations/decision/"
@@ -30,9 +30,6 @@ _DIGITS: Final = 18
 
 _KINDS: Final = frozenset((EntryKind.DECISION, EntryKind.BAN))
 """The kinds of entries that replicas confirm, and that a name may mean."""
-
-LOOK: Final = 0.25
-"""Seconds between two looks of a call that waits."""
 
 
 def decision_name(number: int) -> str:
@@ -116,14 +113,7 @@ class Decisions:
         known = await self._visible(caller, name, "WaitOperation")
         if known is None:
             return None
-        left = self._left(deadline)
-        now = asyncio.get_running_loop().time
-        ends = now() + (min(most, left) if most else left)
-        while True:
-            followed = await self._followed(*known)
-            if followed.ended or now() + LOOK > ends:
-                return followed
-            await asyncio.sleep(LOOK)
+        return await until_ended(lambda: self._followed(*known), most, self._left(deadline))
 
     async def refuse(self, caller: Caller, name: str, rpc: str) -> None:
         """Refuses to cancel or to delete a decision; returns if the name means no decision.

@@ -49,6 +49,7 @@ from keyfold_server.domain.rights import Caller, Rights
 from keyfold_server.service import tokens
 from keyfold_server.service.operations.census import Counting
 from keyfold_server.service.operations.items import Items
+from keyfold_server.service.operations.waiting import until_ended
 from keyfold_server.service.organizations.link_moves import LinkMoves
 from keyfold_server.service.storage import Storage
 
@@ -65,9 +66,6 @@ _PURPOSE: Final = "operations page"
 
 _READS: Final = 10
 """Reads after which a page ends, however few operations it shows."""
-
-_LOOK: Final = 0.25
-"""Seconds between two looks of a call that waits."""
 
 _BEFORE_DEADLINE: Final = 0.5
 """Seconds before its caller's deadline at which a waiting call answers."""
@@ -218,14 +216,9 @@ class Operations:
             most: Most seconds to wait; 0: until the deadline.
             deadline: Monotonic seconds until which the caller waits.
         """
-        left = self.left(deadline)
-        now = asyncio.get_running_loop().time
-        ends = now() + (min(most, left) if most else left)
-        while True:
-            operation = await self._visible(caller, name, "WaitOperation")
-            if operation.ended or now() + _LOOK > ends:
-                return operation
-            await asyncio.sleep(_LOOK)
+        return await until_ended(
+            lambda: self._visible(caller, name, "WaitOperation"), most, self.left(deadline)
+        )
 
     async def cancel(self, caller: Caller, name: str) -> None:
         """Cancels an operation, which ends once what is under way has ended.
