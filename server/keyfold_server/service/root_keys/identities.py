@@ -72,9 +72,13 @@ class Identities:
         issued = await self._storage.run(store.issued_to, owners.of_organization(name))
         found = []
         if issued.external_id:
-            at = issued.external_id_at
             found.append(
-                Identity(False, IdentityState.USED, value=issued.external_id, created_at=at)  # noqa: FBT003  an external id
+                Identity(
+                    is_seat=False,
+                    state=IdentityState.USED,
+                    value=issued.external_id,
+                    created_at=issued.external_id_at,
+                )
             )
         found += map(_of_seat, sorted(issued.seats, key=lambda seat: seat.used))
         return [*found[:_MOST], *await self._free()]
@@ -86,8 +90,14 @@ class Identities:
         names = {each.seat.name for each in issued}
         free = Counter((s.provider, s.region) for s in self._pool.seats if s.name not in names)
         return [
-            Identity(True, IdentityState.FREE, *place, count=min(count, FREE_SHOWN))  # noqa: FBT003  a seat
-            for place, count in sorted(free.items())
+            Identity(
+                is_seat=True,
+                state=IdentityState.FREE,
+                provider=provider,
+                region=region,
+                count=min(count, FREE_SHOWN),
+            )
+            for (provider, region), count in sorted(free.items())
         ]
 
 
