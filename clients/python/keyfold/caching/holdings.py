@@ -88,8 +88,8 @@ class Ticket(NamedTuple):
 
     Attributes:
         began: When it began.
-        begun: How often the news had begun anew.
-        standing: What was told of the cluster.
+        begun: How many times the cache had called `News.begin`.
+        standing: What the watch had told of the cluster; None: nothing.
     """
 
     began: Moment
@@ -218,7 +218,11 @@ class Holdings:
     # News
 
     def begin(self, *, watched: bool | None) -> None:
-        """Hears that a watch begins, or that there is none: nothing that was told counts."""
+        """Forgets what the watch told and drops every key, because a watch has begun or ended.
+
+        Args:
+            watched: See `News`.
+        """
         with self._lock:
             self._news.begin(watched=watched)
             self._shelf.clear()

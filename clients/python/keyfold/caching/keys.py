@@ -16,10 +16,10 @@ if TYPE_CHECKING:  # it loads `cryptography`
 
 ContextKey = frozenset[tuple[str, str]]
 OpeningName = tuple[str, bytes, ContextKey]
-"""Cluster, wrapped key and context: what names a key to open with."""
+"""The name of a key to open with: cluster, wrapped key and context."""
 
 SealingName = tuple[str, str, ContextKey]
-"""Cluster, region and context: what names a key to seal with."""
+"""The name of a key to seal with: cluster, region and context."""
 
 _NO_CONTEXT: Final[ContextKey] = frozenset()
 
@@ -38,16 +38,16 @@ class HeldKey:
     """A key in memory. The lock of its `Holdings` guards it.
 
     Attributes:
-        name: What names it to open with.
+        name: The name under which callers borrow it to open.
         region: The region that wrapped it.
         generation: The generation that wrapped it.
         secret: The plaintext, of zeros once it was wiped.
         began: When the call began that brought it.
         until: When it may no longer be used.
-        uses_left: How often it may be used yet.
-        users: How many use it at this moment.
+        uses_left: How many more uses the cache allows.
+        users: The number of blocks that use it now.
         dropped: Whether it may be used no more. The last user leaves it wiped.
-        seals: What names it to seal with, or None.
+        seals: The name under which callers borrow it to seal; None: it only opens.
         messages: How many messages it has sealed.
         bytes: How many bytes it has sealed.
         ready: The key, ready for an envelope's messages, once one has asked for it.

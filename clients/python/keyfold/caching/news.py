@@ -40,7 +40,7 @@ class News:
     Attributes:
         good_until: Until when this may be relied on.
         watched: Whether there is a watch at all; None: it has not begun.
-        begun: Counts how often it began anew.
+        begun: How many times the cache has called `begin`.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A cache of data keys, which asks the server where it has none to lend."""
+"""A cache of data keys. It asks the server for each key that it does not hold."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ class AsyncKeyCache:
             region: The region that wraps the key.
             context: The context to wrap it with.
             size: The bytes of the message, which count against the bounds.
-            bounds: How many messages and bytes one key encrypts, and for how long; by default
-                1,000,000 messages, 64 GiB and 300 seconds.
+            bounds: The most messages and bytes that one key encrypts, and the longest time for
+                which it does. The default is 1,000,000 messages, 64 GiB and 300 seconds.
             timeout: Deadline of a call, in seconds.
         """
         return AsyncSealingKey(
