@@ -178,7 +178,7 @@ class Holdings:
                 not self._closed
                 and ticket.begun == self._news.begun
                 and self._serves(now)
-                and not _over(held, now)
+                and now.before(held.until)
                 and (self._news.watched is False or self._allowed(held, ticket.standing))
             ):
                 self._shelf.put(held)
@@ -198,7 +198,7 @@ class Holdings:
                 self._shelf.drop_cluster(cluster, error.region or None)
 
     def _usable(self, held: HeldKey, now: Moment) -> bool:
-        if _over(held, now) or held.uses_left <= 0:
+        if not now.before(held.until) or held.uses_left <= 0:
             self._shelf.drop(held)
             return False
         return self._serves(now)
@@ -274,10 +274,6 @@ def _borrowed(held: HeldKey) -> HeldKey:
     held.uses_left -= 1
     held.users += 1
     return held
-
-
-def _over(held: HeldKey, now: Moment) -> bool:
-    return now.monotonic >= held.until.monotonic or now.wall >= held.until.wall
 
 
 _ALL: Final[WeakSet[Holdings]] = WeakSet()

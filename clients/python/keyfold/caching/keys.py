@@ -69,12 +69,10 @@ class HeldKey:
 
     def may_seal(self, size: int, bounds: Bounds, now: Moment) -> bool:
         """Returns whether one more message is within the bounds."""
-        end = self.began.after(bounds.max_age)
         return (
             self.messages < bounds.max_messages
             and self.bytes + size <= bounds.max_bytes
-            and now.monotonic < end.monotonic
-            and now.wall < end.wall
+            and now.before(self.began.after(bounds.max_age))
         )
 
     def wipe(self) -> None:

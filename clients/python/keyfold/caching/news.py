@@ -81,5 +81,4 @@ class News:
 
     def good(self, now: Moment) -> bool:
         """Returns whether what was told may be relied on at a moment."""
-        until = self.good_until
-        return now.monotonic < until.monotonic and now.wall < until.wall
+        return now.before(self.good_until)

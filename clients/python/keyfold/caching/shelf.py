@@ -72,11 +72,7 @@ class Shelf:
 
     def drop_old(self, now: Moment) -> None:
         """Drops the keys whose time is over."""
-        self._drop_all(
-            held
-            for held in tuple(self._keys.values())
-            if now.monotonic >= held.until.monotonic or now.wall >= held.until.wall
-        )
+        self._drop_all(held for held in tuple(self._keys.values()) if not now.before(held.until))
 
     def clear(self) -> None:
         """Drops every key."""

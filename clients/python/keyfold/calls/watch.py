@@ -84,6 +84,10 @@ class Moment(NamedTuple):
         """Returns the moment so many seconds later."""
         return Moment(self.monotonic + seconds, self.wall + seconds)
 
+    def before(self, end: Moment) -> bool:
+        """Returns whether an end has not come yet, by either clock."""
+        return self.monotonic < end.monotonic and self.wall < end.wall
+
     @property
     def age(self) -> float:
         """Seconds since then."""
