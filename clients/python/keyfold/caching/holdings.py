@@ -140,7 +140,8 @@ class Holdings:
             if held is None:
                 return None
             now = moment()
-            if not held.may_seal(size, bounds, now) or not self._usable(held, now):
+            fits = bounds.allow(held.messages, held.bytes + size, held.began, now)
+            if not fits or not self._usable(held, now):
                 return None
             held.messages += 1
             held.bytes += size

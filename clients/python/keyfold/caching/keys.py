@@ -67,14 +67,6 @@ class HeldKey:
     bytes: int = 0
     ready: SharedKey | None = None
 
-    def may_seal(self, size: int, bounds: Bounds, now: Moment) -> bool:
-        """Returns whether one more message is within the bounds."""
-        return (
-            self.messages < bounds.max_messages
-            and self.bytes + size <= bounds.max_bytes
-            and now.before(self.began.after(bounds.max_age))
-        )
-
     def wipe(self) -> None:
         """Overwrites the key."""
         self.secret[:] = bytes(len(self.secret))

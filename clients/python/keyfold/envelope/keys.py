@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from keyfold.calls.watch import Moment
+
 if TYPE_CHECKING:  # it loads `cryptography`
     from keyfold.crypto.xaes import SharedKey
 
@@ -53,3 +55,18 @@ class Bounds:
             raise ValueError(
                 "max_messages must be at least 1, and max_bytes and max_age not negative"
             )
+
+    def allow(self, messages: int, size: int, began: Moment, now: Moment) -> bool:
+        """Returns whether a data key may seal one more message.
+
+        Args:
+            messages: How many messages it has sealed.
+            size: Bytes of their data and of the further message's.
+            began: When the call began that made it.
+            now: This moment.
+        """
+        return (
+            messages < self.max_messages
+            and size <= self.max_bytes
+            and now.before(began.after(self.max_age))
+        )

@@ -63,16 +63,15 @@ class _Key:
     wrapped_key: bytes
     made_for: tuple[str, str, Context]
     asked_at: Moment
-    max_cache_age: float
+    until: Moment
     messages: int = 0
     bytes: int = 0
 
     def may_seal(self, size: int, bounds: Bounds) -> bool:
         """Returns whether one more message of this size is within the bounds."""
-        return (
-            self.messages < bounds.max_messages
-            and self.bytes + size <= bounds.max_bytes
-            and self.asked_at.age < min(bounds.max_age, self.max_cache_age)
+        now = moment()
+        return now.before(self.until) and bounds.allow(
+            self.messages, self.bytes + size, self.asked_at, now
         )
 
     def count(self, size: int) -> None:
@@ -137,5 +136,5 @@ class AsyncKeeper:
         made = await self._client.generate_data_key(
             cluster, region, context=context, timeout=timeout
         )
-        age = made.max_cache_age.total_seconds()
-        return _Key(key_of(made.plaintext), made.wrapped_key, made_for, asked_at, age)
+        until = asked_at.after(made.max_cache_age.total_seconds())
+        return _Key(key_of(made.plaintext), made.wrapped_key, made_for, asked_at, until)
