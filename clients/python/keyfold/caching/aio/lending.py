@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from keyfold.aio import AsyncClient
 from keyfold.caching import keys
-from keyfold.caching.holdings import Holdings
+from keyfold.caching.holdings import Holdings, Ticket
 from keyfold.caching.keys import BorrowedKey, HeldKey, OpeningName, SealingName
 from keyfold.caching.reader import AsyncReader
 from keyfold.envelope.keys import Bounds
@@ -28,34 +30,35 @@ class AsyncAsker:
         self._reader = reader
 
     async def opened(self, name: OpeningName, timeout: float | None) -> HeldKey:
-        """Has the server open a key, which is kept if it may be."""
+        """Has the server open a key, and keeps the key if it may."""
         cluster, wrapped_key, context = name
-        ticket = self.holdings.ticket(cluster)
-        self._reader.start()
-        try:
+        with self._asking(cluster) as ticket:
             answer = await self._client.unwrap(
                 cluster, wrapped_key, context=dict(context), timeout=timeout
             )
-        except KeyfoldError as error:
-            self.holdings.failed(cluster, error)
-            raise
         held = keys.opened(name, answer)
         return self.holdings.keep(held, ticket, answer.max_cache_age.total_seconds())
 
     async def made(self, name: SealingName, size: int, timeout: float | None) -> HeldKey:
-        """Has the server make a key, which is kept if it may be."""
+        """Has the server make a key, and keeps the key if it may."""
         cluster, region, context = name
-        ticket = self.holdings.ticket(cluster)
-        self._reader.start()
-        try:
+        with self._asking(cluster) as ticket:
             answer = await self._client.generate_data_key(
                 cluster, region, context=dict(context), timeout=timeout
             )
+        held = keys.made(name, answer, size)
+        return self.holdings.keep(held, ticket, answer.max_cache_age.total_seconds())
+
+    @contextmanager
+    def _asking(self, cluster: str) -> Iterator[Ticket]:
+        """Surrounds a call: notes that it begins, and tells the holdings if it fails."""
+        ticket = self.holdings.ticket(cluster)
+        self._reader.start()
+        try:
+            yield ticket
         except KeyfoldError as error:
             self.holdings.failed(cluster, error)
             raise
-        held = keys.made(name, answer, size)
-        return self.holdings.keep(held, ticket, answer.max_cache_age.total_seconds())
 
 
 class AsyncOpeningKey(BorrowedKey):
