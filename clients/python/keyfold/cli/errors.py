@@ -56,6 +56,12 @@ Exit codes:
  13  apply --plan: something would change
 141  whatever read the output has closed it, as head does; nothing more was printed"""
 
+class IncompleteError(KeyfoldError):
+    """An operation failed on some regions, or ended before its end."""
+
+    reason = "INCOMPLETE"
+
+
 # The first entry that fits decides, so a leaf that differs from its branch stands before it.
 _CODES: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (
     (reasons.ThrottledError, ExitCode.LIMIT),
@@ -71,6 +77,7 @@ _CODES: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (
     (errors.ForbiddenError, ExitCode.PERMISSION),
     (errors.UnauthenticatedError, ExitCode.PERMISSION),
     (errors.DeadlineError, ExitCode.DEADLINE),
+    (IncompleteError, ExitCode.INCOMPLETE),
 )
 
 # After one of these, the server may have made the change or not.
@@ -90,20 +97,12 @@ NOT_NOW: Final = (
 """The errors after which a command that polls tries again."""
 
 
-class IncompleteError(KeyfoldError):
-    """An operation failed on some regions, or ended before its end."""
-
-    reason = "INCOMPLETE"
-
-
 class InputError(Exception):
     """The command cannot use its arguments or files; it has not called the server with them."""
 
 
 def exit_code(kind: type[KeyfoldError]) -> ExitCode:
     """Returns the exit code for a class of error."""
-    if issubclass(kind, IncompleteError):
-        return ExitCode.INCOMPLETE
     return next((code for known, code in _CODES if issubclass(kind, known)), ExitCode.UNEXPECTED)
 
 
