@@ -56,6 +56,7 @@ Exit codes:
  13  apply --plan: something would change
 141  whatever read the output has closed it, as head does; nothing more was printed"""
 
+
 class IncompleteError(KeyfoldError):
     """An operation failed on some regions, or ended before its end."""
 

@@ -79,16 +79,6 @@ class Tally:
         unread, code, uncounted = self.unread, self.code, self.uncounted
         keks = dict(self.keks)
 
-        def add(kek: Kek | None, held: int, left: int) -> int:
-            """Counts a line; returns 1 if it could not be counted by its KEK."""
-            if kek is None:
-                return 0
-            if kek not in keks and len(keks) >= MAX_KEKS:
-                return 1
-            count = keks.get(kek, Count())
-            keks[kek] = Count(count.held + held, count.left + left)
-            return 0
-
         for entry, result in done:
             lines += 1
             if result is None:
@@ -101,14 +91,14 @@ class Tally:
                 failed += 1
                 unread += before is None
                 code = code or exit_code(type(result))
-                uncounted += add(before, 1, 0)
+                uncounted += _add(keks, before, 1, 0)
             elif result.already_current:
                 current += 1
-                uncounted += add(before, 1, 0)
+                uncounted += _add(keks, before, 1, 0)
             else:
                 moved += 1
-                add(Kek(entry.target, result.wrapped_key[_KEK_ID]), 1, 0)
-                uncounted += add(before, 0, 1)
+                _add(keks, Kek(entry.target, result.wrapped_key[_KEK_ID]), 1, 0)
+                uncounted += _add(keks, before, 0, 1)
         return Tally(lines, moved, current, failed, unread, code, keks, uncounted)
 
     def counted(self, entries: Iterable[Entry]) -> Tally:
@@ -119,11 +109,19 @@ class Tally:
             kek = kek_of(entry)
             if kek is None:
                 unread += entry.item is not None or entry.error is not None
-            elif kek not in keks and len(keks) >= MAX_KEKS:
-                uncounted += 1
-            else:
-                keks[kek] = Count(keks.get(kek, Count()).held + 1)
+            uncounted += _add(keks, kek, 1, 0)
         return replace(self, lines=lines, unread=unread, uncounted=uncounted, keks=keks)
+
+
+def _add(keks: dict[Kek, Count], kek: Kek | None, held: int, left: int) -> int:
+    """Counts a line; returns 1 if `keks` is full, so that the line is not counted by its KEK."""
+    if kek is None:
+        return 0
+    if kek not in keks and len(keks) >= MAX_KEKS:
+        return 1
+    count = keks.get(kek, Count())
+    keks[kek] = Count(count.held + held, count.left + left)
+    return 0
 
 
 def kek_of(entry: Entry) -> Kek | None:
