@@ -92,20 +92,19 @@ def show_census(session: Session, tally: Tally, calls_needed: int, *, moves: boo
     regions = len({(place.kek.cluster, place.region) for place in places if place.region})
     stale = sum(place.count.held for place in places if place.generation and not place.newest)
     seconds = math.ceil(keys / _PACE)
-    if session.form is Form.JSON:
-        census = {
-            "lines": tally.lines,
-            "keys": keys,
-            "unreadable": tally.unread,
-            "clusters": clusters,
-            "regions": regions,
-            "not_current": stale,
-            "calls": calls_needed,
-            "seconds": seconds,
-            "generations": [place.to_json() for place in places],
-            "uncounted": tally.uncounted,
-        }
-        typer.echo(json.dumps(census, indent=2, ensure_ascii=False))
+    census = {
+        "lines": tally.lines,
+        "keys": keys,
+        "unreadable": tally.unread,
+        "clusters": clusters,
+        "regions": regions,
+        "not_current": stale,
+        "calls": calls_needed,
+        "seconds": seconds,
+        "generations": [place.to_json() for place in places],
+        "uncounted": tally.uncounted,
+    }
+    if session.printed_object(census):
         return
     out = console()
     typer.echo(
