@@ -47,10 +47,8 @@ def _own(spec: RegionSpec, found: ClusterStatus) -> KeySpec | None:
     asks = None if asked is None else _ASKS.fullmatch(asked.auth_principal)
     if asked is None or asks is None:
         return None
-    for region in found.regions:
+    for region in _regions(spec, found):
         key = region.key_spec
-        if region.region != spec.region and not (spec.geo and spec.geo == region.geo):
-            continue
         seated = (
             key.auth_principal.startswith(asks["before"]) and key.auth_principal != asks["before"]
         )
