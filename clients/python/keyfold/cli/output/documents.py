@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -128,14 +128,3 @@ def document_of(
         "clusters": list(map(cluster_form, clusters)),
     }
     return {name: value for name, value in shown.items() if value}
-
-
-def names_in(
-    organizations: Iterable[Organization],
-    key_links: Iterable[KeyLink],
-    clusters: Iterable[ClusterStatus],
-) -> Iterator[str]:
-    """Yields the names of these resources with their kinds, as `apply --delete` takes them."""
-    yield from (f"organization/{one.organization}" for one in organizations)
-    yield from (f"link/{one.organization}/{one.key_link}" for one in key_links)
-    yield from (f"cluster/{one.cluster}" for one in clusters)

@@ -10,8 +10,10 @@ import typer
 from keyfold import calls
 from keyfold.calls import organizations as organization_calls
 from keyfold.cli.commands.documents import actual
+from keyfold.cli.commands.documents.clusters import cluster_name
+from keyfold.cli.commands.documents.organizations import link_name, organization_name
 from keyfold.cli.errors import InputError
-from keyfold.cli.output.documents import document_of, names_in
+from keyfold.cli.output.documents import document_of
 from keyfold.cli.output.forms import Form
 from keyfold.cli.output.organizations import show_links, show_organizations
 from keyfold.cli.output.status import show_clusters
@@ -53,7 +55,7 @@ def get(
     chosen = _chosen(session, kind, list(dict.fromkeys(names or ())))
     organizations, links, clusters = list(chosen[0]), list(chosen[1]), list(chosen[2])
     if session.form is Form.NAME:
-        for name in names_in(organizations, links, clusters):
+        for name in _names(organizations, links, clusters):
             typer.echo(one_line(name))
     elif not session.printed_object(document_of(organizations, links, clusters)):
         if organizations:
@@ -62,6 +64,17 @@ def get(
             show_links(links, more=False)
         if clusters or not (organizations or links):
             show_clusters(clusters)
+
+
+def _names(
+    organizations: Iterable[Organization],
+    links: Iterable[KeyLink],
+    clusters: Iterable[ClusterStatus],
+) -> Iterator[str]:
+    """Yields the names of resources as `apply --delete` takes them."""
+    yield from (organization_name(one.organization) for one in organizations)
+    yield from (link_name(one.organization, one.key_link) for one in links)
+    yield from (cluster_name(one.cluster) for one in clusters)
 
 
 def _chosen(
