@@ -366,6 +366,34 @@ def test_a_geo(cli: Cli, server: Served, geos: dict[str, tuple[str, ...]]) -> No
     assert apply(cli, document, "--plan").code == 0
 
 
+def test_two_geos_rotate_at_once(
+    cli: Cli, server: Served, geos: dict[str, tuple[str, ...]]
+) -> None:
+    """The server tries the spec of each geo, also where another geo's spec names a link."""
+    geos["NORTH"] = ("eu-3",)
+    key = {"type": "AWS_KMS", "uri": arn("eu-1")}
+    link = {"organization": "acme", "key_link": "main", "geo": "EU", "key_spec": key}
+    north = {"geo": "NORTH", "key_spec": {"type": "AWS_KMS", "uri": arn("eu-3")}}
+    cluster: dict[str, Any] = {
+        "cluster": "test",
+        "organization": "acme",
+        "region_specs": [{"geo": "EU", "key_spec": key}, north],
+    }
+    document = {"key_links": [link], "clusters": [cluster]}
+    assert apply(cli, document).code == 0
+    north["key_spec"] = {"type": "AWS_KMS", "uri": arn("eu-3", "two")}
+    cluster["region_specs"] = [
+        {"geo": "EU", "key_link": "main", "policy": {"cache_ttl": "9s"}},
+        north,
+    ]
+    planned = apply(cli, document, "--plan", "-o", "json")
+    assert fields_of(planned)["region_specs[eu-3].key_spec"] == (
+        {"type": "AWS_KMS", "uri": arn("eu-3")},
+        north["key_spec"],
+    )
+    assert changes(apply(cli, document, "-o", "json")) == changes(planned)
+
+
 def test_regions_come_to_a_link_and_leave_it(cli: Cli, server: Served) -> None:
     """A region adopts a link that the same file makes, and leaves it for a key of its own."""
     link = {"organization": "acme", "key_link": "main", "region": "eu", "key_spec": a_key("a")}

@@ -207,17 +207,17 @@ def _rotate(
         )
 
     # A spec without a key stays with the key that the region has.
-    named = [spec for spec in specs if spec.key_link]
-    links = keys.trial(found.organization, named)
-    chosen = {spec.region: spec for spec in links.specs or ()}
-    trial = Trial([chosen.get(spec.region, spec) for spec in specs], links.links)
-    tried = not rests and links.specs is not None and trial.specs is not None
+    trial = keys.trial(found.organization, [spec for spec in specs if spec.key_link])
+    tried = None
+    if trial.specs is not None and not rests:
+        named = iter(trial.specs)
+        tried = call([next(named) if spec.key_link else spec for spec in specs], validate=True)
     return Step(
         cluster_name(wanted.cluster),
         Action.ROTATE,
         asked_of(wanted, cluster_form(found), specs),
         call(specs, validate=False),
-        call(trial.specs or [], validate=True) if tried else None,
+        tried,
         _reader(trial),
         lambda session: cluster_now(session, wanted.cluster),
         cluster_form(found),
@@ -249,13 +249,12 @@ def _add(
     if not any(spec.geo for spec in wanted.specs):
         named += (RegionSpec(each) for each in wanted.regions if each not in known)
     trial = keys.trial(found.organization, named)
-    tried = not rests and trial.specs is not None
     return Step(
         cluster_name(wanted.cluster),
         Action.ADD_REGIONS,
         asked_of(wanted, cluster_form(found), named),
         call(specs, validate=False),
-        call(trial.specs or [], validate=True) if tried else None,
+        None if rests or trial.specs is None else call(trial.specs, validate=True),
         _reader(trial),
         lambda session: cluster_now(session, wanted.cluster),
         cluster_form(found),
