@@ -34,7 +34,7 @@ from keyfold_server.domain.organizations import Organization, OrganizationView, 
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.life.listing import DEFAULT_PAGE, MAX_PAGE, name_in, page_token
-from keyfold_server.service.organizations.link_proofs import LinkProofs
+from keyfold_server.service.organizations.link_proofs import LinkProofs, ProvenKey
 from keyfold_server.service.organizations.mutations import OrganizationMutations
 from keyfold_server.service.organizations.requests import (
     CreateKeyLinkRequest,
@@ -159,9 +159,8 @@ class KeyLinks:
             # Before any KMS call. The commit checks it again.
             if decide(view) is view.organization:
                 return await self._mutations.commit(call, decide)
-            await self._proofs.prove(request.organization, keys)
-            holders = await self._proofs.holders(keys)
-            return await self._mutations.commit(call, decide, holders=holders)
+            proven = await self._proofs.prove(request.organization, keys)
+            return await self._mutations.commit(call, decide, holders=proven.holders)
 
         return await self._reported(call, await self._mutations.run(call, work), request.key_link)
 
@@ -192,8 +191,8 @@ class KeyLinks:
             key: tuple[KeySpec, tuple[str, ...]] | None = None
             holders: tuple[Holder, ...] = ()
             if request.key_spec is not None:
-                proven, holders = await self._proved(rights, view, link, request.key_spec)
-                key = request.key_spec, proven
+                proven = await self._proved(rights, view, link, request.key_spec)
+                key, holders = (request.key_spec, proven.regions), proven.holders
             now = self._mutations.now()
             decide = link_updated(
                 link.name,
@@ -272,8 +271,8 @@ class KeyLinks:
 
     async def _proved(
         self, rights: Rights, view: OrganizationView, link: KeyLink, key_spec: KeySpec
-    ) -> tuple[tuple[str, ...], tuple[Holder, ...]]:
-        """Returns the regions in which a new key of a link was proven, and what holds it."""
+    ) -> ProvenKey:
+        """Proves a new key of a link, or the one that it has again."""
         organization = view.organization
         keys = await self._proofs.keys(key_spec, link.region, link.geo)
         self._proofs.check_granted(rights, organization.name, keys)
@@ -283,8 +282,7 @@ class KeyLinks:
         if key_spec != link.key_spec:
             # Before any KMS call. The commit checks it again.
             check_unused(link, used)
-        proven = await self._proofs.prove(organization.name, keys, used.keys)
-        return proven, await self._proofs.holders(keys)
+        return await self._proofs.prove(organization.name, keys, used.keys)
 
     async def _reported(
         self,

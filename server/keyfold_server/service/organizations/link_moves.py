@@ -94,10 +94,9 @@ class LinkMoves:
             link_moving(name, (key_spec, in_each), operation, now, seen=link)(view)
             read = self._storage.store.organization
             used = (await self._storage.decide(read, organization, link=name, users=1)).use(name)
-            regions = await self._proofs.prove(organization, keys, used.keys)
-            decide = link_moving(name, (key_spec, regions), operation, now, seen=link)
-            holders = await self._proofs.holders(keys)
-            return await self._mutations.commit(call, decide, started, holders=holders)
+            done = await self._proofs.prove(organization, keys, used.keys)
+            decide = link_moving(name, (key_spec, done.regions), operation, now, seen=link)
+            return await self._mutations.commit(call, decide, started, holders=done.holders)
 
         await self._mutations.run(call, proven)
 

@@ -46,6 +46,19 @@ class LinkedKey:
     root: RootKey
 
 
+@dataclass(frozen=True, slots=True)
+class ProvenKey:
+    """The key of a link once it is proven.
+
+    Attributes:
+        regions: The regions in which it is, sorted.
+        holders: The holders that a change which stores it claims (protocol C9).
+    """
+
+    regions: tuple[str, ...]
+    holders: tuple[Holder, ...]
+
+
 class LinkProofs:
     """Proves the keys of links."""
 
@@ -140,16 +153,12 @@ class LinkProofs:
             rights.check_organization_key(organization, region, key.root)
             self._seats.checked(key.root, None)
 
-    async def holders(self, keys: Mapping[str, LinkedKey]) -> tuple[Holder, ...]:
-        """Returns the holders that a change claims which has proven some keys (protocol C9)."""
-        return await self._holders.of((key.root.type, key.root) for key in keys.values())
-
     async def prove(
         self,
         organization: str,
         keys: Mapping[str, LinkedKey],
         users: Sequence[KeyUse] = (),
-    ) -> tuple[str, ...]:
+    ) -> ProvenKey:
         """Proves the key of a link in each of its regions, all or none.
 
         Args:
@@ -157,9 +166,6 @@ class LinkProofs:
             keys: The key by region.
             users: The keys that the link's users have. Where the key asks for a seat, it is proven
                 with one of theirs, since each keeps its own, or else with a reserved one.
-
-        Returns:
-            The regions, sorted.
 
         Raises:
             KeyHeldByAnotherError: Another organization has what holds a key.
@@ -169,7 +175,8 @@ class LinkProofs:
                 organization has none reserved.
             KmsError: A key could not be proven; the message names each region where that is so.
         """
-        await self._holders.check(organization, await self.holders(keys))
+        holders = await self._holders.of((key.root.type, key.root) for key in keys.values())
+        await self._holders.check(organization, holders)
         roots: dict[str, RootKey] = {}
         seated: dict[str, list[SeatedKey]] = {}
         for region, key in keys.items():
@@ -198,7 +205,7 @@ class LinkProofs:
             },
             None,
         )
-        return tuple(sorted(keys))
+        return ProvenKey(tuple(sorted(keys)), holders)
 
     async def _check_place(self, key: LinkedKey, region: str) -> None:
         """Refuses a key that is known to be in another region than its link says.
