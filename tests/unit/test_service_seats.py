@@ -227,6 +227,16 @@ async def test_the_first_seat_that_the_key_accepts_is_taken(house: House, one: M
     assert house.store.cluster("beta") is None
 
 
+async def test_choosing_a_seat_is_the_proof(house: House, one: Member) -> None:
+    """A link, or a new region, costs as many calls of the KMS with a seat as without one."""
+    await policy(one, seats=2)
+    await link(one)
+    assert house.provider.tried == [("fake:one", "role/s1")] * 2  # To wrap, and to open that.
+    house.provider.tried.clear()
+    await one.enable(specs=by_link(), organization="org")
+    assert house.provider.tried == [("fake:one", "role/s1")] * 2
+
+
 async def test_a_seat_that_could_not_be_tried_is_not_refused(house: House, one: Member) -> None:
     """A later seat is taken; without one, the answer is that nobody could tell (F6)."""
     await policy(one, seats=2)

@@ -285,13 +285,14 @@ class Clusters:
         admitted = await self._admission.admit(
             call.caller.rights, specs, cluster, organization, held
         )
-        roots, seats = await seated(self._seats, admitted, cluster, organization)
+        seating = await seated(self._seats, admitted, cluster, organization)
+        roots = seating.roots
 
         async def make(spec: RegionSpec, key_spec: KeySpec) -> Region:
             name = spec.region
             state = after(None, Action.ENABLE, cluster=cluster, region=name)
             try:
-                first = await self._kek_wrapper.create(
+                first = seating.first.get(name) or await self._kek_wrapper.create(
                     cluster, organization, name, roots[name], 1, now
                 )
             except KmsError as error:
@@ -308,7 +309,7 @@ class Clusters:
             },
             cluster,
         )
-        return tuple(made.values()), seats, admitted.claim
+        return tuple(made.values()), seating.claims, admitted.claim
 
     async def _unchanged(
         self, call: MutationCall[RegionsRequest], current: Cluster

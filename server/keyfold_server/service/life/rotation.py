@@ -235,11 +235,12 @@ class Rotation:
         admitted = await self._admission.admit(
             call.caller.rights, moved, seen.name, seen.organization, held, seen
         )
-        roots, seats = await seated(self._seats, admitted, seen.name, seen.organization)
+        seating = await seated(self._seats, admitted, seen.name, seen.organization)
+        roots = dict(seating.roots)
         for spec in specs:
             if spec.region not in roots:
                 roots[spec.region] = await self._kept(call.request, seen, spec)
-        return roots, seats, admitted.claim
+        return roots, seating.claims, admitted.claim
 
     async def _kept(self, request: RotateRequest, seen: Cluster, spec: RegionSpec) -> RootKey:
         """Returns the root key that a region has and stays with.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keyfold_server.domain.cluster import Generation
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.seats import SeatClaim
 from keyfold_server.service.life.each_region import for_each_region
@@ -9,13 +13,26 @@ from keyfold_server.service.root_keys.admission import Admitted
 from keyfold_server.service.root_keys.seats import Seats
 
 
+@dataclass(frozen=True, slots=True)
+class Seating:
+    """The root keys of a request, those that asked for a seat as the one that they got.
+
+    Attributes:
+        roots: The root keys by region, as Keyfold calls them.
+        claims: The seats that the change has to take.
+        first: For each region whose key asked for a seat: the generation that proved the key,
+            with which a new region begins.
+    """
+
+    roots: Mapping[str, RootKey]
+    claims: tuple[SeatClaim, ...]
+    first: Mapping[str, Generation]
+
+
 async def seated(
     seats: Seats, admitted: Admitted, cluster: str, organization: str | None
-) -> tuple[dict[str, RootKey], tuple[SeatClaim, ...]]:
+) -> Seating:
     """Tries the keys that ask for a seat as each seat of the owner, until their KMS accepts one.
-
-    Returns:
-        The root keys by region, as Keyfold calls them, and the seats that the change has to take.
 
     Raises:
         KmsError: The KMS of a key accepts none; the message names each region where that is so.
@@ -27,5 +44,8 @@ async def seated(
         },
         cluster,
     )
-    roots = {**admitted.roots, **{region: key.root for region, key in chosen.items()}}
-    return roots, tuple(key.claim for key in chosen.values() if key.claim is not None)
+    return Seating(
+        {**admitted.roots, **{region: key.root for region, (key, _) in chosen.items()}},
+        tuple(key.claim for key, _ in chosen.values() if key.claim is not None),
+        {region: made for region, (_, made) in chosen.items()},
+    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from keyfold_server.domain import owners
-from keyfold_server.domain.cluster import Cluster, Region
+from keyfold_server.domain.cluster import Cluster, Generation, Region
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     KekMismatchError,
@@ -249,8 +249,10 @@ class Seats:
 
     async def choose(
         self, keys: Sequence[SeatedKey], cluster: str, organization: str | None, region: str
-    ) -> SeatedKey:
+    ) -> tuple[SeatedKey, Generation]:
         """Returns the first of some keys that its KMS accepts: the one whose seat to take.
+
+        With it comes the generation that proved it, with which a new region can begin.
 
         Raises:
             RefusedError: The KMS accepts none; the message names the seats that were tried.
@@ -262,11 +264,13 @@ class Seats:
             if key.change is not None:
                 self._tried[key.seat.name] = key.change
             try:
-                await self._kek_wrapper.create(cluster, organization, region, key.root, 1, now)
+                made = await self._kek_wrapper.create(
+                    cluster, organization, region, key.root, 1, now
+                )
             except (RefusedError, CouldNotTellError, KekMismatchError) as error:
                 failed.append(error)
                 continue
-            return key
+            return key, made
         # "Refused" only if all of them were: one that could not be asked may be the right one.
         first = next((e for e in failed if not isinstance(e, RefusedError)), failed[0])
         told = first.at(region=region)
