@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import keyfold
 from keyfold.caching.holdings import UNWATCHED_AGE, Holdings, Limits, Ticket
 from keyfold.caching.keys import HeldKey, made, opened
+from keyfold.caching.reader import Endings
 from keyfold.calls import watch as calls
 from keyfold.envelope.keys import Bounds
 
@@ -470,3 +471,20 @@ def test_in_any_order_no_key_outlives_the_news(steps: list[tuple[str, int]]) -> 
             holdings.tell(state(region(state=word)), calls.NEVER)
         assert all(bytes(each.secret) == SECRET for each in used)
         assert len(holdings) <= 2
+
+
+@pytest.mark.parametrize(
+    ("error", "watched"),
+    [
+        (keyfold.WatchTooSlowError("slow"), None),
+        (keyfold.UnavailableError("away"), None),
+        (keyfold.UnauthenticatedError("expired"), None),
+        (keyfold.ForbiddenError("no"), False),
+        (keyfold.UnimplementedError("old"), False),
+    ],
+)
+def test_what_ends_a_watch(error: keyfold.KeyfoldError, *, watched: bool | None) -> None:
+    """A cache goes without a watch only if there can be none, not if one was cut off."""
+    holdings = Holdings(LIMITS)
+    Endings(holdings).ended(error)
+    assert holdings.watched is watched

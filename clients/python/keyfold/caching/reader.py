@@ -10,30 +10,16 @@ from typing import Final, TypeAlias
 
 from keyfold.aio import AsyncWatch
 from keyfold.caching.holdings import UNWATCHED_AGE, Holdings
+from keyfold.calls.watch import AGAIN
 from keyfold.client import Watch
-from keyfold.errors import (
-    CancelledError,
-    DeadlineError,
-    InternalError,
-    KeyfoldError,
-    LimitError,
-    UnauthenticatedError,
-    UnavailableError,
-)
+from keyfold.errors import KeyfoldError, UnauthenticatedError
 
 log = logging.getLogger("keyfold.caching")
 
 _TURN: Final = 1.0
 """Seconds between two looks for keys whose time is over, while no watch is under way."""
 
-_PASSES: Final = (
-    CancelledError,
-    DeadlineError,
-    InternalError,
-    LimitError,
-    UnauthenticatedError,
-    UnavailableError,
-)
+_PASSES: Final = (*AGAIN, UnauthenticatedError)
 """Errors after which a watch may well begin. Until then each use asks the server."""
 
 _SHORTEST: Final = 0.1

@@ -45,7 +45,7 @@ _WAITED: Final = 0.02
 """Seconds of waiting after which a message counts as one that has just come. What is there at once
 may have been there for long."""
 
-_AGAIN: Final = (
+AGAIN: Final = (
     CancelledError,
     DeadlineError,
     InternalError,
@@ -53,7 +53,7 @@ _AGAIN: Final = (
     UnavailableError,
     WatchTooSlowError,
 )
-"""Ends of a stream after which it is begun again, on whichever server answers."""
+"""The errors after which a watch begins its stream again, on whichever server answers."""
 
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -233,7 +233,7 @@ class WatchState:
             return 0.0
         # A credential that expired during the stream may be replaced by now.
         renewed = isinstance(error, UnauthenticatedError) and self._began
-        again = self._ever and isinstance(error, _AGAIN)
+        again = self._ever and isinstance(error, AGAIN)
         if error is not None and not renewed and not again:
             raise error
         self._pause = min(max(_SHORTEST, self._pause * 2), _LONGEST)
