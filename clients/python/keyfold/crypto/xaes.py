@@ -209,14 +209,28 @@ class CommittingKey:
             raise ValueError(_NONCE_LENGTH)
         cipher, mask = derived
         suffix = nonce[PREFIX_SIZE:]
-        # The commitment comes first: only a message made under this very key reaches the cipher,
-        # so a tag that fails is about the aad or the ciphertext, never about the key.
-        if not hmac.compare_digest(sealed[-COMMITMENT_SIZE:], self._commitment(mask, suffix)):
-            raise CommitmentError
-        try:
-            return cipher.decrypt(suffix, sealed[:-COMMITMENT_SIZE], aad)
-        except InvalidTag as error:
-            raise TagError from error
+        committed = self._commitment(mask, suffix)
+        body, commitment = sealed[:-COMMITMENT_SIZE], sealed[-COMMITMENT_SIZE:]
+        return _opened(cipher, suffix, body, aad, commitment, committed)
+
+
+def _opened(
+    cipher: AESGCM,
+    suffix: bytes,
+    sealed: bytes | memoryview,
+    aad: bytes,
+    commitment: bytes,
+    committed: bytes,
+) -> bytes:
+    """Returns the plaintext of a message whose commitment should be `committed`."""
+    # The commitment comes first: only a message made under this very key reaches the cipher, so a
+    # tag that fails is about the aad or the ciphertext, never about the key.
+    if not hmac.compare_digest(commitment, committed):
+        raise CommitmentError
+    try:
+        return cipher.decrypt(suffix, sealed, aad)
+    except InvalidTag as error:
+        raise TagError from error
 
 
 class SharedKey:
@@ -263,9 +277,4 @@ class SharedKey:
         """
         with self._turn:
             cipher, committed = self._key.for_nonce(nonce)
-        if not hmac.compare_digest(commitment, committed):
-            raise CommitmentError
-        try:
-            return cipher.decrypt(nonce[PREFIX_SIZE:], sealed, aad)
-        except InvalidTag as error:
-            raise TagError from error
+        return _opened(cipher, nonce[PREFIX_SIZE:], sealed, aad, commitment, committed)
