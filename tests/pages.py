@@ -1,8 +1,8 @@
 """Pages of the documentation: the tests that they name, and the blocks that readers paste.
 
-A page's `sh` blocks are one session of bash; what a `text` block shows is what came out of the
-block before it. There `…` stands for whatever differs, and a line of it alone for any lines. Blank
-lines and blanks at the ends of lines do not count.
+A page's `sh` blocks are one session of bash, and its `python` blocks run between them. A `text`
+block shows what came out of the block before it. There `…` stands for whatever differs, and a line
+of it alone for any lines. Blank lines and blanks at the ends of lines do not count.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def blocks(page: str) -> list[tuple[str, str | None]]:
             found[-1] = (found[-1][0], text)
         elif language == "sh":
             found.append((text, None))
+        elif language == "python":
+            found.append((f"python - <<'END_OF_BLOCK'\n{text}END_OF_BLOCK\n", None))
     return found
 
 

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import pytest
 
+import pages
 from certificates import Authority
 from e2e.conftest import StartServer
 from e2e.server import ROOT, Server
-from e2e.test_readme import shape, tidy
 from in_process import serving
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain.bounds import Bounds
@@ -70,16 +70,17 @@ def test_what_the_page_shows(server: Server) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     page = (ROOT / "docs" / "transports.md").read_text(encoding="utf-8")
-    blocks = dict(re.findall(r"^```(sh|text)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    [(command, shown)] = pages.blocks(page)
+    assert shown is not None
     done = subprocess.run(
-        ["bash", "-ec", blocks["sh"].replace("'\n", "'; echo\n")],
+        ["bash", "-ec", command.replace("'\n", "'; echo\n")],
         capture_output=True,
         text=True,
         env=server.environment,
         timeout=40,
         check=True,
     )
-    assert shape(blocks["text"]).fullmatch(tidy(done.stdout)), done.stdout
+    assert pages.shape(shown).fullmatch(pages.tidy(done.stdout)), done.stdout
 
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 import callers
+import pages
 from cli_runner import Cli
 from e2e.conftest import StartServer
 from e2e.server import ROOT, Server
@@ -32,7 +33,7 @@ def server_fixture(start_server: StartServer) -> Server:
 
 def typed(server: Server, folder: Path, number: int, code: int = 0) -> str:
     """Types one of the page's commands in a folder with its files."""
-    [file] = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    [file] = pages.fenced(PAGE, "yaml")
     (folder / "acme.yaml").write_text(file)
     (folder / "rest.yaml").write_text("organizations: []\n")
     words = shlex.split(re.findall(r"^    keyfold (.*)$", PAGE, re.MULTILINE)[number])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -14,11 +13,11 @@ from typing import Any, Final
 
 import pytest
 
+import pages
 from e2e.conftest import StartServer
 from e2e.server import ROOT, Server
 
 PAGE: Final = (ROOT / "docs" / "organizations.md").read_text(encoding="utf-8")
-BLOCKS: Final = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 _KEYS: Final = ("platform", "acme", "acme-2026", "new")
 _BEGIN: Final = 3
 """Commands with which the page begins; those after them move a link."""
@@ -138,7 +137,7 @@ def test_users_of_a_link_move_one_by_one(server: Server) -> None:
 
 def test_the_program(server: Server) -> None:
     """The page's Python runs as it stands."""
-    [program] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    [program] = pages.fenced(PAGE, "python")
     assert "127.0.0.1:7443" in program
     done = subprocess.run(
         [sys.executable, "-c", program.replace("127.0.0.1:7443", server.target)],
@@ -155,14 +154,15 @@ def test_the_program(server: Server) -> None:
 
 def test_the_policy_by_a_claim() -> None:
     """The page shows the example file, and what the policy commands print about it."""
-    [policy] = [text for language, text in BLOCKS if 'organization_claim = "org"' in text]
+    [policy] = [text for text in pages.fenced(PAGE, "toml") if 'organization_claim = "org"' in text]
     assert policy == (ROOT / "docs" / "examples" / "customers-policy.toml").read_text("utf-8")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {"PATH": path}
     shown = []
-    for (language, command), (_, answer) in itertools.pairwise(BLOCKS):
-        if language != "sh" or "keyfold-server policy" not in command:
+    for command, answer in pages.blocks(PAGE):
+        if "keyfold-server policy" not in command:
             continue
+        assert answer is not None
         done = subprocess.run(
             ["bash", "-c", "export KEYFOLD_POLICY=docs/examples/customers-policy.toml\n" + command],
             cwd=ROOT,

@@ -1,8 +1,6 @@
 """Whoever pastes what README.md or `make serve` shows gets what they show.
 
-In README.md, all `sh` blocks are one session of bash in the repository, and a `python` block runs
-between them; what a `text` block shows is what came out of the block before it. There `…` stands
-for whatever differs, and a line of it alone for any lines.
+README.md is run as `pages` says, in one session of bash in the repository.
 """
 
 from __future__ import annotations
@@ -21,7 +19,10 @@ from typing import Final
 import pytest
 
 import keyfold_server
+import pages
 from e2e.server import BIN, READY, ROOT, WAIT, clean_environment
+
+README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 
 DEFAULT_TARGET: Final = "127.0.0.1:7443"
 DEFAULT_FOLDER: Final = "~/.local/share/keyfold-dev"
@@ -29,16 +30,10 @@ DEFAULT_FOLDER: Final = "~/.local/share/keyfold-dev"
 BUILD_GRPCURL: Final = 180.0
 """Seconds that getting grpcurl may take, since the first time it is compiled."""
 
+PASTING: Final = 120.0
+"""Seconds that a session of twenty programs may take on a machine that may be busy."""
+
 pytestmark = pytest.mark.timeout(BUILD_GRPCURL + 60)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of README.md, and the output that is shown below it, or None."""
-
-    language: str
-    text: str
-    shown: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,38 +45,9 @@ class Served:
     printed: str
 
 
-def blocks() -> list[Block]:
-    """Returns the blocks to run, each with its shown output."""
-    found: list[Block] = []
-    for language, text in re.findall(
-        r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    ):
-        if language == "text":
-            found[-1] = Block(found[-1].language, found[-1].text, text)
-        elif language != "mermaid":
-            found.append(Block(language, text))
-    return found
-
-
 def make(target: str) -> list[str | Path]:
     """Returns the command, run so that it never renews the environment that runs the tests."""
     return ["make", "--no-print-directory", "--old-file=.venv/installed", target]
-
-
-def shape(shown: str) -> re.Pattern[str]:
-    """Returns a pattern for all output of the same shape, once it is tidy."""
-    lines = []
-    for line in tidy(shown).splitlines():
-        if line == "…":
-            lines.append(r"(?:.*\n)*?")
-        else:
-            lines.append(".*".join(re.escape(part) for part in line.split("…")) + r"\n")
-    return re.compile("".join(lines))
-
-
-def tidy(text: str) -> str:
-    """Returns text without blank lines and blanks at the ends of lines."""
-    return "".join(f"{line.rstrip()}\n" for line in text.splitlines() if line.strip())
 
 
 @pytest.fixture(scope="module")
@@ -149,62 +115,40 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def bash(script: str, folder: Path, grpcurl: Path, target: str) -> str:
-    """Runs a script as a person would paste it, and returns all that it prints."""
+def pasting(grpcurl: Path, target: str) -> dict[str, str]:
+    """Returns the environment of somebody who pastes commands."""
     environment = clean_environment(KEYFOLD_TARGET=target)
     environment["PATH"] = f"{grpcurl}{os.pathsep}{environment['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,  # twenty programs, on a machine that may be busy
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return environment
 
 
 def test_readme_shows_what_comes_out(served: Served, grpcurl: Path, repository: Path) -> None:
     """Every block of the tour works, one after another, and prints what is shown below it."""
-    mark = "=== next block ==="
-    parts, expected = [], []
-    for block in blocks():
-        text = block.text
-        if text.startswith("make "):
-            continue  # `make demo` is run by test_demo.py, and `make serve` is what answers here.
-        if block.language == "python":
-            text = f"python - <<'END_OF_BLOCK'\n{text}END_OF_BLOCK\n"
-        parts.append(f"{text}echo '{mark}'\n")
-        expected.append(block)
-    script = "".join(parts)
-    assert DEFAULT_TARGET in script
-    assert DEFAULT_FOLDER in script
-    script = script.replace(DEFAULT_TARGET, served.target)
-    script = script.replace(DEFAULT_FOLDER, str(served.folder))
-    outputs = bash(script, repository, grpcurl, served.target).split(f"{mark}\n")
-    for block, output in zip(expected, outputs, strict=False):
-        if block.shown is not None:
-            assert shape(block.shown).fullmatch(tidy(output)), f"{block.text}\n{output}"
-    assert len(outputs) == len(expected) + 1
+    # `make demo` is run by test_demo.py, and `make serve` is what answers here.
+    tour = re.sub(r"^```sh\nmake .*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    pages.assert_runs(
+        tour,
+        folder=repository,
+        environment=pasting(grpcurl, served.target),
+        here={DEFAULT_TARGET: served.target, DEFAULT_FOLDER: str(served.folder)},
+        timeout=PASTING,
+    )
 
 
 def test_readme_names_the_two_commands() -> None:
     """The first blocks are the two commands, each by itself."""
-    assert [block.text for block in blocks()[:2]] == ["make demo\n", "make serve\n"]
+    assert [text for text, _ in pages.blocks(README)[:2]] == ["make demo\n", "make serve\n"]
 
 
 def test_readme_blocks_are_all_of_a_kind_that_is_run() -> None:
     """No block is of a language that no test looks at."""
-    assert {block.language for block in blocks()} == {"sh", "python"}
+    languages = set(re.findall(r"^```(\w+)$", README, re.MULTILINE))
+    assert languages == {"sh", "python", "text", "mermaid"}
 
 
 def test_readme_links_lead_somewhere() -> None:
     """Every link into the repository has a file at its end."""
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text())
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
 
@@ -219,13 +163,25 @@ def test_readme_has_the_map_of_the_rooms() -> None:
         for names, what in map_of_rooms
     ]
     assert rows
-    assert [row for row in rows if row not in (ROOT / "README.md").read_text()] == []
+    assert [row for row in rows if row not in README] == []
 
 
 def test_serve_prints_lines_that_work(served: Served, grpcurl: Path, tmp_path: Path) -> None:
     """The lines that `make serve` prints can be pasted as they stand, anywhere."""
     lines = served.printed.partition("# In another terminal")[2].partition(READY)[0]
-    output = bash(f"#{lines}", tmp_path, grpcurl, "127.0.0.1:1")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"#{lines}"],
+        cwd=tmp_path,
+        env=pasting(grpcurl, "127.0.0.1:1"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PASTING,
+        check=False,
+    )
+    output = done.stdout
+    assert done.returncode == 0, output
     for method in ("Enable", "GenerateDataKey", "Unwrap", "GetStatus", "Revoke", "Restore"):
         assert f"KeyManagementService/{method}\n" in lines
     assert "keyfold.v1.KeyManagementService is a service" in output

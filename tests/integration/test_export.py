@@ -21,6 +21,7 @@ from typing import Any, Final
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+import pages
 import postgres
 from audit_chain import verified_events
 from builders import (
@@ -835,7 +836,7 @@ def _page() -> dict[str, Any]:
     """Returns the names that the code of docs/wrapped-key.md defines."""
     page = (ROOT / "docs" / "wrapped-key.md").read_text(encoding="utf-8")
     defined: dict[str, Any] = {}
-    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    blocks = pages.fenced(page, "python")
     exec(compile("".join(blocks), "docs/wrapped-key.md", "exec"), defined)
     return defined
 

@@ -18,6 +18,7 @@ import grpc
 import pytest
 from grpc_status import rpc_status
 
+import pages
 from e2e.server import Server, make
 from in_process import grpc_alone, serving
 from keyfold_server import settings
@@ -130,7 +131,7 @@ def test_every_setting_stands_on_the_page(name: str) -> None:
 
 def test_the_sample_file_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sample file can be copied as it stands; it has every setting, at its default if any."""
-    (sample,) = re.findall(r"^```toml\n(.*?)^```$", CONFIGURATION, re.MULTILINE | re.DOTALL)
+    (sample,) = pages.fenced(CONFIGURATION, "toml")
     file = tmp_path / "keyfold.toml"
     file.write_text(sample, encoding="utf-8")
     for name in settings.Settings.model_fields:

@@ -30,7 +30,7 @@ KINDS: dict[str, type[BaseModel]] = {
 
 
 def _sample() -> dict[str, Any]:
-    [text] = [one for one in re.findall(r"(?s)```toml\n(.*?)```", PAGE) if "[relay]" in one]
+    [text] = [one for one in pages.fenced(PAGE, "toml") if "[relay]" in one]
     return tomllib.loads(text)
 
 
@@ -38,7 +38,7 @@ def test_the_sample_has_every_setting_and_is_accepted(tmp_path: Path) -> None:
     """An operator finds each setting in the page's file, and the file as it stands is right."""
     sample = _sample()
     path = tmp_path / "relay.toml"
-    [text] = [one for one in re.findall(r"(?s)```toml\n(.*?)```", PAGE) if "[relay]" in one]
+    [text] = [one for one in pages.fenced(PAGE, "toml") if "[relay]" in one]
     path.write_text(text)
     config.load(path)
     assert sample["keyfold"].keys() == model.Server.model_fields.keys()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import subprocess
@@ -12,14 +11,14 @@ from typing import Final
 
 import pytest
 
+import pages
+
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-BLOCKS: Final = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-
-POLICY: Final = next(text for language, text in BLOCKS if language == "toml")
+POLICY: Final = pages.fenced(PAGE, "toml")[0]
 ASKED: Final = [
-    (command, shown)
-    for (_, command), (_, shown) in itertools.pairwise(BLOCKS)
+    (command, shown or "")
+    for command, shown in pages.blocks(PAGE)
     if "keyfold-server policy" in command
 ]
 

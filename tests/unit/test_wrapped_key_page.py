@@ -6,12 +6,12 @@ The code blocks of docs/wrapped-key.md are run as they stand there, in the page'
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import pages
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.envelope import Kek, encode_context
 
@@ -28,7 +28,7 @@ Page = dict[str, Any]
 def page_fixture() -> Page:
     """The names that the page's code defines."""
     defined: Page = {}
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    blocks = pages.fenced(PAGE, "python")
     exec(compile("".join(blocks), "docs/wrapped-key.md", "exec"), defined)
     return defined
 
