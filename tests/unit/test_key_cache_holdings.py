@@ -286,6 +286,10 @@ def test_keys_whose_time_is_over_are_wiped_without_a_use(clocks: Clocks) -> None
     clocks.advance(60.0)
     holdings.tidy()
     assert bytes(held.secret) == bytes(32)
+    held = fetch(holdings)
+    clocks.wall += 60.0  # As while a machine is paused.
+    holdings.tidy()
+    assert bytes(held.secret) == bytes(32)
 
 
 def test_a_stream_that_is_away_has_a_grace(clocks: Clocks) -> None:
@@ -313,6 +317,10 @@ def test_a_watch_that_begins_anew_counts_nothing_from_before(clocks: Clocks) -> 
     holdings.tell(state(), calls.NEVER)
     beat(holdings)
     assert bytes(held.secret) == bytes(32)
+    holdings.give_back(answered(holdings, ticket))
+    assert not served(holdings)
+    ticket = holdings.ticket("acme")
+    holdings.begin(watched=False)
     holdings.give_back(answered(holdings, ticket))
     assert not served(holdings)
 
@@ -409,13 +417,14 @@ def test_bounds_are_checked() -> None:
 def test_a_forked_child_has_no_key() -> None:
     """What another thread held at the fork does not hang the child, which gets a clear error."""
     holdings = watched()
-    fetch(holdings)
+    held = fetch(holdings)
     reading, writing = os.pipe()
     holdings._lock.acquire()  # As a thread that does not exist in the child.
     child = os.fork()
     if child == 0:
         try:
             os.write(writing, b"" if holdings.to_open(name()) is None else b"a key, ")
+            os.write(writing, b"" if bytes(held.secret) == bytes(32) else b"a secret, ")
             holdings.ticket("acme")
         except keyfold.ForkedError as error:
             os.write(writing, b"forked" if "after the fork" in str(error) else b"")

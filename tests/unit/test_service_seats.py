@@ -248,6 +248,42 @@ async def test_a_seat_that_could_not_be_tried_is_not_refused(house: House, one: 
     assert held(house)[0] == "role/s2"
 
 
+async def test_a_refused_seat_does_not_hide_one_that_could_not_be_tried(
+    house: House, one: Member
+) -> None:
+    """Of seats of which one is refused and a later one gets no answer, nobody could tell (F6)."""
+    await policy(one, seats=2)
+    house.provider.broken = {"role/s2"}
+    house.provider.lets_in = {"fake:one": {"role/s2"}}
+    with pytest.raises(UnreachableError, match="tried as seat seat-1, seat-2"):
+        await one.enable(specs={"eu": ASKED}, organization="org")
+
+
+async def test_a_seat_that_another_change_tries_comes_last(house: House, one: Member) -> None:
+    """An Enable that begins meanwhile tries the next seat, so that neither has to begin again."""
+    await policy(one, seats=2)
+    hang = house.provider.hang("fake:one", ("wrap",))
+    first = asyncio.create_task(one.enable("a", specs={"eu": ASKED}, organization="org"))
+    await until(lambda: len(house.provider.tried) == 1)
+    second = asyncio.create_task(one.enable("b", specs={"eu": ASKED}, organization="org"))
+    await until(lambda: len(house.provider.tried) == 2)
+    assert house.provider.tried == [("fake:one", "role/s1"), ("fake:one", "role/s2")]
+    hang.release()
+    await asyncio.gather(first, second)
+    assert states(house) == {"seat-1": "a", "seat-2": "b"}
+
+
+async def test_a_key_as_a_seat_claims_nothing(house: House, one: Member) -> None:
+    """C2, C9: a seat is one owner's, so its key makes nobody the holder of the account."""
+    house.provider.create_key("A.one")
+    house.provider.create_key("A.two")
+    for name, organization in (("one", "acme"), ("two", "globex")):
+        spec = KeySpec("FAKE", f"fake:A.{name}", "seat")
+        await policy(one, spec, organization=organization)
+        await one.enable(name, specs={"eu": spec}, organization=organization)
+        assert house.store.organization(organization).organization.holders == ()
+
+
 async def test_of_many_enables_one_gets_the_last_seat(house: House, one: Member) -> None:
     """The others are told that none is reserved, on whichever replica they are."""
     two = await house.seated()
