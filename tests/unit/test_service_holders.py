@@ -23,6 +23,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.events import EventQuery
 from keyfold_server.domain.holders import MAX_HOLDERS, Holder
 from keyfold_server.domain.keyspec import KeySpec, RootKey
+from keyfold_server.domain.operations import ActionKind, Work
 from keyfold_server.domain.organizations import Settings
 from keyfold_server.domain.rights import Caller, Identity
 from keyfold_server.service.organizations.key_links import LinkResult
@@ -87,6 +88,13 @@ def relinked(one: Member, organization: str, uri: str) -> Awaitable[LinkResult]:
     return one.replica.key_links.update(asked("UpdateKeyLink", request))  # type: ignore[arg-type]
 
 
+def moved(one: Member, organization: str, uri: str, *, dry_run: bool = False) -> Awaitable[object]:
+    """Begins to move a link to another key."""
+    key = KeySpec("FAKE", uri)
+    work = Work(ActionKind.MOVE_LINK, organization=organization, key_link="main", key_spec=key)
+    return one.replica.operations.start(caller(), "op", work, float("inf"), dry_run=dry_run)
+
+
 def allowed(
     one: Member, organization: str, *holders: str, who: Caller | None = None
 ) -> Awaitable[OrganizationResult]:
@@ -128,6 +136,8 @@ WAYS: Final[dict[str, Callable[[Member, str], Awaitable[object]]]] = {
     "Rotate": lambda one, uri: one.rotate({"eu": uri}, "b-1"),
     "CreateKeyLink": lambda one, uri: linked(one, "initech", uri),
     "UpdateKeyLink": lambda one, uri: relinked(one, "globex", uri),
+    "StartOperation": lambda one, uri: moved(one, "globex", uri),
+    "StartOperation, dry_run": lambda one, uri: moved(one, "globex", uri, dry_run=True),
     "TestKey": lambda one, uri: tried(one, uri, Scope("b-1", "eu", None)),
     "TestKey of an organization": lambda one, uri: tried(one, uri, Scope("", "", "globex")),
     "TestKey of nobody": lambda one, uri: tried(one, uri, Scope("", "", None)),
@@ -196,6 +206,26 @@ async def test_the_grant_comes_first(house: RegionalHouse, one: Member) -> None:
     who = Caller(parse(text, "p").rights(Identity(("dns:x",), "certificate")))
     with pytest.raises(KeyNotGrantedError):
         await linked(one, "globex", "fake:A.two", who=who)
+
+
+async def test_a_link_claims_what_it_moves_to(house: RegionalHouse, one: Member) -> None:
+    """C9: a move proves the new key for the organization, so its account is the organization's."""
+    await prepared(one)
+    house.provider.create_key("C.one")
+    await moved(one, "globex", "fake:C.one", dry_run=True)
+    assert await held(one, "globex") == (Holder("FAKE", "B"),)
+    await moved(one, "globex", "fake:C.one")
+    assert await held(one, "globex") == (Holder("FAKE", "B"), Holder("FAKE", "C"))
+    with pytest.raises(KeyHeldByAnotherError):
+        await one.enable("a-2", {"eu": "fake:C.one"}, organization="acme")
+
+
+async def test_an_account_of_the_vendors_is_nobodys(house: RegionalHouse, one: Member) -> None:
+    """C9: keys that the vendor keeps for several organizations do not make one the holder."""
+    house.provider.create_key("shared")
+    for name, organization in (("a-2", "acme"), ("b-2", "globex")):
+        await one.enable(name, {"eu": "fake:shared"}, organization=organization)
+    assert await held(one, "acme") == (OURS,)
 
 
 async def test_another_spelling_is_the_same_account(house: RegionalHouse, one: Member) -> None:
