@@ -27,6 +27,7 @@ from wire_errors import WireError
 
 CRASHER = Path(__file__).parent.parent / "rewrap_crasher.py"
 BUSY = WireError(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "too many calls", retry_after=1)
+STRANGER = WireError(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", "who are you?")
 HIDDEN = WireError(grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", "not for you")
 
 
@@ -234,6 +235,16 @@ def test_a_server_that_stays_away_stops_the_run(server: Served) -> None:
             window.sent[0][1].result()
 
 
+def test_a_caller_that_is_not_known_stops_the_run(server: Served) -> None:
+    """What every call would be answered is no line's error: the run ends with it."""
+    window = _window(server, _wrapped(server, 1))
+    server.fail("BatchRewrap", STRANGER)
+    with keyfold.Client(server.target) as client, Pipeline(client, 2) as sending:
+        sending.send(window)
+        with pytest.raises(keyfold.UnauthenticatedError):
+            window.sent[0][1].result()
+
+
 def test_a_kms_that_stays_away_fails_its_lines_only(server: Served) -> None:
     """Lines whose KMS gives no answer get its error in the end; those of others move."""
     server.make_key("arn:aws:kms:eu-west-1:111122223333:key/k")
@@ -241,7 +252,8 @@ def test_a_kms_that_stays_away_fails_its_lines_only(server: Served) -> None:
     with server.client() as client:
         client.add_regions("prod", [RegionSpec("aws", key)])
         other = client.wrap("prod", "aws", _key(9)).wrapped_key
-    window = _window(server, [*_wrapped(server, 1), base64.b64encode(other).decode()])
+    keys = [*_wrapped(server, 1), base64.b64encode(other).decode()]
+    window, again = _window(server, keys), _window(server, keys)
     server.clock.advance(100_000)
     server.aws.disconnect()
     patience = Patience(calls=5.0, lines=0.05, first=0.01)
@@ -249,6 +261,11 @@ def test_a_kms_that_stays_away_fails_its_lines_only(server: Served) -> None:
         sending.send(window)
         [(indexes, future)] = window.sent
         good, bad = future.result()
+        # Further lines of that KEK are sent once, and do not wait for it anew.
+        calls = len(server.requests["BatchRewrap"])
+        sending.send(again)
+        assert isinstance(again.sent[0][1].result()[1], keyfold.CouldNotTellError)
+        assert len(server.requests["BatchRewrap"]) == calls + 1
     assert indexes == [0, 1]
     assert isinstance(good, keyfold.Rewrapped)
     assert isinstance(bad, keyfold.CouldNotTellError)

@@ -286,6 +286,7 @@ def test_keys_whose_time_is_over_are_wiped_without_a_use(clocks: Clocks) -> None
     clocks.advance(60.0)
     holdings.tidy()
     assert bytes(held.secret) == bytes(32)
+    beat(holdings, 1_000.0)
     held = fetch(holdings)
     clocks.wall += 60.0  # As while a machine is paused.
     holdings.tidy()
