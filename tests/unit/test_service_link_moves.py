@@ -159,6 +159,17 @@ async def opens(member: Member, blobs: dict[str, bytes]) -> None:
         assert (await member.unwrap(blob, cluster)).plaintext == b"k" * 32
 
 
+async def take_over(house: House, member: Member) -> None:
+    """Has a replica go on with a move whose lease has run out, and that is still open then."""
+    report = await shown(member)
+    assert report.move is not None
+    assert report.move.open
+    house.clock.advance(LEASE + 1)
+    await member.poll()
+    await look(member)
+    await settled(member)
+
+
 def kill(member: Member) -> None:
     """Ends a replica's runs where they are; nothing is written any more."""
     runner = member.replica._runner
@@ -492,13 +503,7 @@ async def test_another_replica_goes_on_with_a_move(house: House, at_once: int) -
     house.provider.mend()
     await settled(first)
     await first.settle()
-    report = await shown(second)
-    assert report.move is not None
-    assert report.move.open
-    house.clock.advance(LEASE + 1)
-    await second.poll()
-    await look(second)
-    await settled(second)
+    await take_over(house, second)
     assert counted(second) == ((12, 0, 0), [])
     assert (await shown(second)).move is None
     assert {region(house, cluster).newest.current.number for cluster in blobs} == {2}
@@ -520,13 +525,7 @@ async def test_a_replica_that_dies_at_the_very_end(house: House) -> None:
     await settled(first)
     await first.settle()
     assert not known(first).ended
-    report = await shown(second)
-    assert report.move is not None
-    assert report.move.open
-    house.clock.advance(LEASE + 1)
-    await second.poll()
-    await look(second)
-    await settled(second)
+    await take_over(house, second)
     assert counted(second) == ((2, 0, 0), [])
     assert (await shown(second)).move is None
 
