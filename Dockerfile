@@ -29,7 +29,7 @@ RUN ["/build/tools/bin/python", "-m", "pip", "wheel", "--no-deps", "--no-build-i
 # --- the installed program ---------------------------------------------------------------
 
 FROM ${BASE}${DIGEST:+@${DIGEST}} AS installed
-# The name of a lock in requirements/. `all` has every extra, including the SDK of each KMS. `server`
+# The name of a lock in requirements/. `all` has what Keyfold's programs can use, the SDK of each KMS too. `server`
 # leaves the SDKs out, and serves only LOCAL keys and the providers of other packages.
 ARG EXTRAS=all
 COPY requirements/${EXTRAS}.lock /build/requirements/installed.lock

@@ -2,7 +2,7 @@
 # Resolves pyproject.toml into the locks in requirements/: dev (.venv), stubs, resolver; postgres,
 # localstack, moto and openbao (servers for tests); and, for installations elsewhere, client (the base
 # dependencies), cli (the base and the command line), relay (its extra and S3's SDK), server (its extra, PostgreSQL's driver and
-# uvloop), all (every extra) and build (the tools that build the wheel). A locked package keeps its
+# uvloop), all (the extra `all`) and build (the tools that build the wheel). A locked package keeps its
 # version as long as pyproject.toml allows it; `UPGRADE=1` moves every package to the newest version
 # allowed.
 # shellcheck source=scripts/lib.sh
@@ -43,7 +43,7 @@ tested client pyproject.toml
 tested cli pyproject.toml --extra cli
 tested relay pyproject.toml --extra relay --extra aws
 tested server pyproject.toml --extra server --extra postgres --extra uvloop
-tested all pyproject.toml --all-extras
+tested all pyproject.toml --extra all
 
 # pip cannot lock a build, so the build tools have a lock of their own and are installed beforehand.
 scratch

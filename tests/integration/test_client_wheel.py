@@ -31,9 +31,12 @@ BASE: Final = {
 COMMAND_LINE: Final = {"pydantic", "rich", "typer"}
 """The packages of the command line that an application must not be made to install."""
 
+INTEGRATIONS: Final = {"django", "pyarrow", "sqlalchemy"}
+"""Extras of `keyfold.integrations`: the application has the package, the image does not."""
+
 NOT_THE_CLIENTS: Final = re.compile(
-    r"alembic|azure|boto|botocore|google-(auth|cloud)|grpcio-(health|reflection)|"
-    r"hvac|mako|opentelemetry|prometheus|psycopg|pydantic-settings|sqlalchemy|structlog|uvloop"
+    r"alembic|azure|django|boto|botocore|google-(auth|cloud)|grpcio-(health|reflection)|"
+    r"hvac|mako|opentelemetry|prometheus|psycopg|pyarrow|pydantic-settings|sqlalchemy|structlog|tink|uvloop"
 )
 """Packages that serve, store, or speak to clouds."""
 
@@ -107,11 +110,11 @@ def _names(python: Path) -> set[str]:
 
 
 def test_the_base_is_what_an_application_needs() -> None:
-    """The project asks for these five packages, and `all` for every extra."""
+    """The project asks for these five packages, and `all` for what its own programs can use."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {re.split(r"[<>=]", one)[0] for one in project["dependencies"]} == BASE
-    extras = project["optional-dependencies"]
-    assert extras["all"] == [f"keyfold[{','.join(sorted(set(extras) - {'all'}))}]"]
+    extras = set(project["optional-dependencies"]) - {"all"} - INTEGRATIONS
+    assert project["optional-dependencies"]["all"] == [f"keyfold[{','.join(sorted(extras))}]"]
 
 
 def test_it_brings_in_no_server(python: Path) -> None:
