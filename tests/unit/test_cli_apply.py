@@ -694,3 +694,41 @@ def test_options_that_mean_nothing(cli: Cli) -> None:
     assert "--waiting-period needs --delete" in apply(cli, "{}", "--waiting-period", "0s").err
     ran = apply(cli, "{", "-o", "json")
     assert (ran.code, ran.error["reason"]) == (2, "INVALID_INPUT")
+
+
+def test_a_geos_link_gives_its_regions_their_keys(
+    cli: Cli, server: Served, geos: dict[str, tuple[str, ...]]
+) -> None:
+    """A cluster of a geo's link is seen as it is: nothing, a policy, a region, another link."""
+    key = {"type": "AWS_KMS", "uri": arn("eu-1")}
+    link = {"organization": "acme", "key_link": "main", "geo": "EU", "key_spec": key}
+    spec: dict[str, Any] = {"geo": "EU", "key_link": "main"}
+    cluster = {"cluster": "test", "organization": "acme", "region_specs": [spec]}
+    document: dict[str, Any] = {"key_links": [link], "clusters": [cluster]}
+    assert apply(cli, document).code == 0
+    planned = apply(cli, document, "--plan", "-o", "json")
+    assert planned.code == 0
+    assert [one for one in planned.json["left_alone"] if "test" in one] == []
+    spec["policy"] = {"cache_ttl": "9s"}
+    assert fields_of(apply(cli, document, "-o", "json")) == {
+        "region_specs[eu-1].policy.cache_ttl": (None, "9s"),
+        "region_specs[eu-2].policy.cache_ttl": (None, "9s"),
+    }
+    geos["EU"] = ("eu-1", "eu-2", "eu-3")
+    link["key_spec"] = {"type": "AWS_KMS", "uri": arn("eu-2")}
+    grown = changes(apply(cli, document, "-o", "json"))
+    assert [one["action"] for one in grown] == ["MOVE", "ADD_REGIONS"]
+    assert [one.key_link for one in server.status("test").regions] == ["main"] * 3
+    assert apply(cli, document, "--plan").code == 0
+
+
+def test_a_geo_comes_to_a_link_that_exists(cli: Cli, server: Served) -> None:
+    """A cluster whose geo has a key of its own takes the key of the organization's link."""
+    key = {"type": "AWS_KMS", "uri": arn("eu-1")}
+    link = {"organization": "acme", "key_link": "main", "geo": "EU", "key_spec": key}
+    cluster: dict[str, Any] = {"cluster": "test", "organization": "acme"}
+    for own in ({"geo": "EU", "key_spec": key}, {"geo": "EU", "key_link": "main"}):
+        document = {"key_links": [link], "clusters": [cluster | {"region_specs": [own]}]}
+        assert apply(cli, document).code == 0
+        assert apply(cli, document, "--plan").code == 0
+    assert [one.key_link for one in server.status("test").regions] == ["main", "main"]

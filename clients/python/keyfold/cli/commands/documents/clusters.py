@@ -153,7 +153,11 @@ def _sort_geo(spec: RegionSpec, found: ClusterStatus, work: _Work) -> None:
     if source is None:
         return
     regions = [one for one in found.regions if source.region in (one.region, one.replica_of)]
-    key = spec.key_spec is None or any(one.key_spec == spec.key_spec for one in regions)
+    key = (
+        all(one.key_link == spec.key_link for one in regions)
+        if spec.key_link
+        else spec.key_spec is None or any(one.key_spec == spec.key_spec for one in regions)
+    )
     if not key or any(spec.policy not in (None, one.policy) for one in regions):
         work.rotate.append(spec)
 

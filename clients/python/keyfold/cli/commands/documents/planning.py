@@ -7,8 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from keyfold.cli.commands.documents.actual import Actual
-from keyfold.cli.commands.documents.clusters import cluster_name, cluster_steps, region_name
+from keyfold.cli.commands.documents.clusters import (
+    cluster_name,
+    cluster_steps,
+    region_name,
+)
 from keyfold.cli.commands.documents.deletions import deletion_notes, deletion_steps
+from keyfold.cli.commands.documents.geo_links import with_link_regions
 from keyfold.cli.commands.documents.limits import check_limits
 from keyfold.cli.commands.documents.moves import move_notes
 from keyfold.cli.commands.documents.organizations import (
@@ -20,7 +25,7 @@ from keyfold.cli.commands.documents.organizations import (
 from keyfold.cli.commands.documents.planned_keys import PlannedKeys
 from keyfold.cli.commands.documents.seats import with_own_seats
 from keyfold.cli.commands.documents.step import Step
-from keyfold.cli.input.documents import Document
+from keyfold.cli.input.documents import Cluster, Document
 from keyfold.cli.output.plan import Change, Plan
 from keyfold.cli.session import Session
 from keyfold.errors import KeyfoldError
@@ -53,12 +58,15 @@ def make_plan(
             exists.clusters(name)
     steps = [*organization_steps(document, exists), *link_steps(document, exists)]
     keys = PlannedKeys(document, exists, [each.resource for each in steps])
-    found: dict[str, ClusterStatus] = {}
+    found: dict[str, tuple[Cluster, ClusterStatus]] = {}
     for name, entry in document.clusters.items():
         status = exists.cluster(name, entry.value.organization)
         if status is not None:
-            found[name] = status
-            own = replace(entry, value=with_own_seats(session, entry.value, status))
+            wanted = entry.value
+            if status.organization and any(spec.geo and spec.key_link for spec in wanted.specs):
+                wanted = with_link_regions(wanted, exists.key_links(status.organization))
+            found[name] = wanted, status
+            own = replace(entry, value=with_own_seats(session, wanted, status))
             steps += cluster_steps(document, own, status, keys)
         else:
             steps += cluster_steps(document, entry, None, keys)
@@ -100,7 +108,9 @@ def _declared(document: Document) -> Iterator[str]:
     yield from map(cluster_name, document.clusters)
 
 
-def _left(document: Document, exists: Actual, found: dict[str, ClusterStatus]) -> Iterator[str]:
+def _left(
+    document: Document, exists: Actual, found: dict[str, tuple[Cluster, ClusterStatus]]
+) -> Iterator[str]:
     """Yields what the document's organizations and clusters have beside it."""
     for name in document.organizations:
         if exists.organization(name) is None:
@@ -111,10 +121,9 @@ def _left(document: Document, exists: Actual, found: dict[str, ClusterStatus]) -
         for cluster in exists.clusters(name):
             if cluster not in document.clusters:
                 yield cluster_name(cluster)
-    for name, status in found.items():
-        specs = document.clusters[name].value.specs
-        named = {spec.region for spec in specs}
-        geos = {spec.geo for spec in specs if spec.geo}
+    for name, (wanted, status) in found.items():
+        named = {spec.region for spec in wanted.specs}
+        geos = {spec.geo for spec in wanted.specs if spec.geo}
         sources = {one.region for one in status.regions if one.geo in geos}
         for region in status.regions:
             if region.region not in named and not {region.region, region.replica_of} & sources:
