@@ -158,3 +158,16 @@ class BorrowedKey:
             view.release()
         if held is not None:
             lender.give_back(held)
+
+
+class LentKey(BorrowedKey):
+    """A key that a block has borrowed together with others."""
+
+    __slots__ = ()
+
+    def __init__(self, held: HeldKey) -> None:
+        self._held, self._view = held, None
+
+    def give_back(self, lender: Lender) -> None:
+        """Ends the use."""
+        self._give_back(lender)

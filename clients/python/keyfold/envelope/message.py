@@ -157,6 +157,11 @@ def head(wrapped_key: bytes) -> bytes:
     return _PREFIX + _U16.pack(len(wrapped_key)) + wrapped_key
 
 
+def moved(message: Message, wrapped_key: bytes) -> bytes:
+    """Returns a message with another wrapped key, and all else as it was."""
+    return b"".join((head(wrapped_key), message.rest))
+
+
 def parse(message: bytes) -> Message:
     """Returns the parts of a message, without authenticating it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -14,6 +14,7 @@ from keyfold.caching.keys import BorrowedKey, HeldKey, OpeningName, SealingName
 from keyfold.caching.reader import AsyncReader
 from keyfold.envelope.keys import Bounds
 from keyfold.errors import KeyfoldError
+from keyfold.models.specs import UnwrapItem
 
 
 class AsyncAsker:
@@ -38,6 +39,23 @@ class AsyncAsker:
             )
         held = keys.opened(name, answer)
         return self.holdings.keep(held, ticket, answer.max_cache_age.total_seconds())
+
+    async def opened_together(
+        self, cluster: str, names: Sequence[OpeningName], timeout: float | None
+    ) -> list[HeldKey | KeyfoldError]:
+        """Has the server open keys in a batch, and keeps those that may be kept."""
+        items = [UnwrapItem(wrapped_key, dict(context)) for _, wrapped_key, context in names]
+        with self._asking(cluster) as ticket:
+            answers = await self._client.batch_unwrap(cluster, items, timeout=timeout)
+        opened: list[HeldKey | KeyfoldError] = []
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, KeyfoldError):
+                self.holdings.failed(cluster, answer)
+                opened.append(answer)
+            else:
+                age = answer.max_cache_age.total_seconds()
+                opened.append(self.holdings.keep(keys.opened(name, answer), ticket, age))
+        return opened
 
     async def made(self, name: SealingName, size: int, timeout: float | None) -> HeldKey:
         """Has the server make a key, and keeps the key if it may."""

@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
+from keyfold.caching.client.bunch import lent_together
 from keyfold.caching.client.lending import Asker, OpeningKey, SealingKey
 from keyfold.caching.holdings import Holdings, Limits
-from keyfold.caching.keys import DEFAULT_BOUNDS, pairs
+from keyfold.caching.keys import DEFAULT_BOUNDS, LentKey, pairs
 from keyfold.caching.reader import Reader
 from keyfold.client import Client, Watch
 from keyfold.envelope.keys import Bounds
+from keyfold.errors import KeyfoldError
 from keyfold.models.specs import Buffer, Context, as_bytes
 
 
@@ -93,6 +96,28 @@ class KeyCache:
         """
         name = (cluster, as_bytes(wrapped_key, "wrapped_key"), pairs(context))
         return OpeningKey(self._asker, name, timeout)
+
+    def opening_keys(
+        self,
+        cluster: str,
+        wrapped_keys: Iterable[tuple[Buffer, Context]],
+        *,
+        timeout: float | None = None,
+    ) -> AbstractContextManager[list[LentKey | KeyfoldError]]:
+        """Lends many keys of a cluster, for a block; one call opens up to 1,000 of them.
+
+        The block gets a key for each, in their order, or the error with which the server answered.
+
+        Args:
+            cluster: The name of the cluster.
+            wrapped_keys: The wrapped keys, each with the context that it was wrapped with.
+            timeout: Deadline of each call, in seconds.
+        """
+        names = [
+            (cluster, as_bytes(wrapped_key, "wrapped_key"), pairs(context))
+            for wrapped_key, context in wrapped_keys
+        ]
+        return lent_together(self._asker, cluster, names, timeout)
 
     def sealing_key(
         self,

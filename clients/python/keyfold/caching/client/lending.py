@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ from keyfold.caching.reader import Reader
 from keyfold.client import Client
 from keyfold.envelope.keys import Bounds
 from keyfold.errors import KeyfoldError
+from keyfold.models.specs import UnwrapItem
 
 
 class Asker:
@@ -40,6 +41,23 @@ class Asker:
             )
         held = keys.opened(name, answer)
         return self.holdings.keep(held, ticket, answer.max_cache_age.total_seconds())
+
+    def opened_together(
+        self, cluster: str, names: Sequence[OpeningName], timeout: float | None
+    ) -> list[HeldKey | KeyfoldError]:
+        """Has the server open keys in a batch, and keeps those that may be kept."""
+        items = [UnwrapItem(wrapped_key, dict(context)) for _, wrapped_key, context in names]
+        with self._asking(cluster) as ticket:
+            answers = self._client.batch_unwrap(cluster, items, timeout=timeout)
+        opened: list[HeldKey | KeyfoldError] = []
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, KeyfoldError):
+                self.holdings.failed(cluster, answer)
+                opened.append(answer)
+            else:
+                age = answer.max_cache_age.total_seconds()
+                opened.append(self.holdings.keep(keys.opened(name, answer), ticket, age))
+        return opened
 
     def made(self, name: SealingName, size: int, timeout: float | None) -> HeldKey:
         """Has the server make a key, and keeps the key if it may."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +13,8 @@ from keyfold.aio.data_plane import DataPlane
 from keyfold.calls.watch import Moment, moment
 from keyfold.envelope.cipher import key_of
 from keyfold.envelope.keys import Bounds, OpeningKey, SealingKey
-from keyfold.models.specs import Buffer, Context
+from keyfold.errors import KeyfoldError
+from keyfold.models.specs import Buffer, Context, UnwrapItem
 
 if TYPE_CHECKING:
     from keyfold.crypto.xaes import SharedKey
@@ -49,10 +51,27 @@ class AsyncKeySource(Protocol):
         """Gives out the key that is wrapped in `wrapped_key`."""
         ...
 
+    def opening_keys(
+        self,
+        cluster: str,
+        wrapped_keys: Iterable[tuple[bytes, Context]],
+        *,
+        timeout: float | None,
+    ) -> AbstractAsyncContextManager[Sequence[OpeningKey | KeyfoldError]]:
+        """Gives out many keys, each with its context, or the error of each, in their order."""
+        ...
 
-@dataclass(frozen=True, slots=True)
+
 class _Opening:
-    key: SharedKey
+    """The answer to one unwrapping."""
+
+    def __init__(self, secret: Buffer) -> None:
+        self._secret = secret
+
+    @cached_property
+    def key(self) -> SharedKey:
+        """The key, ready to use."""
+        return key_of(self._secret)
 
 
 @dataclass(slots=True)
@@ -128,7 +147,23 @@ class AsyncKeeper:
         unwrapped = await self._client.unwrap(
             cluster, wrapped_key, context=context, timeout=timeout
         )
-        yield _Opening(key_of(unwrapped.plaintext))
+        yield _Opening(unwrapped.plaintext)
+
+    @asynccontextmanager
+    async def opening_keys(
+        self,
+        cluster: str,
+        wrapped_keys: Iterable[tuple[Buffer, Context]],
+        *,
+        timeout: float | None,
+    ) -> AsyncIterator[list[OpeningKey | KeyfoldError]]:
+        """Has the server unwrap keys in batches, which are dropped with the block."""
+        items = [UnwrapItem(wrapped_key, context) for wrapped_key, context in wrapped_keys]
+        answers = await self._client.batch_unwrap(cluster, items, timeout=timeout)
+        yield [
+            answer if isinstance(answer, KeyfoldError) else _Opening(answer.plaintext)
+            for answer in answers
+        ]
 
     async def _new_key(self, made_for: tuple[str, str, Context], timeout: float | None) -> _Key:
         cluster, region, context = made_for

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -12,12 +13,17 @@ from keyfold.client.data_plane import DataPlane
 from keyfold.envelope import message as form
 from keyfold.envelope.cipher import open_message, seal
 from keyfold.envelope.client.keeper import Keeper, KeySource
-from keyfold.envelope.keys import Bounds
+from keyfold.envelope.keys import Bounds, OpeningKey
 from keyfold.envelope.work import work
-from keyfold.errors import MessageContextError
-from keyfold.models.specs import Buffer, Context, as_bytes
+from keyfold.errors import KeyfoldError, MessageContextError
+from keyfold.models.results import Rewrapped
+from keyfold.models.specs import Buffer, Context, RewrapItem, as_bytes
 
 _NO_CONTEXT: Final[Context] = MappingProxyType({})
+
+_Result = bytes | KeyfoldError
+_Name = tuple[bytes, frozenset[tuple[str, str]]]
+"""What tells one data key from another: its wrapped key, and the context that it opens with."""
 
 
 class Envelope:
@@ -128,16 +134,44 @@ class Envelope:
             InvalidInputError: Its wrapped key is not of this cluster, or was changed; the reason
                 is the server's.
         """
-        parts = self._parsed(message)
-        if context:
-            form.check_context(context)
-            _demand(context, {**parts.key_context, **parts.context})
+        parts = self._demanded(message, context)
         with self._keys.opening_key(
             self._cluster, parts.wrapped_key, parts.key_context, timeout=timeout
         ) as key:
-            return work(
-                len(parts.sealed), partial(open_message, key.key, parts, self._aad + parts.bound)
-            )
+            return self._opened(key, parts)
+
+    def open_many(
+        self,
+        messages: Iterable[tuple[Buffer, Context | None]],
+        *,
+        timeout: float | None = None,
+    ) -> list[bytes | KeyfoldError]:
+        """Returns the data of many messages, or an error for each that does not open.
+
+        Opening 1,000 messages takes one call at most, however many data keys they have; from a
+        cache, it takes none. Above that it takes one call for each 1,000 data keys.
+
+        Args:
+            messages: The messages, each with the pairs that it must have or None, as in `open`.
+            timeout: Deadline of each call, in seconds. A call that fails does not raise: its error
+                is the result of each of its messages.
+        """
+        found = [self._found(message, context) for message, context in messages]
+        asked: dict[_Name, tuple[bytes, Context]] = {
+            _name(parts): (parts.wrapped_key, parts.key_context)
+            for parts in found
+            if isinstance(parts, form.Message)
+        }
+        if not asked:
+            return [parts for parts in found if isinstance(parts, KeyfoldError)]
+        with self._keys.opening_keys(self._cluster, asked.values(), timeout=timeout) as lent:
+            keys = dict(zip(asked, lent, strict=True))
+            return [
+                parts
+                if isinstance(parts, KeyfoldError)
+                else self._result(keys[_name(parts)], parts)
+                for parts in found
+            ]
 
     def rekey(self, message: Buffer, *, timeout: float | None = None) -> bytes:
         """Moves a message's wrapped key to the newest generation, and leaves the rest as it is.
@@ -153,7 +187,52 @@ class Envelope:
         moved = self._client.rewrap(
             self._cluster, parts.wrapped_key, context=parts.key_context, timeout=timeout
         )
-        return b"".join((form.head(moved.wrapped_key), parts.rest))
+        return form.moved(parts, moved.wrapped_key)
+
+    def rekey_many(
+        self, messages: Iterable[Buffer], *, timeout: float | None = None
+    ) -> list[bytes | KeyfoldError]:
+        """Moves many messages as `rekey` does, in calls of up to 1,000.
+
+        Returns a message or an error for each. `timeout` is the deadline of each call.
+        """
+        found = [self._found(message, None) for message in messages]
+        items = [
+            RewrapItem(parts.wrapped_key, parts.key_context)
+            for parts in found
+            if isinstance(parts, form.Message)
+        ]
+        moved = iter(self._client.batch_rewrap(self._cluster, items, timeout=timeout))
+        return [
+            parts if isinstance(parts, KeyfoldError) else _moved(parts, next(moved))
+            for parts in found
+        ]
+
+    def _opened(self, key: OpeningKey, parts: form.Message) -> bytes:
+        return work(
+            len(parts.sealed), partial(open_message, key.key, parts, self._aad + parts.bound)
+        )
+
+    def _result(self, key: OpeningKey | KeyfoldError, parts: form.Message) -> _Result:
+        if isinstance(key, KeyfoldError):
+            return key
+        try:
+            return self._opened(key, parts)
+        except KeyfoldError as error:
+            return error
+
+    def _found(self, message: Buffer, context: Context | None) -> form.Message | KeyfoldError:
+        try:
+            return self._demanded(message, context)
+        except KeyfoldError as error:
+            return error
+
+    def _demanded(self, message: Buffer, context: Context | None) -> form.Message:
+        parts = self._parsed(message)
+        if context:
+            form.check_context(context)
+            _demand(context, {**parts.key_context, **parts.context})
+        return parts
 
     def _parsed(self, message: Buffer) -> form.Message:
         parts = form.parse(as_bytes(message, "message"))
@@ -161,6 +240,16 @@ class Envelope:
         # put these pairs who may make data keys with some other context.
         _demand(self._context, parts.key_context)
         return parts
+
+
+def _name(parts: form.Message) -> _Name:
+    return parts.wrapped_key, frozenset(parts.key_context.items())
+
+
+def _moved(parts: form.Message, answer: Rewrapped | KeyfoldError) -> _Result:
+    if isinstance(answer, KeyfoldError):
+        return answer
+    return form.moved(parts, answer.wrapped_key)
 
 
 def _demand(pairs: Context, found: Context) -> None:

@@ -1,0 +1,34 @@
+# Generated from caching/aio/bunch.py by `make client`; never edited.
+
+"""Several keys that are lent to a block together: one batch asks for those not in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from keyfold.caching.client.lending import Asker
+from keyfold.caching.keys import LentKey, OpeningName
+from keyfold.errors import KeyfoldError
+
+
+@contextmanager
+def lent_together(
+    asker: Asker, cluster: str, names: Sequence[OpeningName], timeout: float | None
+) -> Iterator[list[LentKey | KeyfoldError]]:
+    """Lends keys of a cluster, each of them or the error of its own, in the order of the names."""
+    here = [asker.holdings.to_open(name) for name in names]
+    lent: list[LentKey | KeyfoldError | None] = [
+        None if held is None else LentKey(held) for held in here
+    ]
+    try:
+        missing = [at for at, key in enumerate(lent) if key is None]
+        if missing:
+            answers = asker.opened_together(cluster, [names[at] for at in missing], timeout)
+            for at, answer in zip(missing, answers, strict=True):
+                lent[at] = answer if isinstance(answer, KeyfoldError) else LentKey(answer)
+        yield [key for key in lent if key is not None]
+    finally:
+        for key in lent:
+            if isinstance(key, LentKey):
+                key.give_back(asker.holdings)
