@@ -42,6 +42,7 @@ CASES: Final[Mapping[str, str]] = {
     "mutations": "mutations",
     "backlog": "backlog",
     "operations": "operations",
+    "client": "client",
 }
 """The cases with goals, and the module of each. `main` calls the module's `measure`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -19,7 +19,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(tracing, "_tracer", lambda: provider.get_tracer("keyfold"))
     return exporter
 
 
@@ -52,4 +52,38 @@ def test_without_opentelemetry_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) 
     """The client works where OpenTelemetry is not installed, and sends no header."""
     monkeypatch.setattr(tracing, "_INSTALLED", False)
     with tracing.client_span("Wrap") as metadata:
-        assert metadata == []
+        assert not list(metadata)
+
+
+def test_without_an_sdk_nothing_is_sent() -> None:
+    """Where OpenTelemetry is installed and nobody configured an SDK, no header is sent, either."""
+    with tracing.client_span("Wrap") as metadata:
+        assert not list(metadata)
+
+
+def test_without_an_sdk_the_callers_context_is_passed_on() -> None:
+    """A trace and baggage that came into the program go on to the server, even without an SDK."""
+    come = trace.NonRecordingSpan(trace.SpanContext(7, 9, is_remote=True))
+    with trace.use_span(come):
+        token = context.attach(baggage.set_baggage("tenant", "a"))
+        with tracing.client_span("Wrap") as metadata:
+            sent = dict(metadata)
+        context.detach(token)
+    assert sent["traceparent"] == f"00-{7:032x}-{9:016x}-00"
+    assert sent["baggage"] == "tenant=a"
+
+
+def test_an_sdk_that_comes_later_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may configure its SDK after its first calls; from then on they have spans."""
+    with tracing.client_span("Wrap"):
+        pass
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    try:
+        with tracing.client_span("Wrap"):
+            pass
+    finally:
+        tracing._tracer.cache_clear()
+    assert len(exporter.get_finished_spans()) == 1

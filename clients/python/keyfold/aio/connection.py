@@ -66,8 +66,9 @@ class Connection:
         Raises:
             ForkedError: Calls were made before this process was forked.
         """
+        opened = self._opened
         if self._forks != forks():
-            if self._opened is not None:
+            if opened is not None:
                 raise ForkedError(
                     "this client was in use before the process was forked, and its connection "
                     "stayed in the parent; make the client after the fork",
@@ -75,6 +76,8 @@ class Connection:
                 )
             # Nothing was opened, so the child may; but a thread of the parent may hold the lock.
             self._opening, self._forks = Lock(), forks()
+        if opened is not None:
+            return opened
         # Under a lock, or two threads that make their first calls at once would open two channels.
         with self._opening:
             if self._opened is None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 from typing import Self
+
+from google.protobuf.duration_pb2 import Duration
 
 from keyfold.errors import KeyfoldError
 from keyfold.errors.rpc_status import error_of
@@ -55,7 +58,7 @@ class Unwrapped:
     @classmethod
     def from_message(cls, message: api.UnwrapResponse) -> Unwrapped:
         """Reads the protobuf message."""
-        age = message.max_cache_age.ToTimedelta()
+        age = _age(message.max_cache_age)
         return cls(Plaintext(message.plaintext), message.region, message.generation, age)
 
 
@@ -79,7 +82,7 @@ class DataKey:
     @classmethod
     def from_message(cls, message: api.GenerateDataKeyResponse) -> DataKey:
         """Reads the protobuf message."""
-        age = message.max_cache_age.ToTimedelta()
+        age = _age(message.max_cache_age)
         return cls(Plaintext(message.plaintext), message.wrapped_key, message.generation, age)
 
 
@@ -254,3 +257,13 @@ class Restored(Change):
             tuple(message.restored),
             tuple(NotRestored(one.region, error_of(one.error)) for one in message.not_restored),
         )
+
+
+def _age(message: Duration) -> timedelta:
+    return _span(message.seconds, message.nanos)
+
+
+@lru_cache(maxsize=64)
+def _span(seconds: int, nanos: int) -> timedelta:
+    """Returns a span of time. Regions have few different ones, and calls are many."""
+    return timedelta(seconds=seconds, microseconds=nanos // 1000)
