@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import Text as AnyText
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
 Cells: TypeAlias = tuple[Any, ...]
@@ -47,6 +48,19 @@ metadata: Final = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+class Bytes(LargeBinary):
+    """Bytes that go to the driver as they are.
+
+    SQLAlchemy wraps each value for drivers that need it. Ours take bytes, and a change of a cluster
+    writes some twenty such values.
+    """
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        """Returns no conversion, whatever the driver."""
 
 
 Text: Final = AnyText().with_variant(postgresql.TEXT(collation="C"), "postgresql")
@@ -83,31 +97,31 @@ meta: Final = Table(
     "meta",
     metadata,
     _key("id", SmallInteger),
-    _must("store_uid", LargeBinary),
+    _must("store_uid", Bytes),
     _must("service_key_id", Text),
     _must("mac_encoding", SmallInteger),
     _must("created_at", BigInteger),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
 )
 """One row: the store's id, and the id of the service key that sealed it."""
 
 clusters: Final = Table(
     "clusters",
     metadata,
-    _key("uid", LargeBinary),
+    _key("uid", Bytes),
     _must("name", Text),
     Column("organization", Text, nullable=True),
     _must("epoch", BigInteger),
     _must("version", BigInteger),
     _must("created_at", BigInteger),
     _must("updated_at", BigInteger),
-    _must("children", LargeBinary),
-    _must("history_head", LargeBinary),
+    _must("children", Bytes),
+    _must("history_head", Bytes),
     _must("history_count", BigInteger),
     _must("service_key_id", Text),
     _later("declared", Text),
     _later("first_use", BigInteger),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
     UniqueConstraint("name"),
     Index(None, "organization", "name"),
 )
@@ -121,7 +135,7 @@ used, and then the version that it had first in use (protocol D6)."""
 regions: Final = Table(
     "regions",
     metadata,
-    _key("cluster_uid", LargeBinary),
+    _key("cluster_uid", Bytes),
     _key("name", Text),
     _must("state", Text),
     _must("state_since", BigInteger),
@@ -139,7 +153,7 @@ regions: Final = Table(
     _later("replica_of", Text),
     _later("geo", Text),
     _later("link", Text),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
     ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
     Index(None, "state", "cluster_uid"),
     _index_where("purge_time IS NOT NULL", "purge_time"),
@@ -156,13 +170,13 @@ them, which no name has."""
 generations: Final = Table(
     "generations",
     metadata,
-    _key("kek_id", LargeBinary),
-    _must("cluster_uid", LargeBinary),
+    _key("kek_id", Bytes),
+    _must("cluster_uid", Bytes),
     _must("region", Text),
     _must("number", BigInteger),
     _must("created_at", BigInteger),
     _later("retired_at", BigInteger),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
     UniqueConstraint("cluster_uid", "region", "number"),
     ForeignKeyConstraint(["cluster_uid", "region"], ["regions.cluster_uid", "regions.name"]),
 )
@@ -170,9 +184,9 @@ generations: Final = Table(
 wraps: Final = Table(
     "wraps",
     metadata,
-    _key("kek_id", LargeBinary),
+    _key("kek_id", Bytes),
     _must("number", BigInteger),
-    _must("cluster_uid", LargeBinary),
+    _must("cluster_uid", Bytes),
     _must("cluster", Text),
     _must("root_type", Text),
     _must("root_uri", Text),
@@ -184,10 +198,10 @@ wraps: Final = Table(
     _must("root_id", Text),
     _must("key_version", Text),
     Column("organization", Text, nullable=True),
-    _must("ciphertext", LargeBinary),
+    _must("ciphertext", Bytes),
     _must("created_at", BigInteger),
     _later("root_external_id", Text),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
     ForeignKeyConstraint(["kek_id"], ["generations.kek_id"]),
     Index(None, "root_id"),
     Index(None, "root_family", "cluster"),
@@ -202,9 +216,9 @@ the page before ended, however many uses the key has."""
 wrap_history: Final = Table(
     "wrap_history",
     metadata,
-    _key("cluster_uid", LargeBinary),
+    _key("cluster_uid", Bytes),
     _key("number", BigInteger),
-    _must("kek_id", LargeBinary),
+    _must("kek_id", Bytes),
     _must("wrap", BigInteger),
     _must("cluster", Text),
     _must("root_type", Text),
@@ -219,8 +233,8 @@ wrap_history: Final = Table(
     Column("organization", Text, nullable=True),
     _must("created_at", BigInteger),
     _must("superseded_at", BigInteger),
-    _must("prev", LargeBinary),
-    _must("mac", LargeBinary),
+    _must("prev", Bytes),
+    _must("mac", Bytes),
     ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
     Index(None, "root_family", "cluster"),
     Index(None, "root_holder", "cluster"),
@@ -235,10 +249,10 @@ by the store's clock, which decides when pruning removes the row."""
 history_checkpoints: Final = Table(
     "history_checkpoints",
     metadata,
-    _key("cluster_uid", LargeBinary),
+    _key("cluster_uid", Bytes),
     _must("number", BigInteger),
-    _must("history_mac", LargeBinary),
-    _must("mac", LargeBinary),
+    _must("history_mac", Bytes),
+    _must("mac", Bytes),
 )
 """The last row of a cluster's `wrap_history` that pruning removed: its number and its MAC. A
 cluster whose history is whole has no row here. No foreign key refers to the cluster, because the
@@ -257,9 +271,9 @@ organizations: Final = Table(
     _must("revision", BigInteger),
     Column("created_at", BigInteger, nullable=True),
     _must("updated_at", BigInteger),
-    _must("children", LargeBinary),
+    _must("children", Bytes),
     _must("service_key_id", Text),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
 )
 """The organizations that somebody made, or that have key links or holders. `children` is a digest
 over the MACs of the rows in `key_links` and `holders`. An organization's own row changes only with
@@ -283,7 +297,7 @@ key_links: Final = Table(
     _must("created_at", BigInteger),
     _must("updated_at", BigInteger),
     Column("move", Text, nullable=True),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
     ForeignKeyConstraint(["organization"], ["organizations.name"]),
 )
 """The key links of organizations. `move` is the last move of a link to another key: the key that it
@@ -295,7 +309,7 @@ holders: Final = Table(
     _key("organization", Text),
     _key("key_type", Text),
     _key("holder", Text),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
     ForeignKeyConstraint(["organization"], ["organizations.name"]),
     Index(None, "key_type", "holder"),
 )
@@ -310,10 +324,10 @@ requests: Final = Table(
     _key("rpc", Text),
     _key("cluster", Text),
     _key("request_id", Text),
-    _must("digest", LargeBinary),
+    _must("digest", Bytes),
     _must("version", BigInteger),
     _must("created_at", BigInteger),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
     Index(None, "created_at"),
     Index(None, "cluster"),
 )
@@ -323,13 +337,13 @@ log_head: Final = Table(
     metadata,
     _key("id", SmallInteger),
     _must("number", BigInteger),
-    _must("entry_id", LargeBinary),
-    _must("entry_mac", LargeBinary),
+    _must("entry_id", Bytes),
+    _must("entry_mac", Bytes),
     _must("pruned_number", BigInteger),
-    _must("pruned_id", LargeBinary),
-    _must("pruned_mac", LargeBinary),
-    _must("reconciliation", LargeBinary),
-    _must("mac", LargeBinary),
+    _must("pruned_id", Bytes),
+    _must("pruned_mac", Bytes),
+    _must("reconciliation", Bytes),
+    _must("mac", Bytes),
 )
 """One row: the newest entry of the log; as a checkpoint, the last entry that pruning removed
 (protocol S11); and the id of the newest reconciliation, empty before the first one. A transaction
@@ -339,15 +353,15 @@ log: Final = Table(
     "log",
     metadata,
     _key("number", BigInteger),
-    _must("entry_id", LargeBinary),
-    _must("prev", LargeBinary),
+    _must("entry_id", Bytes),
+    _must("prev", Bytes),
     _must("time", BigInteger),
     _must("kind", Text),
     Column("cluster", Text, nullable=True),
-    Column("cluster_uid", LargeBinary, nullable=True),
+    Column("cluster_uid", Bytes, nullable=True),
     Column("organization", Text, nullable=True),
     Column("root", Text, nullable=True),
-    Column("kek", LargeBinary, nullable=True),
+    Column("kek", Bytes, nullable=True),
     Column("key_type", Text, nullable=True),
     Column("key_uri", Text, nullable=True),
     Column("key_principal", Text, nullable=True),
@@ -365,9 +379,9 @@ log: Final = Table(
     Column("kms_request_id", Text, nullable=True),
     Column("version", BigInteger, nullable=True),
     Column("epoch", BigInteger, nullable=True),
-    Column("row_mac", LargeBinary, nullable=True),
+    Column("row_mac", Bytes, nullable=True),
     Column("decision", Text, nullable=True),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
     Index(None, "time"),
     _index_where("version IS NOT NULL", "cluster", "number"),
     _index_where("kind = 'RECONCILIATION'", "kind", "number"),
@@ -413,11 +427,11 @@ replicas: Final = Table(
     metadata,
     _key("replica", Text),
     _must("number", BigInteger),
-    _must("entry_id", LargeBinary),
+    _must("entry_id", Bytes),
     _must("max_staleness", BigInteger),
     _must("time", BigInteger),
     _must("seen_at", BigInteger),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
 )
 """`time` is by the replica's clock, for people; `seen_at` is by the store's clock, the only one
 that Keyfold compares."""
@@ -428,13 +442,13 @@ cursors: Final = Table(
     _key("owner", Text),
     _key("name", Text),
     _must("number", BigInteger),
-    _must("entry_id", LargeBinary),
-    _must("session", LargeBinary),
-    _must("scope", LargeBinary),
+    _must("entry_id", Bytes),
+    _must("session", Bytes),
+    _must("scope", Bytes),
     _must("created_at", BigInteger),
     _must("advanced_at", BigInteger),
     Column("expired_at", BigInteger, nullable=True),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
 )
 """The named cursors of readers of the log. Pruning passes none of them but those that have expired
 (protocol S11), so a row carries a MAC, although to advance one is an observation."""
@@ -446,7 +460,7 @@ lineage: Final = Table(
     _must("history", Text),
     _must("since", BigInteger),
     _must("max_staleness", BigInteger),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
 )
 """One row: the timeline of the database server that wrote last (`history`), when that server took
 over from another (`since`, 0 if none did), and the longest staleness that a replica registered."""
@@ -463,9 +477,9 @@ identities: Final = Table(
     _later("principal", Text),
     _later("also", Text),
     _later("cluster", Text),
-    _later("cluster_uid", LargeBinary),
+    _later("cluster_uid", Bytes),
     _later("taken_in", Text),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
     UniqueConstraint("principal"),
     Index(None, "owner", "kind"),
     Index(
@@ -485,7 +499,7 @@ operations: Final = Table(
     metadata,
     _key("owner", Text),
     _key("name", Text),
-    _must("uid", LargeBinary),
+    _must("uid", Bytes),
     _must("work", Text),
     _must("starter", Text),
     _must("created_at", BigInteger),
@@ -504,7 +518,7 @@ operations: Final = Table(
     _must("holder", Text),
     _must("leased_until", BigInteger),
     _must("version", BigInteger),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
     _index_where("ended_at IS NULL", "created_at"),
     Index(None, "ended_at"),
 )
@@ -515,14 +529,14 @@ version by one, and an entry of the log tells the version that a decision left (
 operation_failures: Final = Table(
     "operation_failures",
     metadata,
-    _key("operation", LargeBinary),
+    _key("operation", Bytes),
     _key("number", BigInteger),
     _must("cluster", Text),
     _must("region", Text),
     _must("reason", Text),
     _must("message", Text),
     _must("time", BigInteger),
-    _must("mac", LargeBinary),
+    _must("mac", Bytes),
 )
 """The failures that an operation lists; `operation` is its uid."""
 
@@ -547,7 +561,7 @@ observations: Final = Table(
 generation_uses: Final = Table(
     "generation_uses",
     metadata,
-    _key("kek_id", LargeBinary),
+    _key("kek_id", Bytes),
     _must("used_at", BigInteger),
 )
 """The time at which each KEK was last used: an observation that never goes back."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import (
     BigInteger,
     Connection,
-    LargeBinary,
     bindparam,
     delete,
     insert,
@@ -22,7 +21,7 @@ from sqlalchemy import (
 
 from keyfold_server.domain.ports import Heartbeat, ReplicaRow
 from keyfold_server.store.database.trip import Step
-from keyfold_server.store.schema import Cells, log, log_head, replicas
+from keyfold_server.store.schema import Bytes, Cells, log, log_head, replicas
 from keyfold_server.store.tables import rows
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def _beating(dialect: Dialect) -> Insert:
 def _has(place: str) -> ColumnElement[bool]:
     number, entry_id = (
         bindparam(place, type_=BigInteger),
-        bindparam(f"{place}_id", type_=LargeBinary),
+        bindparam(f"{place}_id", type_=Bytes),
     )
     entry = select(log.c.number).where(log.c.number == number, log.c.entry_id == entry_id)
     ends = select(log_head.c.id).where(
