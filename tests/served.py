@@ -225,3 +225,11 @@ class _AnyToken:
 def numbered_keys(count: int, size: int = 32) -> list[bytes]:
     """Returns keys that tell their place in a batch."""
     return [number.to_bytes(4, "big") * (size // 4) for number in range(count)]
+
+
+def read_with(client: keyfold.Client, cursor: str) -> None:
+    """Watches events with a cursor up to the first heartbeat, which makes the cursor."""
+    with client.watch(states=False, events=True, cursor=cursor) as watch:
+        for message in watch:
+            if isinstance(message, keyfold.Heartbeat):
+                return

@@ -21,7 +21,7 @@ from keyfold.v1 import key_management_service_pb2 as api
 from keyfold_server.domain.errors import AccessDeniedError
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.service.life import listing
-from served import Served, served
+from served import Served, read_with, served
 
 _MAIN = "from keyfold.cli import main; main()"
 COMMANDS = {
@@ -59,6 +59,8 @@ COMMANDS = {
     "events verify": ["events", "verify"],
     "events anchor": ["events", "anchor"],
     "events export": ["events", "export"],
+    "cursors list": ["cursors", "list"],
+    "cursors delete": ["cursors", "delete", "siem", "--yes"],
     "operations start": ["operations", "start", "op", "rotate", "--cluster", "prod"],
     "operations get": ["operations", "get", "op"],
     "operations list": ["operations", "list"],
@@ -102,6 +104,8 @@ ANSWERS = {
     "events list": "ListEvents",
     "events verify": "VerifyEvents",
     "events anchor": "GetAnchor",
+    "cursors list": "ListCursors",
+    "cursors delete": "DeleteCursor",
     "usage": "ListUsage",
     "key-usage": "ListKeyUsage",
     "what-if": "ListKeyUsage",
@@ -237,7 +241,14 @@ def test_revoke_does_not_ask_twice(server: Served, cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["revoke", "retire-generation", "delete", "organizations delete", "links delete"],
+    [
+        "revoke",
+        "retire-generation",
+        "delete",
+        "cursors delete",
+        "organizations delete",
+        "links delete",
+    ],
 )
 @pytest.mark.parametrize("stdin", ["", "no\n", "y\n"])
 @pytest.mark.parametrize("options", [(), ("--json",)])
@@ -253,6 +264,7 @@ def test_what_others_notice_needs_an_agreement(
     assert not server.requests["Revoke"]
     assert not server.requests["RetireGeneration"]
     assert not server.requests["DeleteCluster"]
+    assert not server.requests["DeleteCursor"]
     assert not server.requests["DeleteOrganization"]
     assert not server.requests["DeleteKeyLink"]
     assert (
@@ -354,7 +366,7 @@ OWN_JSON = {"probe", "watch", "get", "apply"} | {
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS.keys() - OWN_JSON))
-def test_json_of_every_command(cli: Cli, command: str) -> None:
+def test_json_of_every_command(cli: Cli, server: Served, command: str) -> None:
     """With --json, each command prints the contract's response, with the contract's field names."""
     stdin = b"k" * 32
     if command in {"unwrap", "rewrap"}:
@@ -367,13 +379,18 @@ def test_json_of_every_command(cli: Cli, command: str) -> None:
         cli("organizations", "create", "empty")
         link = ("--region", "eu", "--type", "LOCAL", "--uri", "local:a")
         cli("links", "create", "acme", "main", *link)
+    if command == "cursors delete":
+        with server.client() as client:
+            read_with(client, "siem")
     ran = cli(*COMMANDS[command], "--json", stdin=stdin)
     assert ran.code == 0, ran.err
     if command in {"events show", "events export"}:
         Parse(ran.out, event_service_pb2.Event())
         return
     name = ANSWERS.get(command, command.title().replace("-", ""))
-    contract: Any = event_service_pb2 if command.startswith(("events ", "usage")) else api
+    contract: Any = (
+        event_service_pb2 if command.startswith(("events ", "cursors ", "usage")) else api
+    )
     if command.startswith(("organizations ", "links ")) and command != "links move":
         contract = organization_service_pb2
     Parse(ran.out, getattr(contract, f"{name}Response")())

@@ -9,6 +9,7 @@ import typer
 
 from keyfold.cli.commands import (
     access_policy,
+    cursors,
     data_plane,
     deletion,
     events,
@@ -87,6 +88,16 @@ _events.command("anchor")(with_session(events.anchor, REPORT))
 _events.command("export")(with_session(events.export, DATA))
 app.add_typer(_events)
 
+_cursors = typer.Typer(
+    name="cursors",
+    help="Show how far the readers of events are, such as relays, and delete those that are gone.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_cursors.command("list")(with_session(cursors.list_cursors))
+_cursors.command("delete")(with_session(cursors.delete))
+app.add_typer(_cursors)
+
 _operations = typer.Typer(
     name="operations",
     help="Work on many regions at once: rotate them, try or prove their keys, set their policies.",
@@ -128,7 +139,7 @@ _links.command("move")(with_session(key_links.move))
 _links.command("delete")(with_session(key_links.delete))
 app.add_typer(_links)
 
-for _group in (_events, _operations, _organizations, _links):
+for _group in (_events, _cursors, _operations, _organizations, _links):
     before_commands(_group)
 
 

@@ -12,6 +12,7 @@ from keyfold.cli.output.text import one_line
 _NAMES: Final[Mapping[str, Callable[[Any], str]]] = {
     "google.longrunning.Operation": lambda one: one.name,
     "keyfold.v1.ClusterStatus": lambda one: one.cluster,
+    "keyfold.v1.Cursor": lambda one: one.name,
     "keyfold.v1.Event": lambda one: str(one.number),
     "keyfold.v1.KeyLink": lambda one: f"{one.organization}/{one.key_link}",
     "keyfold.v1.KeyUse": lambda one: one.cluster,
