@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from builders import NOW, a_cluster, applied, enabling
@@ -112,3 +116,30 @@ def test_old_counts_go(store: SqlStore, clock: FakeClock) -> None:
     clock.advance(600)
     store.prune_usage(key(60).time, 5 * MINUTE)
     assert counted(store) == {key(10): 2}
+
+
+def test_a_flush_that_overtakes_itself_adds_once(store: SqlStore) -> None:
+    """S7: a flush that is repeated while its first try still runs is counted once."""
+    held, go_on, again = threading.Event(), threading.Event(), threading.Event()
+    begun = itertools.count()
+
+    def reach(failpoint: str) -> None:
+        if failpoint == "usage:begun" and next(begun):
+            again.set()
+        if failpoint == "usage:before-commit" and not held.is_set():
+            held.set()
+            assert go_on.wait(20)
+
+    store._transactions.reach = reach
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(store.count_usage, "one", 1, {key(): 3})
+        assert held.wait(20)
+        second = pool.submit(store.count_usage, "one", 1, {key(): 3})
+        # SQLite lets it begin only when the first has ended; PostgreSQL, when it needs what the
+        # first has locked.
+        again.wait(0.3)
+        time.sleep(0.2)
+        go_on.set()
+        first.result(20)
+        second.result(20)
+    assert counted(store) == {key(): 3}

@@ -122,6 +122,20 @@ async def test_a_change_loses_no_use(one: Member) -> None:
     }
 
 
+async def test_a_call_that_succeeded_tells_of_its_cluster(one: Member) -> None:
+    """A cluster that a change dropped before anything was counted is none that somebody made up."""
+    await one.revoke("acme")
+    use(one)
+    use(one, outcome="CONTEXT_MISMATCH")
+    use(one, region="made-up", outcome="REGION_NOT_FOUND")
+    await one.replica.usage_recorder.flush()
+    assert {(c.key.region, c.key.outcome): c.count for c in await listed(one)} == {
+        ("eu", "OK"): 1,
+        ("eu", "CONTEXT_MISMATCH"): 1,
+        ("", "REGION_NOT_FOUND"): 1,
+    }
+
+
 async def test_a_store_that_is_away_costs_no_count(one: Member) -> None:
     """S7: counts wait for the store, and an answer that got lost adds none twice."""
     use(one)

@@ -119,7 +119,7 @@ class CallLog:
 
     def stop(self) -> None:
         """Writes the remaining lines, for at most a second or two."""
-        self._hand_over()
+        self.hand_over()
         if self._thread is not None:
             try:
                 self._batches.put(None, timeout=1.0)
@@ -135,7 +135,7 @@ class CallLog:
         """
         if not self._timer:
             self._timer = True
-            asyncio.get_running_loop().call_later(_EVERY, self._hand_over)
+            asyncio.get_running_loop().call_later(_EVERY, self.hand_over)
         self._calls.append(call)
         if len(self._calls) >= _TOGETHER:
             self._measure()
@@ -150,7 +150,8 @@ class CallLog:
         if self._thread is not None:
             self._lines += map(self._format, calls)
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
+        """Measures the calls that were added, and hands their lines to the thread that writes."""
         self._timer = False
         self._measure()
         lines, self._lines = self._lines, []

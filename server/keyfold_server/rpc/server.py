@@ -94,9 +94,11 @@ class Server:
         self._standard = StandardServices(
             replica, callers, self._receiver, self._door, self._health, SERVICES
         )
-        call_log = call_log or CallLog()
-        call_log.also = counting(replica.usage_recorder, DATA_METHODS)
-        self._methods = Methods(replica, callers, self._receiver, sampling, call_log, self._door)
+        self._call_log = call_log or CallLog()
+        self._call_log.also = counting(replica.usage_recorder, DATA_METHODS)
+        self._methods = Methods(
+            replica, callers, self._receiver, sampling, self._call_log, self._door
+        )
         self._loop_watch = LoopWatch()
         self._keepers: tuple[asyncio.Task[None], ...] = ()
 
@@ -136,6 +138,8 @@ class Server:
         await asyncio.sleep(0)  # Now the transport has told the clients to go elsewhere.
         self._door.open()
         await stopping
+        # The replica writes its counts of uses when it stops, and needs those of the last calls.
+        self._call_log.hand_over()
         self._loop_watch.stop()
         for keeper in keepers:
             keeper.cancel()

@@ -34,7 +34,9 @@ def counting(
             for (region, outcome), items in results.items():
                 use = int(call.time), method, facts.cluster, region, facts.caller, outcome
                 uses[use] += items
-        for use, items in uses.items():
-            recorder.add(*use, items)
+        # Those that succeeded come first: they tell of a cluster that a change has just dropped
+        # from memory, so that calls which failed there are counted, too.
+        for use in sorted(uses, key=lambda use: use[-1] != telemetry.OK):
+            recorder.add(*use, uses[use])
 
     return count

@@ -72,12 +72,13 @@ class UsageRecorder:
         key = UsageKey(minute, cluster, region, caller, method, outcome)
         if key not in self._counts:
             regions = self._regions_of(cluster)
-            # A call that succeeded has met both.
-            if outcome != telemetry.OK:
-                if regions is None:
-                    return
-                if region not in regions:
-                    key = key._replace(region="")
+            if outcome == telemetry.OK:
+                # The call has met both, whatever this replica still knows of them.
+                self._remember(cluster, (regions or frozenset()) | {region})
+            elif regions is None:
+                return
+            elif region not in regions:
+                key = key._replace(region="")
             if key not in self._counts and len(self._counts) >= _MOST:
                 telemetry.USES_NOT_COUNTED.inc(items)
                 return
@@ -90,11 +91,14 @@ class UsageRecorder:
         """
         view = self._cache.peek(cluster)
         if view is not None:
-            self._regions.pop(cluster, None)
-            self._regions[cluster] = frozenset(view.regions)
-            if len(self._regions) > _KNOWN:
-                del self._regions[next(iter(self._regions))]
+            self._remember(cluster, frozenset(view.regions))
         return self._regions.get(cluster)
+
+    def _remember(self, cluster: str, regions: frozenset[str]) -> None:
+        self._regions.pop(cluster, None)
+        self._regions[cluster] = regions
+        if len(self._regions) > _KNOWN:
+            del self._regions[next(iter(self._regions))]
 
     async def flush(self) -> None:
         """Adds the counts to those in the store.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import rows_of
 from keyfold_server.store.tables import (
     listing,
@@ -100,7 +101,9 @@ class ObservationStore:
         def work(unit: Unit) -> None:
             if usage.is_new(unit.answers[0].rows, flush):
                 steps = usage.adding(writer, flush, counts, unit.now, dialect)
-                dialect.trip(unit.connection, steps)
+                if not usage.is_noted(dialect.trip(unit.connection, steps)):
+                    # A try whose answer was lost has come to its end. The next one finds it.
+                    raise LostRaceError
 
         self._transactions.write_or_fail("usage", work, [usage.flushed(writer)])
 

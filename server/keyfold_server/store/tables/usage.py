@@ -13,12 +13,13 @@ from keyfold_server.store.schema import clusters, usage, usage_flushes
 from keyfold_server.store.tables.listing import covered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection, Insert, Select
 
     from keyfold_server.domain.usage import UsageQuery
     from keyfold_server.store.database.dialect import Dialect
+    from keyfold_server.store.database.trip import Answer
     from keyfold_server.store.schema import Cells
 
 _FLUSHED: Final = select(usage_flushes.c.number).where(
@@ -39,12 +40,21 @@ def is_new(found: Iterable[Cells], flush: int) -> bool:
 def adding(
     writer: str, flush: int, counts: Mapping[UsageKey, int], now: int, dialect: Dialect
 ) -> list[Step]:
-    """Returns the steps that add counts, and note their flush."""
+    """Returns the steps that note a flush and add its counts; `is_noted` takes their answers.
+
+    The note comes first. Whoever writes the same flush at the same time waits there for the other
+    one's end, and then notes nothing.
+    """
     names = usage.columns.keys()
     # All replicas write in one order, so that two cannot wait for each other's rows.
     rows = [dict(zip(names, (*key, count), strict=True)) for key, count in sorted(counts.items())]
     note = {"writer": writer, "number": flush, "written_at": now}
-    return [Step(_add(dialect), rows), Step(_note(dialect), [note])]
+    return [Step(_note(dialect), [note]), Step(_add(dialect), rows)]
+
+
+def is_noted(answers: Sequence[Answer]) -> bool:
+    """Returns whether the flush was noted; if not, the store has it, and the counts must go."""
+    return answers[0].count > 0
 
 
 @cache
