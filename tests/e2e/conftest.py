@@ -17,6 +17,8 @@ See `Server` in server.py for what one can do: `target`, `pid`, `stop()`, `kill(
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +27,7 @@ import pytest
 
 import postgres
 import stalls
-from e2e.server import KEYS, Server, make
+from e2e.server import KEYS, ROOT, Server, make
 from keyfold_server.store.opening import migrate_store
 
 
@@ -142,3 +144,16 @@ class SharedStore:
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> SharedStore:
     """A store in PostgreSQL for all tests of a file."""
     return SharedStore(postgres.shared("15"), tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def grpcurl() -> str:
+    """Returns the path of grpcurl; skips the test if it cannot be downloaded, except in CI."""
+    script = ROOT / "scripts" / "grpcurl.sh"
+    done = subprocess.run([script], capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1]
+        if os.environ.get("CI", "").lower() in {"1", "true"}:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return done.stdout.strip()

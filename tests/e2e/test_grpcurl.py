@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import grpc
 import pytest
@@ -15,56 +13,9 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from e2e.conftest import StartServer
-from e2e.server import ROOT, Server
+from e2e.grpcurl import EVENTS, ORGANIZATIONS, SERVICE, Grpcurl
+from e2e.server import Server
 from e2e.wire import METHODS
-
-SERVICE: Final = "keyfold.v1.KeyManagementService"
-EVENTS: Final = "keyfold.v1.EventService"
-ORGANIZATIONS: Final = "keyfold.v1.OrganizationService"
-
-
-@pytest.fixture(scope="module")
-def grpcurl() -> str:
-    """Returns the path of grpcurl; skips the test if it cannot be downloaded, except in CI."""
-    script = ROOT / "scripts" / "grpcurl.sh"
-    done = subprocess.run([script], capture_output=True, text=True, check=False, timeout=300)
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1]
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return done.stdout.strip()
-
-
-class Grpcurl:
-    """grpcurl on one server."""
-
-    def __init__(self, path: str, server: Server) -> None:
-        self._path = path
-        # A unix socket as gRPC writes it; the release's own -unix does not take a bare path.
-        self._where = server.target
-
-    def __call__(self, *arguments: str, data: str | None = None, code: int = 0) -> str:
-        """Runs grpcurl and returns its output."""
-        sent = [] if data is None else ["-d", "@"]
-        options = [a for a in arguments if a.startswith("-")]
-        rest = [a for a in arguments if not a.startswith("-")]
-        done = subprocess.run(
-            [self._path, "-plaintext", *options, *sent, self._where, *rest],
-            input=data,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
-        output = done.stdout + done.stderr
-        assert (done.returncode == 0) == (code == 0), output
-        return output
-
-    def ask(self, method: str, **request: Any) -> dict[str, Any]:
-        """Makes a call and returns its answer."""
-        answer: dict[str, Any] = json.loads(self(f"{SERVICE}/{method}", data=json.dumps(request)))
-        return answer
 
 
 @pytest.fixture(scope="module")
