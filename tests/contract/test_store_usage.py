@@ -8,6 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+import pytest
+
 from builders import NOW, a_cluster, applied, enabling
 from contract.test_store import bench as bench  # noqa: PLC0414  the fixtures of every store
 from contract.test_store import clock as clock  # noqa: PLC0414
@@ -118,7 +120,9 @@ def test_old_counts_go(store: SqlStore, clock: FakeClock) -> None:
     assert counted(store) == {key(10): 2}
 
 
-def test_a_flush_that_overtakes_itself_adds_once(store: SqlStore) -> None:
+def test_a_flush_that_overtakes_itself_adds_once(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """S7: a flush that is repeated while its first try still runs is counted once."""
     held, go_on, again = threading.Event(), threading.Event(), threading.Event()
     begun = itertools.count()
@@ -130,7 +134,7 @@ def test_a_flush_that_overtakes_itself_adds_once(store: SqlStore) -> None:
             held.set()
             assert go_on.wait(20)
 
-    store._transactions.reach = reach
+    monkeypatch.setattr(store._transactions, "reach", reach)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(store.count_usage, "one", 1, {key(): 3})
         assert held.wait(20)
