@@ -332,7 +332,7 @@ class Member:
         within: float = 10.0,
     ) -> bytes:
         """Wraps a key."""
-        blob, _ = await self.call(
+        blob, _, _ = await self.call(
             lambda c: self.plane.wrap(cluster, region, plaintext, context or {}, c), within
         )
         return blob

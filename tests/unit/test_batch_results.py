@@ -12,17 +12,19 @@ keys = st.lists(st.binary(min_size=1, max_size=300) | st.binary(min_size=4_186, 
 generations = st.integers(0, 2**32 - 1)
 
 
-@given(keys, generations)
+@given(keys, generations, st.integers(0, 10**10))
 def test_wrapped_keys_are_written_as_protobuf_writes_them(
-    blobs: list[bytes], generation: int
+    blobs: list[bytes], generation: int, microseconds: int
 ) -> None:
     """A client reads the results of a BatchWrap as it would read protobuf's own bytes."""
-    answers = [pb.WrapResponse(wrapped_key=blob, generation=generation) for blob in blobs]
-    whole = pb.BatchWrapResponse(results=[pb.BatchWrapResult(answer=each) for each in answers])
-    parts = [around_wrapped(len(blob), generation) for blob in blobs]
-    wire = b"".join(
-        before + blob + after for (before, after), blob in zip(parts, blobs, strict=True)
-    )
+    whole = pb.BatchWrapResponse()
+    wire = b""
+    for blob in blobs:
+        answer = whole.results.add().answer
+        answer.wrapped_key, answer.generation = blob, generation
+        answer.max_cache_age.FromMicroseconds(microseconds)
+        before, after = around_wrapped(len(blob), generation, microseconds / 1_000_000)
+        wire += before + blob + after
     assert wire == whole.SerializeToString()
 
 
@@ -45,8 +47,9 @@ def test_opened_keys_are_written_as_protobuf_writes_them(
 
 @given(st.integers(0, 10**10))
 def test_the_age_of_a_cache_joins_an_answer_as_protobuf_writes_it(microseconds: int) -> None:
-    """Both answers with a plaintext say how long it may be kept, zero told apart from unset."""
+    """Each answer about a plaintext says how long it may be kept, zero told apart from unset."""
     for whole in (
+        pb.WrapResponse(wrapped_key=b"w", generation=2),
         pb.UnwrapResponse(plaintext=b"k", region="eu", generation=2),
         pb.GenerateDataKeyResponse(plaintext=b"k", wrapped_key=b"w", generation=2),
     ):

@@ -72,6 +72,9 @@ async def test_batches(client: keyfold.AsyncClient, server: Served) -> None:
     assert [one.plaintext for one in opened if isinstance(one, keyfold.Unwrapped)] == keys
     assert len(await client.batch_rewrap("prod", wrapped)) == 1200
     assert [len(one.items) for one in server.requests["BatchUnwrap"]] == [1000, 200]
+    made = await client.generate_data_keys("prod", "eu", 3)
+    opened = await client.batch_unwrap("prod", [one.wrapped_key for one in made])
+    assert [getattr(one, "plaintext", one) for one in opened] == [one.plaintext for one in made]
 
 
 async def test_errors(client: keyfold.AsyncClient, server: Served) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -12,7 +13,7 @@ from google.protobuf.message import Message
 import keyfold
 from keyfold.calls.batches import split, unwraps
 from keyfold.v1 import key_management_service_pb2 as api
-from served import Served, numbered_keys, served
+from served import KEY, Served, numbered_keys, served
 from wire_errors import UNAVAILABLE, WireError
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
@@ -171,4 +172,74 @@ def test_wrong_items_send_nothing(client: keyfold.Client, server: Served) -> Non
     items = [*numbered_keys(1500), "a key"]
     with pytest.raises(TypeError, match="must be bytes"):
         client.batch_wrap("prod", items, region="eu")  # type: ignore[arg-type]
+    assert server.requests["BatchWrap"] == []
+
+
+# --- data keys ---
+
+
+def test_data_keys_of_a_batch(client: keyfold.Client, server: Served) -> None:
+    """Each key is another, opens with its context, and has the answers of generate_data_key."""
+    context = {"disk": "7"}
+    single = client.generate_data_key("prod", "eu", size=64, context=context)
+    keys = client.generate_data_keys("prod", "eu", 1200, size=64, context=context)
+    assert [len(one.items) for one in server.requests["BatchWrap"]] == [1000, 200]
+    assert len({bytes(one.plaintext) for one in keys}) == 1200
+    opened = client.batch_unwrap("prod", [one.wrapped_key for one in keys], context=context)
+    assert _opened(opened) == [one.plaintext for one in keys]
+    assert {(len(one.plaintext), one.generation, one.max_cache_age) for one in keys} == {
+        (64, single.generation, single.max_cache_age)
+    }
+    assert single.max_cache_age > timedelta()
+
+
+def test_data_keys_that_nobody_may_keep(client: keyfold.Client) -> None:
+    """Where the region's cache_ttl is 0, no answer about a plaintext lets anybody keep it."""
+    policy = keyfold.RegionPolicy(cache_ttl=timedelta())
+    client.enable("strict", [keyfold.RegionSpec("eu", KEY, policy)])
+    [key] = client.generate_data_keys("strict", "eu", 1)
+    assert key.max_cache_age == timedelta()
+    assert client.wrap("strict", "eu", bytes(32)).max_cache_age == timedelta()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "region", "size", "context"),
+    [
+        ("nowhere", "eu", 32, {}),
+        ("prod", "nowhere", 32, {}),
+        ("prod", "", 32, {}),
+        ("-", "eu", 32, {}),
+        ("prod", "eu", 17, {}),
+        ("prod", "eu", 17, {"": "x"}),
+        ("prod", "eu", 32, {"": "x"}),
+    ],
+)
+def test_data_keys_fail_as_one_does(
+    client: keyfold.Client, cluster: str, region: str, size: int, context: dict[str, str]
+) -> None:
+    """The error is that of generate_data_key, in every detail."""
+    facts = []
+    for make in (
+        lambda: client.generate_data_key(cluster, region, size=size, context=context),
+        lambda: client.generate_data_keys(cluster, region, 3, size=size, context=context),
+    ):
+        with pytest.raises(keyfold.KeyfoldError) as raised:
+            make()
+        facts.append((type(raised.value), vars(raised.value)))
+    assert facts[0] == facts[1]
+
+
+def test_data_keys_stop_at_the_first_error(client: keyfold.Client, server: Served) -> None:
+    """The client makes no further call once one has failed, and returns no key."""
+    server.fail("BatchWrap", None, INTERNAL)
+    with pytest.raises(keyfold.InternalError):
+        client.generate_data_keys("prod", "eu", 5000)
+    assert len(server.requests["BatchWrap"]) == 2
+
+
+def test_no_data_keys(client: keyfold.Client, server: Served) -> None:
+    """The client sends nothing for no keys, and refuses fewer."""
+    assert client.generate_data_keys("prod", "eu", 0) == []
+    with pytest.raises(ValueError, match="count"):
+        client.generate_data_keys("prod", "eu", -1)
     assert server.requests["BatchWrap"] == []

@@ -128,6 +128,6 @@ async def test_too_large_an_answer_is_refused_before_any_work(
     between(monkeypatch, nothing)
     worked = []
     monkeypatch.setattr(one.plane, "wrap_batch", lambda *_: worked.append(1))
-    with pytest.raises(InvalidBatchError, match="the answer would have about 4,210,000 bytes"):
+    with pytest.raises(InvalidBatchError, match="the answer would have about 4,218,000 bytes"):
         await called(one, "BatchWrap", wraps(1_000, 4_096))
     assert not worked

@@ -25,7 +25,7 @@ from keyfold_server.domain.errors import (
     WrappedKeyCorruptError,
     WrongClusterError,
 )
-from keyfold_server.service.data.data_plane import Destination
+from keyfold_server.service.data.data_plane import Destination, WrapResult
 from replicas import House, Member, house_in
 
 WrapItem = tuple[str, bytes, Mapping[str, str] | None]
@@ -49,7 +49,7 @@ async def one(house: House) -> Member:
 
 async def wrap_batch(
     one: Member, items: list[WrapItem], context: Mapping[str, str] | None = None, within: float = 10
-) -> list[tuple[bytes, int] | KeyfoldError]:
+) -> list[WrapResult | KeyfoldError]:
     """Wraps a batch in acme."""
     return await one.call(lambda c: one.plane.wrap_batch("acme", items, context or {}, c), within)
 

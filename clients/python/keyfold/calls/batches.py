@@ -6,7 +6,8 @@ call fails, only its own items fail; the results of the other calls stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -14,9 +15,10 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from keyfold.calls.call import Call
-from keyfold.errors import InternalError, KeyfoldError
+from keyfold.errors import FieldViolation, InternalError, InvalidSizeError, KeyfoldError
 from keyfold.errors.rpc_status import error_of
-from keyfold.models.results import Rewrapped, Unwrapped, Wrapped
+from keyfold.models.plaintext import Plaintext
+from keyfold.models.results import DataKey, Rewrapped, Unwrapped, Wrapped
 from keyfold.models.specs import Buffer, Context, Destination, RewrapItem, UnwrapItem, WrapItem
 from keyfold.v1 import key_management_service_pb2 as api
 
@@ -25,6 +27,9 @@ MAX_ITEMS: Final = 1000
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Most bytes of one request, and of one response."""
+
+DATA_KEY_SIZES: Final = (16, 24, 32, 64)
+"""Sizes in bytes of the data keys that a server makes."""
 
 _RESULT_OVERHEAD: Final = 192
 """Bytes that an item's result may have beyond the key in the item: the 90 bytes by which a wrapped
@@ -122,6 +127,43 @@ def rewraps(
             cluster=cluster, context=context, items=part, destination=move
         )
         yield Part(Call("BatchRewrap", request, _read_rewraps), len(part))
+
+
+def draw(cluster: str, region: str, count: int, size: int) -> Iterator[list[Plaintext]]:
+    """Draws data keys from the operating system's random source, as many at once as a call wraps.
+
+    Raises:
+        InvalidSizeError: No data key has this size. The client has sent nothing then.
+        ValueError: The count is negative.
+    """
+    if count < 0:
+        raise ValueError(f"count must not be negative, and is {count}")
+    if size not in DATA_KEY_SIZES:
+        text = f"a data key has 16, 24, 32 or 64 bytes, not {size}"
+        raise InvalidSizeError(
+            text,
+            code="INVALID_ARGUMENT",
+            metadata={"source": "keyfold", "cluster": cluster, "region": region},
+            field_violations=(FieldViolation("size", text),),
+        )
+    return (
+        [Plaintext(os.urandom(size)) for _ in range(min(MAX_ITEMS, count - done))]
+        for done in range(0, count, MAX_ITEMS)
+    )
+
+
+def data_keys(
+    keys: Sequence[Plaintext], results: Sequence[Wrapped | KeyfoldError]
+) -> Iterator[DataKey]:
+    """Returns keys with their wrapped forms.
+
+    Raises:
+        KeyfoldError: One of them is not wrapped.
+    """
+    for key, result in zip(keys, results, strict=True):
+        if isinstance(result, KeyfoldError):
+            raise result
+        yield DataKey(key, result.wrapped_key, result.generation, result.max_cache_age)
 
 
 def split(

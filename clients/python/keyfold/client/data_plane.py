@@ -75,6 +75,36 @@ class DataPlane(Connection):
         call = calls.generate_data_key(cluster, region, size, context, wrapped_only=wrapped_only)
         return self._ask(call, timeout)
 
+    def generate_data_keys(
+        self,
+        cluster: str,
+        region: str,
+        count: int,
+        *,
+        size: int = 32,
+        context: Context | None = None,
+        timeout: float | None = None,
+    ) -> list[DataKey]:
+        """Makes any number of new keys of 16, 24, 32 or 64 bytes, and has the server wrap them.
+
+        The client draws the keys from the operating system and wraps them as a batch, so that a
+        thousand of them are one call, which the server counts as a BatchWrap. The answers are
+        those of `generate_data_key`. If a key cannot be wrapped, the method raises its error and
+        returns none of the keys. More than 1,000 keys take several calls, one after another, and
+        `timeout` is the deadline of each.
+
+        Example:
+            >>> keys = client.generate_data_keys("prod", "eu", 100, context={"disk": "7"})
+            >>> len(keys), keys[0].plaintext, len(keys[0].wrapped_key)
+            (100, Plaintext(<32 bytes>), 122)
+        """
+        made: list[DataKey] = []
+        for keys in batches.draw(cluster, region, count, size):
+            parts = batches.wraps(cluster, keys, region, context)
+            results = self._batch(parts, timeout)
+            made += batches.data_keys(keys, results)
+        return made
+
     def rewrap(
         self,
         cluster: str,

@@ -27,15 +27,19 @@ class Wrapped:
     Attributes:
         wrapped_key: The wrapped key, to store beside the data; 90 bytes longer than the plaintext.
         generation: The generation that wrapped it.
+        max_cache_age: How long you may keep the plaintext in memory, from the beginning of the
+            call; zero: not at all.
     """
 
     wrapped_key: bytes
     generation: int
+    max_cache_age: timedelta = timedelta()
 
     @classmethod
     def from_message(cls, message: api.WrapResponse) -> Wrapped:
         """Reads the protobuf message."""
-        return cls(message.wrapped_key, message.generation)
+        age = _age(message.max_cache_age)
+        return cls(message.wrapped_key, message.generation, age)
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,21 +228,27 @@ class WrapResponse(_message.Message):
 
     WRAPPED_KEY_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    MAX_CACHE_AGE_FIELD_NUMBER: _builtins.int
     wrapped_key: _builtins.bytes
     """The wrapped key, which the caller keeps beside its data. It is 90 bytes longer than the
     plaintext.
     """
     generation: _builtins.int
     """The generation that wrapped the key."""
+    @_builtins.property
+    def max_cache_age(self) -> _duration_pb2.Duration:
+        """How long the caller may keep the plaintext in memory; see `UnwrapResponse.max_cache_age`."""
+
     def __init__(
         self,
         *,
         wrapped_key: _builtins.bytes = ...,
         generation: _builtins.int = ...,
+        max_cache_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_cache_age", b"max_cache_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "wrapped_key", b"wrapped_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "max_cache_age", b"max_cache_age", "wrapped_key", b"wrapped_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

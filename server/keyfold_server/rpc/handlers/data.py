@@ -39,8 +39,9 @@ DATA_METHODS: Final = (
 )
 """The names of the methods that use keys."""
 
-ITEM_OVERHEAD: Final = 24
-"""Bytes that a batch's reply has for each wrapped key besides it: tags, lengths, the generation."""
+ITEM_OVERHEAD: Final = 32
+"""Bytes that a batch's reply has for each wrapped key besides it: tags, lengths, the generation,
+and how long the caller may keep the plaintext."""
 
 
 class DataMethods:
@@ -67,10 +68,11 @@ class DataMethods:
         asked = decode(pb.WrapRequest, data)
         facts.cluster = asked.cluster
         facts.region = asked.region
-        wrapped_key, generation = self._plane.wrap(
+        wrapped_key, generation, ttl = self._plane.wrap(
             asked.cluster, asked.region, asked.plaintext, asked.context, call
         )
-        return pb.WrapResponse(wrapped_key=wrapped_key, generation=generation).SerializeToString()
+        reply = pb.WrapResponse(wrapped_key=wrapped_key, generation=generation)
+        return reply.SerializeToString() + max_cache_age(ttl)
 
     def _unwrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.UnwrapRequest, data)
@@ -120,12 +122,12 @@ class DataMethods:
         results = _results(facts)
         for (region, _, _), result in zip(items, made, strict=True):
             if isinstance(result, KeyfoldError):
-                error = pb.BatchWrapResult(error=_status(result, asked.cluster, facts))
+                error = pb.BatchWrapResult(error=_status(result, asked.cluster, facts, region))
                 reply.append(pb.BatchWrapResponse(results=[error]).SerializeToString())
                 results[region, result.reason] += 1
             else:
-                wrapped_key, generation = result
-                before, after = around_wrapped(len(wrapped_key), generation)
+                wrapped_key, generation, ttl = result
+                before, after = around_wrapped(len(wrapped_key), generation, ttl)
                 reply += (before, wrapped_key, after)
                 results[region, OK] += 1
         return b"".join(reply)
@@ -180,10 +182,13 @@ def _results(facts: Facts) -> Counter[tuple[str, str]]:
     return facts.results
 
 
-def _status(error: KeyfoldError, cluster: str, facts: Facts) -> Status:
-    """Returns the status of a batch's item, and notes one that does not exist (protocol C8)."""
+def _status(error: KeyfoldError, cluster: str, facts: Facts, region: str = "") -> Status:
+    """Returns the status of a batch's item, which is that of a call for the item alone.
+
+    It also notes an item that does not exist (protocol C8).
+    """
     facts.not_found |= isinstance(error, NotFoundError)
-    return to_status(error.at(cluster=cluster))
+    return to_status(error.at(cluster=cluster or None, region=region or None))
 
 
 def answer_size(data: bytes, facts: Facts) -> int:

@@ -24,9 +24,10 @@ class Around(NamedTuple):
 
 
 @lru_cache(maxsize=1_024)
-def around_wrapped(size: int, generation: int) -> Around:
+def around_wrapped(size: int, generation: int, ttl: float) -> Around:
     """Returns what stands around a wrapped key of so many bytes in a BatchWrapResponse."""
     answer = pb.WrapResponse(wrapped_key=bytes(size), generation=generation)
+    answer.max_cache_age.CopyFrom(span(ttl))
     return _around(pb.BatchWrapResponse(results=[pb.BatchWrapResult(answer=answer)]), size)
 
 
@@ -42,8 +43,9 @@ def around_opened(size: int, region: str, generation: int, ttl: float) -> Around
 def max_cache_age(ttl: float) -> bytes:
     """Returns the field that says for how many seconds the caller may keep a plaintext.
 
-    UnwrapResponse and GenerateDataKeyResponse have it under one number. Protobuf joins what is
-    written one after the other into one message, so it costs a call nothing to speak of.
+    WrapResponse, UnwrapResponse and GenerateDataKeyResponse have it under one number. Protobuf
+    joins what is written one after the other into one message, so it costs a call nothing to speak
+    of.
     """
     return pb.UnwrapResponse(max_cache_age=span(ttl)).SerializeToString()
 

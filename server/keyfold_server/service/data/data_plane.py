@@ -53,6 +53,10 @@ class Destination(NamedTuple):
     context: Mapping[str, str]
 
 
+WrapResult = tuple[bytes, int, float]
+"""A wrapped key, its generation, and the seconds for which the caller may keep the plaintext."""
+
+
 class UnwrapResult(NamedTuple):
     """An unwrapped key with its region and generation. Never log it: `plaintext` is the key.
 
@@ -80,13 +84,13 @@ class DataPlane:
 
     def wrap(
         self, cluster: str, region: str, plaintext: bytes, context: Mapping[str, str], call: Call
-    ) -> tuple[bytes, int]:
-        """Wraps a key of 1 to 4,096 bytes; returns the wrapped key and its generation."""
+    ) -> WrapResult:
+        """Wraps a key of 1 to 4,096 bytes."""
         bound = encode_context(context)
-        kek, contexts, _ = self._keyring.wrapping(cluster, region, self._keyring.now(), call)
+        kek, contexts, ttl = self._keyring.wrapping(cluster, region, self._keyring.now(), call)
         if contexts:
             check_context(contexts, context)
-        return kek.seal(plaintext, bound, self._random), kek.generation
+        return kek.seal(plaintext, bound, self._random), kek.generation, ttl
 
     def unwrap(
         self, cluster: str, wrapped_key: bytes, context: Mapping[str, str], call: Call
@@ -167,7 +171,7 @@ class DataPlane:
         items: Sequence[tuple[str, bytes, Mapping[str, str] | None]],
         context: Mapping[str, str],
         call: Call,
-    ) -> list[tuple[bytes, int] | KeyfoldError]:
+    ) -> list[WrapResult | KeyfoldError]:
         """Wraps many keys given as (region, plaintext, own context or None)."""
         self._check_batch(items)
         shared = _attempt(encode_context, context)
@@ -176,7 +180,7 @@ class DataPlane:
             Counter([region for region, _, _ in items]),
             lambda region, now: self._keyring.wrapping(cluster, region, now, call, items=0),
         )
-        results: list[tuple[bytes, int] | KeyfoldError | None] = [None] * len(items)
+        results: list[WrapResult | KeyfoldError | None] = [None] * len(items)
         # For each region the indexes of its items, and what to seal.
         by_kek: dict[str, tuple[list[int], list[tuple[bytes, bytes]]]] = {
             region: ([], []) for region in keks
@@ -203,10 +207,10 @@ class DataPlane:
             granted = keks[region]
             if isinstance(granted, GrantedKek):
                 kek = granted.kek
-                generation = kek.generation
+                generation, ttl = kek.generation, granted.ttl
                 blobs = kek.seal_batch(sealing, self._random)
                 for index, blob in zip(indexes, blobs, strict=True):
-                    results[index] = (blob, generation)
+                    results[index] = (blob, generation, ttl)
         return [result for result in results if result is not None]
 
     def unwrap_batch(
