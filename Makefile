@@ -55,12 +55,14 @@ generator:
 	@scripts/stubs.sh prepare
 
 .PHONY: stubs
-stubs: ## Generate clients/python/keyfold/v1 from protos/
+stubs: ## Generate the stubs of the clients for Python and Go from protos/
 	scripts/stubs.sh generate
+	scripts/go.sh generate
 
 .PHONY: check-stubs
 check-stubs: generator ## Check that the committed stubs are up to date with protos/
 	@scripts/stubs.sh check
+	@scripts/go.sh check-stubs || [ $$? -eq 3 ]
 
 .PHONY: check-protos
 check-protos: generator ## Run buf: lint, format and, from the first release on, compatibility
@@ -99,12 +101,19 @@ check-docs: venv ## Check that those pages are up to date
 	@$(bin)/python scripts/docs.py check
 
 .PHONY: client
-client: venv ## Generate the synchronous client and the client's error classes
+client: venv ## Generate the synchronous client, and both clients' errors
 	$(bin)/python scripts/client.py write
+	$(bin)/python scripts/go_client.py write
 
 .PHONY: check-client
-check-client: venv ## Check that the generated parts of the client are up to date
+check-client: venv ## Check that the generated parts of the clients are up to date
 	@$(bin)/python scripts/client.py check
+	@$(bin)/python scripts/go_client.py check
+
+# Go is not needed to work on anything else, so without it this says so. With CI=true it fails.
+.PHONY: check-go
+check-go: ## Check the client for Go: gofmt, go vet and its tests
+	@scripts/go.sh check || [ $$? -eq 3 ]
 
 .PHONY: tools
 tools: ## Try to get all programs that tests use (TOOLS=grpcurl: this one; scripts/tools.sh has the names)
@@ -127,7 +136,7 @@ side_by_side = $(MAKE) --jobs=3 --keep-going \
 
 .PHONY: checks
 checks: venv
-	@$(side_by_side) tools types lint imports check-docs check-client check-stubs check-protos
+	@$(side_by_side) tools types lint imports check-docs check-client check-stubs check-protos check-go
 
 # One pool, so that no core waits for the end of a stage. The fast tests begin first, then the longest.
 .PHONY: test

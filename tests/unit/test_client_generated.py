@@ -15,10 +15,9 @@ from keyfold.errors.reasons import BY_REASON
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(name="script", scope="module")
-def script_fixture() -> ModuleType:
-    """scripts/client.py, which is a program outside every package."""
-    spec = spec_from_file_location("client_script", ROOT / "scripts" / "client.py")
+def _loaded(name: str) -> ModuleType:
+    """Loads a program of scripts/, which is outside every package."""
+    spec = spec_from_file_location(f"{name}_script", ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -27,9 +26,20 @@ def script_fixture() -> ModuleType:
     return module
 
 
+@pytest.fixture(name="script", scope="module")
+def script_fixture() -> ModuleType:
+    """scripts/client.py."""
+    return _loaded("client")
+
+
 def test_the_committed_files_are_the_generated_ones(script: ModuleType) -> None:
     """The client in the repository is what `make client` writes."""
     assert script.stale() == ""
+
+
+def test_the_reasons_of_the_client_for_go_are_the_servers() -> None:
+    """A reason that the server gains or loses, the client for Go gains or loses, too."""
+    assert _loaded("go_client").stale() == ""
 
 
 @pytest.mark.parametrize("line", ["import asyncio", "async_only = 1", "from grpc import aio"])
