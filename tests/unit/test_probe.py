@@ -128,16 +128,36 @@ def test_no_other_cluster_is_revoked(client: keyfold.Client, cli: Cli) -> None:
 def test_the_command_shows_and_exports_the_steps(cli: Cli, server: Served, tmp_path: Path) -> None:
     """The command prints each step, and writes metrics for a textfile collector."""
     file = tmp_path / "probe.prom"
-    ran = cli("probe", "--server", server.target, "--metrics", file)
-    assert ran.code == 0
+    with server.beside() as other:
+        ran = cli("probe", "--server", other.target, "--metrics", file)
+    assert (ran.code, ran.err) == (0, "")
     assert b"refused" in ran.out
     lines = file.read_text().splitlines()
     assert "keyfold_probe_success 1" in lines
     assert "keyfold_probe_broken 0" in lines
-    place = f'{{step="refused",server="{server.target}"}}'
-    assert any(line.startswith(f"keyfold_probe_step_seconds{place} ") for line in lines)
+    for address in (server.target, other.target):
+        place = f'{{step="refused",server="{address}"}}'
+        assert any(line.startswith(f"keyfold_probe_step_seconds{place} ") for line in lines)
     ran = cli("probe", "--json")
     assert {step["step"] for step in ran.json["steps"]} >= {"wrap", "revoke", "served"}
+
+
+def test_each_address_is_checked_once(server: Served) -> None:
+    """Each of several addresses is checked by itself, and one that is named twice only once."""
+    with server.beside() as other:
+        both = f"{server.target},{other.target}"
+        ran = Cli(both)("probe", "--server", server.target, "--json")
+    asked = [step["server"] for step in ran.json["steps"] if step["step"] == "refused"]
+    assert asked == [both, server.target, other.target]
+
+
+def test_each_server_that_failed_is_named(cli: Cli, server: Served) -> None:
+    """Below the table stands a line for each server that failed, with its address."""
+    ran = cli("probe", "--server", "127.0.0.1:1", "--within", "0s")
+    assert ran.code == 6
+    [line] = ran.err.splitlines()
+    assert line.startswith("error: 127.0.0.1:1 failed at unwrap: ")
+    assert server.target in ran.out.decode()
 
 
 def test_the_command_says_what_is_wrong(cli: Cli, server: Served, tmp_path: Path) -> None:

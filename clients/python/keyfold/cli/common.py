@@ -242,7 +242,8 @@ def opened(form: Form, shared: Mapping[str, Any], parsed: typer.Context) -> Sess
         except ValueError as problem:
             raise InputError(str(problem)) from problem
 
-    return Session(connect(shared["target"]), form, connect, parsed, limit)
+    target = shared["target"]
+    return Session(target, connect(target), form, connect, parsed, limit)
 
 
 def _path(name: str | Path | None) -> Path | None:

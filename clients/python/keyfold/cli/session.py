@@ -28,13 +28,15 @@ class Session:
     """A command's connection to a server.
 
     Attributes:
-        client: The client.
+        target: The --target, as it was given.
+        client: Its client.
         form: The form in which the command prints what it shows.
         connect: Makes a client of another server, with the options of this one.
         parsed: The command, as it was parsed.
         timeout: The --timeout in seconds; None if the command line does not set one.
     """
 
+    target: str
     client: Client
     form: Form
     connect: Callable[[str], Client]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -10,11 +11,12 @@ import typer
 from keyfold.cli.errors import ExitCode, InputError, exit_code
 from keyfold.cli.input.streams import open_output
 from keyfold.cli.input.values import seconds
-from keyfold.cli.output.probe import as_metrics, as_objects, show_probe
+from keyfold.cli.output.probe import as_metrics, as_objects, show_probe, tell_failed
 from keyfold.cli.session import Session
 from keyfold.errors import NotFoundError
 from keyfold.probe import PREFIX
 from keyfold.probe import probe as run
+from keyfold.transport.target import addresses_of
 
 
 def probe(
@@ -29,7 +31,8 @@ def probe(
         typer.Option(
             "--server",
             metavar="HOST:PORT",
-            help="A server to check besides the target; repeat it for more of them.",
+            help="A server to check besides the target; repeat it for more of them. Of several "
+            "addresses, separated by commas, each is checked by itself, here and in the target.",
         ),
     ] = None,
     within: Annotated[
@@ -46,7 +49,8 @@ def probe(
 
     The command wraps a key and opens it on every server, revokes the cluster, checks that every
     server refuses, restores the cluster, and checks that every server opens the key again. It
-    shows how long each step took. It revokes no cluster whose name begins otherwise.
+    shows how long each step took, and names each server that failed. It revokes no cluster whose
+    name begins otherwise.
     """
     if not cluster.startswith(PREFIX):
         raise InputError(
@@ -54,9 +58,10 @@ def probe(
         )
     limit = seconds(within, "--within")
     with ExitStack() as opened:
-        servers = {"target": session.client}
-        for place in server or ():
-            servers[place] = opened.enter_context(session.connect(place))
+        servers = {session.target: session.client}
+        for place in chain.from_iterable(map(addresses_of, (session.target, *(server or ())))):
+            if place not in servers:
+                servers[place] = opened.enter_context(session.connect(place))
         try:
             steps = run(servers, cluster, limit)
         except NotFoundError as error:
@@ -69,6 +74,7 @@ def probe(
             file.write(as_metrics(steps).encode())
     if not session.printed_object({"steps": as_objects(steps)}):
         show_probe(steps)
+        tell_failed(steps)
     if any(step.broken for step in steps):
         raise typer.Exit(ExitCode.BROKEN)
     failed = next((step.error for step in steps if step.error is not None), None)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import typer
 
 from keyfold.cli.output.tables import coloured, console, styled_table
 from keyfold.cli.output.text import one_line
@@ -24,6 +27,18 @@ def show_probe(steps: Sequence[Step]) -> None:
             one_line(_problem(step)) or "-",
         )
     out.print(table)
+
+
+def tell_failed(steps: Sequence[Step]) -> None:
+    """Prints a line on stderr for each server that failed: its address, and the first problem."""
+    first: dict[str, Step] = {}
+    for step in steps:
+        if not step.passed:
+            first.setdefault(step.server, step)
+    sys.stdout.flush()  # so that the lines come below the table
+    for server, step in first.items():
+        line = f"error: {server} failed at {step.step}: {_problem(step)}"
+        typer.echo(one_line(line), err=True)
 
 
 def as_objects(steps: Sequence[Step]) -> list[dict[str, Any]]:
