@@ -179,7 +179,7 @@ func read[Answer comparable, Message itemResult[Answer], T any](
 		case messages[i].GetAnswer() != none:
 			results[i].Value = value(messages[i].GetAnswer())
 		default:
-			failed := errorOf(messages[i].GetError())
+			failed := ErrorOf(messages[i].GetError())
 			if failed.Cluster == "" {
 				failed.Cluster = cluster
 			}

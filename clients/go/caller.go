@@ -3,9 +3,8 @@ package keyfold
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 )
 
@@ -15,7 +14,7 @@ const maxTokenFile = 64 * 1024
 // maxName is the most characters of a name that a server takes.
 const maxName = 256
 
-var errNotAToken = errors.New("not a token: one line of ASCII without spaces")
+const notAToken = "%s is not a token: one line of ASCII without spaces"
 
 // caller is what each call says of its caller. A token leaves it only as the metadata of a call, and
 // stands in no error.
@@ -30,7 +29,7 @@ func callerOf(settings Settings) (caller, error) {
 		file, err := watch([]string{settings.TokenFile}, maxTokenFile, func(contents [][]byte) (string, error) {
 			token := string(bytes.TrimSpace(contents[0]))
 			if !isToken(token) {
-				return "", fmt.Errorf("keyfold: the content of %s is %w", settings.TokenFile, errNotAToken)
+				return "", unusable(notAToken, "the content of "+settings.TokenFile)
 			}
 			return token, nil
 		})
@@ -47,18 +46,20 @@ func (c caller) named(ctx context.Context) (context.Context, error) {
 	if c.token != nil {
 		token, err := c.token(ctx)
 		if err != nil {
-			return ctx, fmt.Errorf("no token for the call: %w", err)
+			// Not its text, which may quote a token.
+			return ctx, local(ReasonCallerSourceFailed, codes.Unauthenticated, err,
+				"the function that the client was given as Token failed with %T", err)
 		}
 		if !isToken(token) {
-			return ctx, fmt.Errorf("what Token returned is %w", errNotAToken)
+			return ctx, unusable(notAToken, "what Token returned")
 		}
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 	}
 	if c.onBehalfOf != nil {
 		if name := c.onBehalfOf(ctx); name != "" {
 			if !isName(name) {
-				return ctx, fmt.Errorf("what OnBehalfOf returned is not 1 to %d printable ASCII "+
-					"characters without spaces at either end", maxName)
+				return ctx, unusable("what OnBehalfOf returned is not 1 to %d printable ASCII characters "+
+					"without spaces at either end", maxName)
 			}
 			ctx = metadata.AppendToOutgoingContext(ctx, "on-behalf-of", name)
 		}

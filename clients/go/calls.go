@@ -41,10 +41,28 @@ func (c *Client) unary(
 	request = identified(request)
 	named, err := c.caller.named(ctx)
 	if err != nil {
-		return callerError(err)
+		return c.failed(ctx, err, request)
 	}
 	err = invoke(named, method, request, response, connection, options...)
-	return errorOfCall(ctx, err, request)
+	return c.failed(ctx, err, request)
+}
+
+// failed returns the error of a call; nil for nil.
+func (c *Client) failed(ctx context.Context, err error, request any) error {
+	if err == nil {
+		return nil
+	}
+	failed := errorOfCall(ctx, err)
+	if failed.Code == codes.Canceled && c.closed.Load() {
+		failed = local(ReasonClosed, codes.Canceled, err, "the client is closed")
+	}
+	if message, ok := request.(proto.Message); ok {
+		failed.RequestID = textField(message, "request_id")
+		if failed.Cluster == "" {
+			failed.Cluster = textField(message, "cluster")
+		}
+	}
+	return failed
 }
 
 // stream begins a call whose response is a stream. It has no deadline of its own.
@@ -54,17 +72,20 @@ func (c *Client) stream(
 ) (grpc.ClientStream, error) {
 	named, err := c.caller.named(ctx)
 	if err != nil {
-		return nil, callerError(err)
+		return nil, c.failed(ctx, err, nil)
 	}
 	begun, err := begin(named, described, connection, method, options...)
 	if err != nil {
-		return nil, errorOfCall(ctx, err, nil)
+		return nil, c.failed(ctx, err, nil)
 	}
-	return &failing{begun}, nil
+	return &failing{begun, c}, nil
 }
 
 // failing is a stream whose failures are Errors.
-type failing struct{ grpc.ClientStream }
+type failing struct {
+	grpc.ClientStream
+	client *Client
+}
 
 // RecvMsg receives a message.
 func (f *failing) RecvMsg(message any) error { return f.of(f.ClientStream.RecvMsg(message)) }
@@ -76,7 +97,7 @@ func (f *failing) of(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
-	return errorOfCall(f.Context(), err, nil)
+	return f.client.failed(f.Context(), err, nil)
 }
 
 func (c *Client) timeoutOf(method string) time.Duration {
@@ -107,15 +128,4 @@ func copyOf[Message proto.Message](message Message) Message {
 	copied := message.ProtoReflect().New().Interface().(Message)
 	proto.Merge(copied, message)
 	return copied
-}
-
-// callerError returns the error of a call that was not sent, because what says who makes it could not
-// be used.
-func callerError(err error) *Error {
-	return &Error{
-		Reason:  Reason(nameOf(codes.Unauthenticated)),
-		Code:    codes.Unauthenticated,
-		Message: err.Error(),
-		cause:   err,
-	}
 }

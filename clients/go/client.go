@@ -1,7 +1,7 @@
 package keyfold
 
 import (
-	"errors"
+	"sync/atomic"
 	"time"
 
 	"cloud.google.com/go/longrunning/autogen/longrunningpb"
@@ -62,6 +62,7 @@ type Client struct {
 	stubs      Stubs
 	caller     caller
 	settings   Settings
+	closed     atomic.Bool
 }
 
 // Stubs are gRPC's own stubs of the services. Their calls have the client's deadlines, credentials,
@@ -110,15 +111,15 @@ func Open(settings Settings) (*Client, error) {
 		options = append(options, grpc.WithTransportCredentials(secure))
 	} else {
 		if who.token != nil && !allLocal(settings.Target) {
-			return nil, errors.New("keyfold: over plain text a token goes only to a loopback address or " +
-				"a unix socket, because anybody who reads it can use it; use TLS")
+			return nil, unusable("over plain text a token goes only to a loopback address or a unix socket, " +
+				"because anybody who reads it can use it; use TLS")
 		}
 		// Proxies that the environment names would see plaintext keys.
 		options = append(options, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
 	}
 	connection, err := grpc.NewClient(where, append(options, settings.DialOptions...)...)
 	if err != nil {
-		return nil, err
+		return nil, unusable("gRPC cannot use the target or an option: %s", err)
 	}
 	client.connection = connection
 	client.stubs = Stubs{
@@ -131,7 +132,10 @@ func Open(settings Settings) (*Client, error) {
 }
 
 // Close closes the connection and cancels the calls that are under way.
-func (c *Client) Close() error { return c.connection.Close() }
+func (c *Client) Close() error {
+	c.closed.Store(true)
+	return c.connection.Close()
+}
 
 // Stubs returns gRPC's own stubs, for what the client's methods do not do.
 func (c *Client) Stubs() Stubs { return c.stubs }

@@ -2,7 +2,10 @@ package keyfold
 
 import (
 	"context"
+	"crypto/rand"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	keyfoldv1 "keyfold/clients/go/v1"
 )
@@ -17,6 +20,9 @@ type Wrapped struct {
 	WrappedKey []byte
 	// Generation is the generation that wrapped it.
 	Generation uint32
+	// MaxCacheAge is how long you may keep the plaintext in memory, from the beginning of the call;
+	// zero: not at all.
+	MaxCacheAge time.Duration
 }
 
 // Unwrapped is the result of [Client.Unwrap].
@@ -127,6 +133,41 @@ func (c *Client) GenerateDataKey(
 	}, nil
 }
 
+// GenerateDataKeys makes any number of new keys of 16, 24, 32 or 64 bytes, and has the server wrap them.
+//
+// The client draws the keys from the operating system and wraps them as a batch, so that a thousand of
+// them are one call, which the server counts as a BatchWrap. If a key cannot be wrapped, it returns its
+// error and none of the keys.
+func (c *Client) GenerateDataKeys(
+	ctx context.Context, cluster, region string, count, size int, bound Context,
+) ([]DataKey, error) {
+	if count < 0 {
+		return nil, unusable("count must not be negative, and is %d", count)
+	}
+	if size != 16 && size != 24 && size != 32 && size != 64 {
+		wrong := local(ReasonInvalidSize, codes.InvalidArgument, nil,
+			"a data key has 16, 24, 32 or 64 bytes, not %d", size)
+		wrong.FieldViolations = []FieldViolation{{"size", wrong.Message}}
+		wrong.Cluster = cluster
+		return nil, wrong
+	}
+	items := make([]WrapItem, count)
+	for i := range items {
+		key := make([]byte, size)
+		_, _ = rand.Read(key) // It never fails.
+		items[i].Plaintext = NewPlaintext(key)
+	}
+	keys := make([]DataKey, count)
+	for i, result := range c.BatchWrap(ctx, cluster, region, items, bound) {
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		wrapped := result.Value
+		keys[i] = DataKey{items[i].Plaintext, wrapped.WrappedKey, wrapped.Generation, wrapped.MaxCacheAge}
+	}
+	return keys, nil
+}
+
 // Rewrap moves a wrapped key to the newest generation or, if to is not nil, to a destination. The
 // plaintext never leaves the server.
 func (c *Client) Rewrap(
@@ -150,7 +191,7 @@ func (d *Destination) message() *keyfoldv1.Destination {
 }
 
 func wrappedOf(answer *keyfoldv1.WrapResponse) Wrapped {
-	return Wrapped{answer.GetWrappedKey(), answer.GetGeneration()}
+	return Wrapped{answer.GetWrappedKey(), answer.GetGeneration(), answer.GetMaxCacheAge().AsDuration()}
 }
 
 func unwrappedOf(answer *keyfoldv1.UnwrapResponse) Unwrapped {

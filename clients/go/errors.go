@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	codepb "google.golang.org/genproto/googleapis/rpc/code"
@@ -37,7 +38,7 @@ type FieldViolation struct {
 	Description string
 }
 
-// Error is what every call that fails returns. It never holds key material or a token.
+// Error is what every call that fails returns, and Open, too. It never holds key material or a token.
 type Error struct {
 	// Reason is a stable word; see [Reason].
 	Reason Reason
@@ -61,15 +62,17 @@ type Error struct {
 	cause  error
 }
 
-// Error returns the message and the reason.
-func (e *Error) Error() string { return fmt.Sprintf("%s (%s)", e.Message, e.Reason) }
+// Error returns the message, the cluster where the message does not name it, and the reason.
+func (e *Error) Error() string {
+	if named := "cluster " + e.Cluster; e.Cluster != "" && !strings.Contains(e.Message, named) {
+		return fmt.Sprintf("%s: %s (%s)", named, e.Message, e.Reason)
+	}
+	return fmt.Sprintf("%s (%s)", e.Message, e.Reason)
+}
 
 // Kind returns the kind of failure that the reason belongs to.
 func (e *Error) Kind() Kind {
-	if kind := kindOfReason(e.Reason); kind != ErrUnknown {
-		return kind
-	}
-	return kindOfCode(e.Code, e.Metadata["source"])
+	return kindOf(e.Reason, e.Code, e.Metadata["source"])
 }
 
 // Is reports whether target is the error's Kind, or a kind that includes it.
@@ -103,8 +106,10 @@ func (e *Error) Source() string {
 // is the customer's decision, so it is not retryable, even if RetryAfter says when Keyfold asks again.
 func (e *Error) Retryable() bool {
 	switch e.Kind() {
-	case ErrUnavailable, ErrCouldNotTell, ErrDeadline, ErrCancelled:
+	case ErrUnavailable, ErrCouldNotTell, ErrDeadline:
 		return true
+	case ErrCancelled:
+		return !errors.Is(e.cause, context.Canceled) // Else the caller does not want it.
 	case ErrConflict:
 		return e.Reason != ReasonEtagMismatch && e.Reason != ReasonCursorTaken
 	case ErrLimit:
@@ -113,8 +118,9 @@ func (e *Error) Retryable() bool {
 	return false
 }
 
-// errorOf returns the error of a status, without the details that cannot be read.
-func errorOf(told *statuspb.Status) *Error {
+// ErrorOf returns the error of a status that is part of an answer, as RestoreResponse has them, without
+// the details that cannot be read.
+func ErrorOf(told *statuspb.Status) *Error {
 	failed := &Error{Code: codes.Code(told.GetCode()), Message: told.GetMessage(), status: told}
 	for _, packed := range told.GetDetails() {
 		detail, err := packed.UnmarshalNew()
@@ -147,10 +153,11 @@ func errorOf(told *statuspb.Status) *Error {
 	return failed
 }
 
-// errorOfCall returns the error of a failed call; nil for nil.
-func errorOfCall(ctx context.Context, err error, request any) error {
-	if err == nil {
-		return nil
+// errorOfCall returns the error of a failed call.
+func errorOfCall(ctx context.Context, err error) *Error {
+	var found *Error
+	if errors.As(err, &found) {
+		return found
 	}
 	told := status.FromContextError(err)
 	// gRPC wraps the error of a call that it has repeated. The message is the one of the server.
@@ -158,20 +165,28 @@ func errorOfCall(ctx context.Context, err error, request any) error {
 	if errors.As(err, &own) {
 		told = own.GRPCStatus()
 	}
-	failed := errorOf(told.Proto())
+	failed := ErrorOf(told.Proto())
 	switch {
 	case failed.Code == codes.DeadlineExceeded:
 		failed.cause = context.DeadlineExceeded
 	case failed.Code == codes.Canceled && ctx.Err() != nil:
 		failed.cause = context.Canceled
 	}
-	if message, ok := request.(proto.Message); ok {
-		failed.RequestID = textField(message, "request_id")
-		if failed.Cluster == "" {
-			failed.Cluster = textField(message, "cluster")
-		}
-	}
 	return failed
+}
+
+// unusable returns the error of a value that nothing can be done with.
+func unusable(format string, arguments ...any) *Error {
+	return local(ReasonArgumentValue, codes.InvalidArgument, nil, format, arguments...)
+}
+
+// local returns an error that the client finds itself.
+func local(reason Reason, code codes.Code, cause error, format string, arguments ...any) *Error {
+	message := fmt.Sprintf(format, arguments...)
+	return &Error{
+		Reason: reason, Code: code, Message: message, cause: cause,
+		status: &statuspb.Status{Code: int32(code), Message: message},
+	}
 }
 
 // textField returns a text field of a message, or "" if it has no such field.

@@ -33,7 +33,7 @@ func TestErrorHasTheServersDetails(t *testing.T) {
 		!reflect.DeepEqual(failed.FieldViolations, []FieldViolation{{"uri", "bad"}}) {
 		t.Errorf("%+v", failed)
 	}
-	if failed.Error() != "it went wrong (KEY_DISABLED)" {
+	if failed.Error() != "cluster prod: it went wrong (KEY_DISABLED)" {
 		t.Error(failed.Error())
 	}
 	if !errors.Is(err, ErrRefused) || !errors.Is(err, ErrKMS) || errors.Is(err, ErrCouldNotTell) || errors.Is(err, ErrState) {
@@ -56,7 +56,7 @@ func TestUnknownReasons(t *testing.T) {
 		codes.Unimplemented: ErrUnimplemented, codes.OutOfRange: ErrInvalidInput, codes.Unknown: ErrUnknown,
 		codes.Unavailable: ErrUnavailable, codes.DeadlineExceeded: ErrDeadline, codes.Canceled: ErrCancelled,
 	} {
-		failed := errorOf(status.Convert(refusal(t, code, "OF_TOMORROW")).Proto())
+		failed := ErrorOf(status.Convert(refusal(t, code, "OF_TOMORROW")).Proto())
 		if failed.Kind() != kind || failed.Reason != "OF_TOMORROW" {
 			t.Errorf("%s: %s %s", code, failed.Kind(), failed.Reason)
 		}
@@ -65,7 +65,7 @@ func TestUnknownReasons(t *testing.T) {
 		codes.FailedPrecondition: ErrRefused, codes.Unavailable: ErrCouldNotTell,
 		codes.ResourceExhausted: ErrCouldNotTell, codes.DataLoss: ErrKMS,
 	} {
-		failed := errorOf(status.Convert(refusal(t, code, "OF_TOMORROW")).Proto())
+		failed := ErrorOf(status.Convert(refusal(t, code, "OF_TOMORROW")).Proto())
 		failed.Metadata["source"] = "kms"
 		if failed.Kind() != kind {
 			t.Errorf("%s: %s", code, failed.Kind())
@@ -76,7 +76,7 @@ func TestUnknownReasons(t *testing.T) {
 // A word of another domain is no reason, and an error without a reason has its code's name.
 func TestReasonsOfOthers(t *testing.T) {
 	made, _ := status.New(codes.PermissionDenied, "").WithDetails(&errdetails.ErrorInfo{Reason: "X", Domain: "proxy"})
-	failed := errorOf(made.Proto())
+	failed := ErrorOf(made.Proto())
 	if failed.Reason != "PERMISSION_DENIED" || failed.Message == "" || failed.Kind() != ErrForbidden {
 		t.Errorf("%+v", failed)
 	}
@@ -120,5 +120,18 @@ func TestContextErrors(t *testing.T) {
 	var failed *Error
 	if !errors.As(err, &failed) || failed.Cluster != "prod" {
 		t.Error("the error does not name the request's cluster")
+	}
+}
+
+// A call on a closed client says so, and is not worth repeating.
+func TestClosed(t *testing.T) {
+	client := serve(t, nil).open(t, Settings{})
+	if err := client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	err := ask(t, client)
+	var failed *Error
+	if !errors.As(err, &failed) || failed.Reason != ReasonClosed || !errors.Is(err, ErrClosed) || failed.Retryable() {
+		t.Error(err)
 	}
 }

@@ -1,11 +1,12 @@
 package keyfold
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"sync"
 	"time"
+
+	"google.golang.org/grpc/codes"
 )
 
 // stamp tells one state of a file from another.
@@ -80,22 +81,26 @@ func (w *watched[T]) refresh() error {
 func content(path string, most int64) (stamp, []byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return stamp{}, nil, fmt.Errorf("keyfold: %w", err)
+		return stamp{}, nil, unreadable(err)
 	}
 	defer file.Close()
 	// The open file's own stamp: the path may name another file by now.
 	found, err := file.Stat()
 	if err != nil {
-		return stamp{}, nil, fmt.Errorf("keyfold: %w", err)
+		return stamp{}, nil, unreadable(err)
 	}
 	read, err := io.ReadAll(io.LimitReader(file, most+1))
 	if err != nil {
-		return stamp{}, nil, fmt.Errorf("keyfold: %w", err)
+		return stamp{}, nil, unreadable(err)
 	}
 	if int64(len(read)) > most {
-		return stamp{}, nil, fmt.Errorf("keyfold: %s holds more than %d bytes", path, most)
+		return stamp{}, nil, unusable("%s holds more than %d bytes", path, most)
 	}
 	return stampOf(found), read, nil
+}
+
+func unreadable(err error) *Error {
+	return local(ReasonFileUnreadable, codes.InvalidArgument, err, "%s", err)
 }
 
 func stampOf(found os.FileInfo) stamp { return stamp{found.Size(), found.ModTime(), found} }

@@ -48,6 +48,8 @@ const (
 	ErrUnimplemented Kind = "the server does not have this method"
 	// ErrCancelled says that the caller, or a server that was stopping, cancelled the call.
 	ErrCancelled Kind = "the call was cancelled"
+	// ErrClosed says that the client was closed before the call, or during it.
+	ErrClosed Kind = "the client is closed"
 	// ErrInternal says that the server met a fault; the message names the incident.
 	ErrInternal Kind = "a fault in the server"
 	// ErrUnknown is the kind of an error that this client cannot place.
@@ -56,6 +58,34 @@ const (
 
 // Error returns what the kind means.
 func (k Kind) Error() string { return string(k) }
+
+// The reasons that the client finds itself, before it sends anything.
+const (
+	// ReasonArgumentValue: nothing can be done with a value that the client was given.
+	ReasonArgumentValue Reason = "ARGUMENT_VALUE"
+	// ReasonFileUnreadable: the file of a token, certificate or key cannot be read.
+	ReasonFileUnreadable Reason = "FILE_UNREADABLE"
+	// ReasonCallerSourceFailed: the program's own function for Token failed; the cause says how.
+	ReasonCallerSourceFailed Reason = "CALLER_SOURCE_FAILED"
+	// ReasonClosed: the client was closed before the call, or during it.
+	ReasonClosed Reason = "CLOSED"
+)
+
+// kindOf returns the kind of an error.
+func kindOf(reason Reason, code codes.Code, source string) Kind {
+	switch reason {
+	case ReasonArgumentValue, ReasonFileUnreadable:
+		return ErrInvalidInput
+	case ReasonCallerSourceFailed:
+		return ErrUnauthenticated
+	case ReasonClosed:
+		return ErrClosed
+	}
+	if kind := kindOfReason(reason); kind != ErrUnknown {
+		return kind
+	}
+	return kindOfCode(code, source)
+}
 
 // includes reports whether an error of another kind is one of this kind, too.
 func (k Kind) includes(other Kind) bool {

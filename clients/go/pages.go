@@ -21,7 +21,7 @@ func each[Request proto.Message, Response interface{ GetNextPageToken() string }
 ) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		var none Item
-		var unusable unusable
+		var left leftOut
 		asked := copyOf(request).ProtoReflect()
 		token := asked.Descriptor().Fields().ByName("page_token")
 		for {
@@ -35,22 +35,22 @@ func each[Request proto.Message, Response interface{ GetNextPageToken() string }
 					return
 				}
 			}
-			unusable.add(response)
+			left.add(response)
 			if response.GetNextPageToken() == "" {
 				break
 			}
 			asked.Set(token, protoreflect.ValueOfString(response.GetNextPageToken()))
 		}
-		if err := unusable.err(); err != nil {
+		if err := left.err(); err != nil {
 			yield(none, err)
 		}
 	}
 }
 
-// unusable are the names of what a list leaves out, because its stored rows serve nobody.
-type unusable struct{ notAuthentic, banned []string }
+// leftOut has the names of what a list leaves out, because its stored rows serve nobody.
+type leftOut struct{ notAuthentic, banned []string }
 
-func (u *unusable) add(response any) {
+func (u *leftOut) add(response any) {
 	if named, ok := response.(interface{ GetNotAuthentic() []string }); ok {
 		u.notAuthentic = append(u.notAuthentic, named.GetNotAuthentic()...)
 	}
@@ -59,7 +59,7 @@ func (u *unusable) add(response any) {
 	}
 }
 
-func (u *unusable) err() error {
+func (u *leftOut) err() error {
 	failed := &Error{Metadata: map[string]string{"source": sourceKeyfold}}
 	switch {
 	case len(u.notAuthentic) > 0:

@@ -2,7 +2,6 @@ package keyfold
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"google.golang.org/grpc"
@@ -54,10 +53,10 @@ func (s Settings) checked() (Settings, error) {
 		s.ControlTimeout = DefaultControlTimeout
 	}
 	if s.Timeout < 0 || s.ControlTimeout < 0 {
-		return s, errors.New("keyfold: a timeout must not be negative")
+		return s, unusable("a timeout must not be negative")
 	}
 	if s.Token != nil && s.TokenFile != "" {
-		return s, errors.New("keyfold: give Token or TokenFile, not both")
+		return s, unusable("give Token or TokenFile, not both")
 	}
 	return s, nil
 }

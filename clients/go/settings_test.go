@@ -2,6 +2,7 @@ package keyfold
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,8 @@ func TestSettingsThatCannotBeUsed(t *testing.T) {
 		"not be negative":       {Timeout: -time.Second},
 	} {
 		client, err := Open(settings)
-		if err == nil || !strings.Contains(err.Error(), says) || !strings.HasPrefix(err.Error(), "keyfold: ") {
+		var failed *Error
+		if !errors.As(err, &failed) || !strings.Contains(failed.Message, says) || !errors.Is(err, ErrInvalidInput) {
 			t.Errorf("%s: %v", says, err)
 		}
 		if client != nil {

@@ -1,8 +1,6 @@
 package keyfold
 
 import (
-	"errors"
-	"fmt"
 	"net"
 	"regexp"
 	"strconv"
@@ -48,8 +46,7 @@ func target(given string, certificates *TLS) (string, []grpc.DialOption, error) 
 	case same:
 		options = append(options, grpc.WithAuthority(authority))
 	case certificates != nil:
-		return "", nil, errors.New(
-			"keyfold: several hosts with TLS need a ServerName that all of them prove")
+		return "", nil, unusable("several hosts with TLS need a ServerName that all of them prove")
 	}
 	return "keyfold:///servers", options, nil
 }
@@ -68,7 +65,7 @@ func hostOf(address string) (string, error) {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil || host == "" || strings.Contains(host, "/") || schemes.MatchString(address) {
-		return "", fmt.Errorf("keyfold: %q is not host:port or unix:/path", address)
+		return "", unusable("%q is not host:port or unix:/path", address)
 	}
 	return host, nil
 }

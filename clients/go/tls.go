@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 
 	"google.golang.org/grpc/credentials"
@@ -39,7 +38,7 @@ type fileCredentials struct {
 // credentials reads the files for the first time.
 func (t TLS) credentials() (credentials.TransportCredentials, error) {
 	if (t.CertFile == "") != (t.KeyFile == "") {
-		return nil, errors.New("keyfold: give a client certificate and its key together, or neither")
+		return nil, unusable("give a client certificate and its key together, or neither")
 	}
 	var paths []string
 	for _, path := range []string{t.CAFile, t.CertFile, t.KeyFile} {
@@ -60,7 +59,7 @@ func (t TLS) config(contents [][]byte) (*tls.Config, error) {
 	if t.CAFile != "" {
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(contents[0]) {
-			return nil, fmt.Errorf("keyfold: %s holds no certificate in PEM", t.CAFile)
+			return nil, unusable("%s holds no certificate in PEM", t.CAFile)
 		}
 		contents = contents[1:]
 	}
@@ -68,7 +67,7 @@ func (t TLS) config(contents [][]byte) (*tls.Config, error) {
 		pair, err := tls.X509KeyPair(contents[0], contents[1])
 		if err != nil {
 			// Go's own message names no content of the files.
-			return nil, fmt.Errorf("keyfold: %s and %s: %w", t.CertFile, t.KeyFile, err)
+			return nil, unusable("%s and %s: %s", t.CertFile, t.KeyFile, err)
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}
@@ -84,7 +83,7 @@ func (f *fileCredentials) ClientHandshake(
 
 // ServerHandshake fails: these are a client's credentials.
 func (f *fileCredentials) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return nil, nil, errors.New("keyfold: a client's credentials prove no server")
+	return nil, nil, errors.New("a client's credentials prove no server")
 }
 
 // Info says that the connection is TLS, and which name the server must prove.

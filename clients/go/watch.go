@@ -106,7 +106,7 @@ func (w *Watch) Messages(ctx context.Context) iter.Seq2[*keyfoldv1.WatchEventsRe
 				return
 			}
 			if err := ctx.Err(); err != nil {
-				yield(nil, errorOfCall(ctx, err, nil))
+				yield(nil, errorOfCall(ctx, err))
 				return
 			}
 			wait, again := w.failed(ended)

@@ -138,12 +138,12 @@ func TestWatchEnds(t *testing.T) {
 	}{
 		{&keyfoldv1.WatchEventsRequest{}, []func(streamed) error{telling(away)}, []string{"away (UNAVAILABLE)"}},
 		{&keyfoldv1.WatchEventsRequest{}, []func(streamed) error{telling(denied, state("a"))},
-			[]string{"atrue", "it went wrong (NOT_ALLOWED)"}},
+			[]string{"atrue", "cluster prod: it went wrong (NOT_ALLOWED)"}},
 		{&keyfoldv1.WatchEventsRequest{Events: true, ResumeToken: "old"}, []func(streamed) error{telling(expired)},
-			[]string{"it went wrong (RESUME_TOKEN_EXPIRED)"}},
+			[]string{"cluster prod: it went wrong (RESUME_TOKEN_EXPIRED)"}},
 		{&keyfoldv1.WatchEventsRequest{States: true, ResumeToken: "old"},
 			[]func(streamed) error{telling(expired), telling(denied, state("a"), end())},
-			[]string{"atrue", "end", "it went wrong (NOT_ALLOWED)"}},
+			[]string{"atrue", "end", "cluster prod: it went wrong (NOT_ALLOWED)"}},
 	} {
 		server.streams(one.turns...)
 		check(t, told(t.Context(), client.Watch(one.request), -1), one.want...)

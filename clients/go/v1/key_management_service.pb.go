@@ -357,7 +357,9 @@ type WrapResponse struct {
 	// plaintext.
 	WrappedKey []byte `protobuf:"bytes,1,opt,name=wrapped_key,json=wrappedKey,proto3" json:"wrapped_key,omitempty"`
 	// The generation that wrapped the key.
-	Generation    uint32 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Generation uint32 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	// How long the caller may keep the plaintext in memory; see `UnwrapResponse.max_cache_age`.
+	MaxCacheAge   *durationpb.Duration `protobuf:"bytes,4,opt,name=max_cache_age,json=maxCacheAge,proto3" json:"max_cache_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -404,6 +406,13 @@ func (x *WrapResponse) GetGeneration() uint32 {
 		return x.Generation
 	}
 	return 0
+}
+
+func (x *WrapResponse) GetMaxCacheAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxCacheAge
+	}
+	return nil
 }
 
 // The request of Unwrap.
@@ -5184,13 +5193,14 @@ const file_keyfold_v1_key_management_service_proto_rawDesc = "" +
 	"\acontext\x18\x04 \x03(\v2$.keyfold.v1.WrapRequest.ContextEntryR\acontext\x1a:\n" +
 	"\fContextEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"O\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x01\n" +
 	"\fWrapResponse\x12\x1f\n" +
 	"\vwrapped_key\x18\x01 \x01(\fR\n" +
 	"wrappedKey\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\rR\n" +
-	"generation\"\xc8\x01\n" +
+	"generation\x12=\n" +
+	"\rmax_cache_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vmaxCacheAge\"\xc8\x01\n" +
 	"\rUnwrapRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1f\n" +
 	"\vwrapped_key\x18\x02 \x01(\fR\n" +
@@ -5789,139 +5799,140 @@ var file_keyfold_v1_key_management_service_proto_goTypes = []any{
 }
 var file_keyfold_v1_key_management_service_proto_depIdxs = []int32{
 	64,  // 0: keyfold.v1.WrapRequest.context:type_name -> keyfold.v1.WrapRequest.ContextEntry
-	65,  // 1: keyfold.v1.UnwrapRequest.context:type_name -> keyfold.v1.UnwrapRequest.ContextEntry
-	76,  // 2: keyfold.v1.UnwrapResponse.max_cache_age:type_name -> google.protobuf.Duration
-	66,  // 3: keyfold.v1.GenerateDataKeyRequest.context:type_name -> keyfold.v1.GenerateDataKeyRequest.ContextEntry
-	76,  // 4: keyfold.v1.GenerateDataKeyResponse.max_cache_age:type_name -> google.protobuf.Duration
-	67,  // 5: keyfold.v1.Destination.context:type_name -> keyfold.v1.Destination.ContextEntry
-	68,  // 6: keyfold.v1.RewrapRequest.context:type_name -> keyfold.v1.RewrapRequest.ContextEntry
-	10,  // 7: keyfold.v1.RewrapRequest.destination:type_name -> keyfold.v1.Destination
-	69,  // 8: keyfold.v1.BatchWrapItem.context:type_name -> keyfold.v1.BatchWrapItem.ContextEntry
-	70,  // 9: keyfold.v1.BatchWrapRequest.context:type_name -> keyfold.v1.BatchWrapRequest.ContextEntry
-	13,  // 10: keyfold.v1.BatchWrapRequest.items:type_name -> keyfold.v1.BatchWrapItem
-	5,   // 11: keyfold.v1.BatchWrapResult.answer:type_name -> keyfold.v1.WrapResponse
-	77,  // 12: keyfold.v1.BatchWrapResult.error:type_name -> google.rpc.Status
-	15,  // 13: keyfold.v1.BatchWrapResponse.results:type_name -> keyfold.v1.BatchWrapResult
-	71,  // 14: keyfold.v1.BatchUnwrapItem.context:type_name -> keyfold.v1.BatchUnwrapItem.ContextEntry
-	72,  // 15: keyfold.v1.BatchUnwrapRequest.context:type_name -> keyfold.v1.BatchUnwrapRequest.ContextEntry
-	17,  // 16: keyfold.v1.BatchUnwrapRequest.items:type_name -> keyfold.v1.BatchUnwrapItem
-	7,   // 17: keyfold.v1.BatchUnwrapResult.answer:type_name -> keyfold.v1.UnwrapResponse
-	77,  // 18: keyfold.v1.BatchUnwrapResult.error:type_name -> google.rpc.Status
-	19,  // 19: keyfold.v1.BatchUnwrapResponse.results:type_name -> keyfold.v1.BatchUnwrapResult
-	73,  // 20: keyfold.v1.BatchRewrapItem.context:type_name -> keyfold.v1.BatchRewrapItem.ContextEntry
-	10,  // 21: keyfold.v1.BatchRewrapItem.destination:type_name -> keyfold.v1.Destination
-	74,  // 22: keyfold.v1.BatchRewrapRequest.context:type_name -> keyfold.v1.BatchRewrapRequest.ContextEntry
-	21,  // 23: keyfold.v1.BatchRewrapRequest.items:type_name -> keyfold.v1.BatchRewrapItem
-	10,  // 24: keyfold.v1.BatchRewrapRequest.destination:type_name -> keyfold.v1.Destination
-	12,  // 25: keyfold.v1.BatchRewrapResult.answer:type_name -> keyfold.v1.RewrapResponse
-	77,  // 26: keyfold.v1.BatchRewrapResult.error:type_name -> google.rpc.Status
-	23,  // 27: keyfold.v1.BatchRewrapResponse.results:type_name -> keyfold.v1.BatchRewrapResult
-	78,  // 28: keyfold.v1.EnableRequest.region_specs:type_name -> keyfold.v1.RegionSpec
-	79,  // 29: keyfold.v1.EnableResponse.status:type_name -> keyfold.v1.ClusterStatus
-	78,  // 30: keyfold.v1.AddRegionsRequest.region_specs:type_name -> keyfold.v1.RegionSpec
-	79,  // 31: keyfold.v1.AddRegionsResponse.status:type_name -> keyfold.v1.ClusterStatus
-	78,  // 32: keyfold.v1.RotateRequest.region_specs:type_name -> keyfold.v1.RegionSpec
-	79,  // 33: keyfold.v1.RotateResponse.status:type_name -> keyfold.v1.ClusterStatus
-	80,  // 34: keyfold.v1.RotateResponse.pending:type_name -> keyfold.v1.PendingReplica
-	79,  // 35: keyfold.v1.RevokeResponse.status:type_name -> keyfold.v1.ClusterStatus
-	80,  // 36: keyfold.v1.RevokeResponse.pending:type_name -> keyfold.v1.PendingReplica
-	77,  // 37: keyfold.v1.NotRestored.error:type_name -> google.rpc.Status
-	79,  // 38: keyfold.v1.RestoreResponse.status:type_name -> keyfold.v1.ClusterStatus
-	34,  // 39: keyfold.v1.RestoreResponse.not_restored:type_name -> keyfold.v1.NotRestored
-	79,  // 40: keyfold.v1.RetireGenerationResponse.status:type_name -> keyfold.v1.ClusterStatus
-	80,  // 41: keyfold.v1.RetireGenerationResponse.pending:type_name -> keyfold.v1.PendingReplica
-	76,  // 42: keyfold.v1.DeleteClusterRequest.waiting_period:type_name -> google.protobuf.Duration
-	81,  // 43: keyfold.v1.UnreadableGeneration.create_time:type_name -> google.protobuf.Timestamp
-	81,  // 44: keyfold.v1.UnreadableGeneration.last_use_time:type_name -> google.protobuf.Timestamp
-	79,  // 45: keyfold.v1.DeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
-	39,  // 46: keyfold.v1.DeleteClusterResponse.losses:type_name -> keyfold.v1.UnreadableGeneration
-	81,  // 47: keyfold.v1.DeleteClusterResponse.purge_time:type_name -> google.protobuf.Timestamp
-	81,  // 48: keyfold.v1.DeleteClusterResponse.final_after:type_name -> google.protobuf.Timestamp
-	80,  // 49: keyfold.v1.DeleteClusterResponse.pending:type_name -> keyfold.v1.PendingReplica
-	79,  // 50: keyfold.v1.UndeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
-	82,  // 51: keyfold.v1.TestKeyRequest.key_spec:type_name -> keyfold.v1.KeySpec
-	0,   // 52: keyfold.v1.TestKeyStep.step:type_name -> keyfold.v1.TestStep
-	1,   // 53: keyfold.v1.TestKeyStep.outcome:type_name -> keyfold.v1.TestOutcome
-	76,  // 54: keyfold.v1.TestKeyStep.latency:type_name -> google.protobuf.Duration
-	82,  // 55: keyfold.v1.TestKeyReplica.key_spec:type_name -> keyfold.v1.KeySpec
-	44,  // 56: keyfold.v1.TestKeyReplica.steps:type_name -> keyfold.v1.TestKeyStep
-	44,  // 57: keyfold.v1.TestKeyResponse.steps:type_name -> keyfold.v1.TestKeyStep
-	45,  // 58: keyfold.v1.TestKeyResponse.replicas:type_name -> keyfold.v1.TestKeyReplica
-	82,  // 59: keyfold.v1.GetAccessPolicyRequest.key_spec:type_name -> keyfold.v1.KeySpec
-	75,  // 60: keyfold.v1.GetAccessPolicyResponse.bound_context:type_name -> keyfold.v1.GetAccessPolicyResponse.BoundContextEntry
-	48,  // 61: keyfold.v1.GetAccessPolicyResponse.statements:type_name -> keyfold.v1.AccessStatement
-	83,  // 62: keyfold.v1.RecheckResult.health:type_name -> keyfold.v1.Health
-	77,  // 63: keyfold.v1.RecheckResult.error:type_name -> google.rpc.Status
-	51,  // 64: keyfold.v1.RecheckResponse.results:type_name -> keyfold.v1.RecheckResult
-	80,  // 65: keyfold.v1.RecheckResponse.pending:type_name -> keyfold.v1.PendingReplica
-	79,  // 66: keyfold.v1.GetStatusResponse.status:type_name -> keyfold.v1.ClusterStatus
-	84,  // 67: keyfold.v1.ListClustersRequest.state:type_name -> keyfold.v1.State
-	83,  // 68: keyfold.v1.ListClustersRequest.health:type_name -> keyfold.v1.Health
-	79,  // 69: keyfold.v1.ListClustersResponse.clusters:type_name -> keyfold.v1.ClusterStatus
-	57,  // 70: keyfold.v1.ListKeyUsageRequest.selector:type_name -> keyfold.v1.KeySelector
-	2,   // 71: keyfold.v1.ListKeyUsageRequest.what_if:type_name -> keyfold.v1.WhatIf
-	84,  // 72: keyfold.v1.KeyUse.state:type_name -> keyfold.v1.State
-	81,  // 73: keyfold.v1.KeyUse.create_time:type_name -> google.protobuf.Timestamp
-	81,  // 74: keyfold.v1.KeyUse.supersede_time:type_name -> google.protobuf.Timestamp
-	60,  // 75: keyfold.v1.KeyUse.impact:type_name -> keyfold.v1.KeyImpact
-	3,   // 76: keyfold.v1.KeyImpact.when:type_name -> keyfold.v1.ImpactTime
-	76,  // 77: keyfold.v1.KeyImpact.stops_within:type_name -> google.protobuf.Duration
-	59,  // 78: keyfold.v1.ListKeyUsageResponse.uses:type_name -> keyfold.v1.KeyUse
-	81,  // 79: keyfold.v1.ListKeyUsageResponse.backups_need_since:type_name -> google.protobuf.Timestamp
-	81,  // 80: keyfold.v1.ListKeyUsageResponse.backups_need_until:type_name -> google.protobuf.Timestamp
-	85,  // 81: keyfold.v1.StartOperationRequest.action:type_name -> keyfold.v1.OperationAction
-	86,  // 82: keyfold.v1.StartOperationRequest.scope:type_name -> keyfold.v1.OperationScope
-	87,  // 83: keyfold.v1.StartOperationResponse.metadata:type_name -> keyfold.v1.OperationMetadata
-	88,  // 84: keyfold.v1.StartOperationResponse.census:type_name -> keyfold.v1.OperationCensus
-	4,   // 85: keyfold.v1.KeyManagementService.Wrap:input_type -> keyfold.v1.WrapRequest
-	6,   // 86: keyfold.v1.KeyManagementService.Unwrap:input_type -> keyfold.v1.UnwrapRequest
-	8,   // 87: keyfold.v1.KeyManagementService.GenerateDataKey:input_type -> keyfold.v1.GenerateDataKeyRequest
-	11,  // 88: keyfold.v1.KeyManagementService.Rewrap:input_type -> keyfold.v1.RewrapRequest
-	14,  // 89: keyfold.v1.KeyManagementService.BatchWrap:input_type -> keyfold.v1.BatchWrapRequest
-	18,  // 90: keyfold.v1.KeyManagementService.BatchUnwrap:input_type -> keyfold.v1.BatchUnwrapRequest
-	22,  // 91: keyfold.v1.KeyManagementService.BatchRewrap:input_type -> keyfold.v1.BatchRewrapRequest
-	25,  // 92: keyfold.v1.KeyManagementService.Enable:input_type -> keyfold.v1.EnableRequest
-	27,  // 93: keyfold.v1.KeyManagementService.AddRegions:input_type -> keyfold.v1.AddRegionsRequest
-	29,  // 94: keyfold.v1.KeyManagementService.Rotate:input_type -> keyfold.v1.RotateRequest
-	31,  // 95: keyfold.v1.KeyManagementService.Revoke:input_type -> keyfold.v1.RevokeRequest
-	33,  // 96: keyfold.v1.KeyManagementService.Restore:input_type -> keyfold.v1.RestoreRequest
-	36,  // 97: keyfold.v1.KeyManagementService.RetireGeneration:input_type -> keyfold.v1.RetireGenerationRequest
-	38,  // 98: keyfold.v1.KeyManagementService.DeleteCluster:input_type -> keyfold.v1.DeleteClusterRequest
-	41,  // 99: keyfold.v1.KeyManagementService.UndeleteCluster:input_type -> keyfold.v1.UndeleteClusterRequest
-	43,  // 100: keyfold.v1.KeyManagementService.TestKey:input_type -> keyfold.v1.TestKeyRequest
-	47,  // 101: keyfold.v1.KeyManagementService.GetAccessPolicy:input_type -> keyfold.v1.GetAccessPolicyRequest
-	50,  // 102: keyfold.v1.KeyManagementService.Recheck:input_type -> keyfold.v1.RecheckRequest
-	53,  // 103: keyfold.v1.KeyManagementService.GetStatus:input_type -> keyfold.v1.GetStatusRequest
-	55,  // 104: keyfold.v1.KeyManagementService.ListClusters:input_type -> keyfold.v1.ListClustersRequest
-	58,  // 105: keyfold.v1.KeyManagementService.ListKeyUsage:input_type -> keyfold.v1.ListKeyUsageRequest
-	62,  // 106: keyfold.v1.KeyManagementService.StartOperation:input_type -> keyfold.v1.StartOperationRequest
-	5,   // 107: keyfold.v1.KeyManagementService.Wrap:output_type -> keyfold.v1.WrapResponse
-	7,   // 108: keyfold.v1.KeyManagementService.Unwrap:output_type -> keyfold.v1.UnwrapResponse
-	9,   // 109: keyfold.v1.KeyManagementService.GenerateDataKey:output_type -> keyfold.v1.GenerateDataKeyResponse
-	12,  // 110: keyfold.v1.KeyManagementService.Rewrap:output_type -> keyfold.v1.RewrapResponse
-	16,  // 111: keyfold.v1.KeyManagementService.BatchWrap:output_type -> keyfold.v1.BatchWrapResponse
-	20,  // 112: keyfold.v1.KeyManagementService.BatchUnwrap:output_type -> keyfold.v1.BatchUnwrapResponse
-	24,  // 113: keyfold.v1.KeyManagementService.BatchRewrap:output_type -> keyfold.v1.BatchRewrapResponse
-	26,  // 114: keyfold.v1.KeyManagementService.Enable:output_type -> keyfold.v1.EnableResponse
-	28,  // 115: keyfold.v1.KeyManagementService.AddRegions:output_type -> keyfold.v1.AddRegionsResponse
-	30,  // 116: keyfold.v1.KeyManagementService.Rotate:output_type -> keyfold.v1.RotateResponse
-	32,  // 117: keyfold.v1.KeyManagementService.Revoke:output_type -> keyfold.v1.RevokeResponse
-	35,  // 118: keyfold.v1.KeyManagementService.Restore:output_type -> keyfold.v1.RestoreResponse
-	37,  // 119: keyfold.v1.KeyManagementService.RetireGeneration:output_type -> keyfold.v1.RetireGenerationResponse
-	40,  // 120: keyfold.v1.KeyManagementService.DeleteCluster:output_type -> keyfold.v1.DeleteClusterResponse
-	42,  // 121: keyfold.v1.KeyManagementService.UndeleteCluster:output_type -> keyfold.v1.UndeleteClusterResponse
-	46,  // 122: keyfold.v1.KeyManagementService.TestKey:output_type -> keyfold.v1.TestKeyResponse
-	49,  // 123: keyfold.v1.KeyManagementService.GetAccessPolicy:output_type -> keyfold.v1.GetAccessPolicyResponse
-	52,  // 124: keyfold.v1.KeyManagementService.Recheck:output_type -> keyfold.v1.RecheckResponse
-	54,  // 125: keyfold.v1.KeyManagementService.GetStatus:output_type -> keyfold.v1.GetStatusResponse
-	56,  // 126: keyfold.v1.KeyManagementService.ListClusters:output_type -> keyfold.v1.ListClustersResponse
-	61,  // 127: keyfold.v1.KeyManagementService.ListKeyUsage:output_type -> keyfold.v1.ListKeyUsageResponse
-	63,  // 128: keyfold.v1.KeyManagementService.StartOperation:output_type -> keyfold.v1.StartOperationResponse
-	107, // [107:129] is the sub-list for method output_type
-	85,  // [85:107] is the sub-list for method input_type
-	85,  // [85:85] is the sub-list for extension type_name
-	85,  // [85:85] is the sub-list for extension extendee
-	0,   // [0:85] is the sub-list for field type_name
+	76,  // 1: keyfold.v1.WrapResponse.max_cache_age:type_name -> google.protobuf.Duration
+	65,  // 2: keyfold.v1.UnwrapRequest.context:type_name -> keyfold.v1.UnwrapRequest.ContextEntry
+	76,  // 3: keyfold.v1.UnwrapResponse.max_cache_age:type_name -> google.protobuf.Duration
+	66,  // 4: keyfold.v1.GenerateDataKeyRequest.context:type_name -> keyfold.v1.GenerateDataKeyRequest.ContextEntry
+	76,  // 5: keyfold.v1.GenerateDataKeyResponse.max_cache_age:type_name -> google.protobuf.Duration
+	67,  // 6: keyfold.v1.Destination.context:type_name -> keyfold.v1.Destination.ContextEntry
+	68,  // 7: keyfold.v1.RewrapRequest.context:type_name -> keyfold.v1.RewrapRequest.ContextEntry
+	10,  // 8: keyfold.v1.RewrapRequest.destination:type_name -> keyfold.v1.Destination
+	69,  // 9: keyfold.v1.BatchWrapItem.context:type_name -> keyfold.v1.BatchWrapItem.ContextEntry
+	70,  // 10: keyfold.v1.BatchWrapRequest.context:type_name -> keyfold.v1.BatchWrapRequest.ContextEntry
+	13,  // 11: keyfold.v1.BatchWrapRequest.items:type_name -> keyfold.v1.BatchWrapItem
+	5,   // 12: keyfold.v1.BatchWrapResult.answer:type_name -> keyfold.v1.WrapResponse
+	77,  // 13: keyfold.v1.BatchWrapResult.error:type_name -> google.rpc.Status
+	15,  // 14: keyfold.v1.BatchWrapResponse.results:type_name -> keyfold.v1.BatchWrapResult
+	71,  // 15: keyfold.v1.BatchUnwrapItem.context:type_name -> keyfold.v1.BatchUnwrapItem.ContextEntry
+	72,  // 16: keyfold.v1.BatchUnwrapRequest.context:type_name -> keyfold.v1.BatchUnwrapRequest.ContextEntry
+	17,  // 17: keyfold.v1.BatchUnwrapRequest.items:type_name -> keyfold.v1.BatchUnwrapItem
+	7,   // 18: keyfold.v1.BatchUnwrapResult.answer:type_name -> keyfold.v1.UnwrapResponse
+	77,  // 19: keyfold.v1.BatchUnwrapResult.error:type_name -> google.rpc.Status
+	19,  // 20: keyfold.v1.BatchUnwrapResponse.results:type_name -> keyfold.v1.BatchUnwrapResult
+	73,  // 21: keyfold.v1.BatchRewrapItem.context:type_name -> keyfold.v1.BatchRewrapItem.ContextEntry
+	10,  // 22: keyfold.v1.BatchRewrapItem.destination:type_name -> keyfold.v1.Destination
+	74,  // 23: keyfold.v1.BatchRewrapRequest.context:type_name -> keyfold.v1.BatchRewrapRequest.ContextEntry
+	21,  // 24: keyfold.v1.BatchRewrapRequest.items:type_name -> keyfold.v1.BatchRewrapItem
+	10,  // 25: keyfold.v1.BatchRewrapRequest.destination:type_name -> keyfold.v1.Destination
+	12,  // 26: keyfold.v1.BatchRewrapResult.answer:type_name -> keyfold.v1.RewrapResponse
+	77,  // 27: keyfold.v1.BatchRewrapResult.error:type_name -> google.rpc.Status
+	23,  // 28: keyfold.v1.BatchRewrapResponse.results:type_name -> keyfold.v1.BatchRewrapResult
+	78,  // 29: keyfold.v1.EnableRequest.region_specs:type_name -> keyfold.v1.RegionSpec
+	79,  // 30: keyfold.v1.EnableResponse.status:type_name -> keyfold.v1.ClusterStatus
+	78,  // 31: keyfold.v1.AddRegionsRequest.region_specs:type_name -> keyfold.v1.RegionSpec
+	79,  // 32: keyfold.v1.AddRegionsResponse.status:type_name -> keyfold.v1.ClusterStatus
+	78,  // 33: keyfold.v1.RotateRequest.region_specs:type_name -> keyfold.v1.RegionSpec
+	79,  // 34: keyfold.v1.RotateResponse.status:type_name -> keyfold.v1.ClusterStatus
+	80,  // 35: keyfold.v1.RotateResponse.pending:type_name -> keyfold.v1.PendingReplica
+	79,  // 36: keyfold.v1.RevokeResponse.status:type_name -> keyfold.v1.ClusterStatus
+	80,  // 37: keyfold.v1.RevokeResponse.pending:type_name -> keyfold.v1.PendingReplica
+	77,  // 38: keyfold.v1.NotRestored.error:type_name -> google.rpc.Status
+	79,  // 39: keyfold.v1.RestoreResponse.status:type_name -> keyfold.v1.ClusterStatus
+	34,  // 40: keyfold.v1.RestoreResponse.not_restored:type_name -> keyfold.v1.NotRestored
+	79,  // 41: keyfold.v1.RetireGenerationResponse.status:type_name -> keyfold.v1.ClusterStatus
+	80,  // 42: keyfold.v1.RetireGenerationResponse.pending:type_name -> keyfold.v1.PendingReplica
+	76,  // 43: keyfold.v1.DeleteClusterRequest.waiting_period:type_name -> google.protobuf.Duration
+	81,  // 44: keyfold.v1.UnreadableGeneration.create_time:type_name -> google.protobuf.Timestamp
+	81,  // 45: keyfold.v1.UnreadableGeneration.last_use_time:type_name -> google.protobuf.Timestamp
+	79,  // 46: keyfold.v1.DeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
+	39,  // 47: keyfold.v1.DeleteClusterResponse.losses:type_name -> keyfold.v1.UnreadableGeneration
+	81,  // 48: keyfold.v1.DeleteClusterResponse.purge_time:type_name -> google.protobuf.Timestamp
+	81,  // 49: keyfold.v1.DeleteClusterResponse.final_after:type_name -> google.protobuf.Timestamp
+	80,  // 50: keyfold.v1.DeleteClusterResponse.pending:type_name -> keyfold.v1.PendingReplica
+	79,  // 51: keyfold.v1.UndeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
+	82,  // 52: keyfold.v1.TestKeyRequest.key_spec:type_name -> keyfold.v1.KeySpec
+	0,   // 53: keyfold.v1.TestKeyStep.step:type_name -> keyfold.v1.TestStep
+	1,   // 54: keyfold.v1.TestKeyStep.outcome:type_name -> keyfold.v1.TestOutcome
+	76,  // 55: keyfold.v1.TestKeyStep.latency:type_name -> google.protobuf.Duration
+	82,  // 56: keyfold.v1.TestKeyReplica.key_spec:type_name -> keyfold.v1.KeySpec
+	44,  // 57: keyfold.v1.TestKeyReplica.steps:type_name -> keyfold.v1.TestKeyStep
+	44,  // 58: keyfold.v1.TestKeyResponse.steps:type_name -> keyfold.v1.TestKeyStep
+	45,  // 59: keyfold.v1.TestKeyResponse.replicas:type_name -> keyfold.v1.TestKeyReplica
+	82,  // 60: keyfold.v1.GetAccessPolicyRequest.key_spec:type_name -> keyfold.v1.KeySpec
+	75,  // 61: keyfold.v1.GetAccessPolicyResponse.bound_context:type_name -> keyfold.v1.GetAccessPolicyResponse.BoundContextEntry
+	48,  // 62: keyfold.v1.GetAccessPolicyResponse.statements:type_name -> keyfold.v1.AccessStatement
+	83,  // 63: keyfold.v1.RecheckResult.health:type_name -> keyfold.v1.Health
+	77,  // 64: keyfold.v1.RecheckResult.error:type_name -> google.rpc.Status
+	51,  // 65: keyfold.v1.RecheckResponse.results:type_name -> keyfold.v1.RecheckResult
+	80,  // 66: keyfold.v1.RecheckResponse.pending:type_name -> keyfold.v1.PendingReplica
+	79,  // 67: keyfold.v1.GetStatusResponse.status:type_name -> keyfold.v1.ClusterStatus
+	84,  // 68: keyfold.v1.ListClustersRequest.state:type_name -> keyfold.v1.State
+	83,  // 69: keyfold.v1.ListClustersRequest.health:type_name -> keyfold.v1.Health
+	79,  // 70: keyfold.v1.ListClustersResponse.clusters:type_name -> keyfold.v1.ClusterStatus
+	57,  // 71: keyfold.v1.ListKeyUsageRequest.selector:type_name -> keyfold.v1.KeySelector
+	2,   // 72: keyfold.v1.ListKeyUsageRequest.what_if:type_name -> keyfold.v1.WhatIf
+	84,  // 73: keyfold.v1.KeyUse.state:type_name -> keyfold.v1.State
+	81,  // 74: keyfold.v1.KeyUse.create_time:type_name -> google.protobuf.Timestamp
+	81,  // 75: keyfold.v1.KeyUse.supersede_time:type_name -> google.protobuf.Timestamp
+	60,  // 76: keyfold.v1.KeyUse.impact:type_name -> keyfold.v1.KeyImpact
+	3,   // 77: keyfold.v1.KeyImpact.when:type_name -> keyfold.v1.ImpactTime
+	76,  // 78: keyfold.v1.KeyImpact.stops_within:type_name -> google.protobuf.Duration
+	59,  // 79: keyfold.v1.ListKeyUsageResponse.uses:type_name -> keyfold.v1.KeyUse
+	81,  // 80: keyfold.v1.ListKeyUsageResponse.backups_need_since:type_name -> google.protobuf.Timestamp
+	81,  // 81: keyfold.v1.ListKeyUsageResponse.backups_need_until:type_name -> google.protobuf.Timestamp
+	85,  // 82: keyfold.v1.StartOperationRequest.action:type_name -> keyfold.v1.OperationAction
+	86,  // 83: keyfold.v1.StartOperationRequest.scope:type_name -> keyfold.v1.OperationScope
+	87,  // 84: keyfold.v1.StartOperationResponse.metadata:type_name -> keyfold.v1.OperationMetadata
+	88,  // 85: keyfold.v1.StartOperationResponse.census:type_name -> keyfold.v1.OperationCensus
+	4,   // 86: keyfold.v1.KeyManagementService.Wrap:input_type -> keyfold.v1.WrapRequest
+	6,   // 87: keyfold.v1.KeyManagementService.Unwrap:input_type -> keyfold.v1.UnwrapRequest
+	8,   // 88: keyfold.v1.KeyManagementService.GenerateDataKey:input_type -> keyfold.v1.GenerateDataKeyRequest
+	11,  // 89: keyfold.v1.KeyManagementService.Rewrap:input_type -> keyfold.v1.RewrapRequest
+	14,  // 90: keyfold.v1.KeyManagementService.BatchWrap:input_type -> keyfold.v1.BatchWrapRequest
+	18,  // 91: keyfold.v1.KeyManagementService.BatchUnwrap:input_type -> keyfold.v1.BatchUnwrapRequest
+	22,  // 92: keyfold.v1.KeyManagementService.BatchRewrap:input_type -> keyfold.v1.BatchRewrapRequest
+	25,  // 93: keyfold.v1.KeyManagementService.Enable:input_type -> keyfold.v1.EnableRequest
+	27,  // 94: keyfold.v1.KeyManagementService.AddRegions:input_type -> keyfold.v1.AddRegionsRequest
+	29,  // 95: keyfold.v1.KeyManagementService.Rotate:input_type -> keyfold.v1.RotateRequest
+	31,  // 96: keyfold.v1.KeyManagementService.Revoke:input_type -> keyfold.v1.RevokeRequest
+	33,  // 97: keyfold.v1.KeyManagementService.Restore:input_type -> keyfold.v1.RestoreRequest
+	36,  // 98: keyfold.v1.KeyManagementService.RetireGeneration:input_type -> keyfold.v1.RetireGenerationRequest
+	38,  // 99: keyfold.v1.KeyManagementService.DeleteCluster:input_type -> keyfold.v1.DeleteClusterRequest
+	41,  // 100: keyfold.v1.KeyManagementService.UndeleteCluster:input_type -> keyfold.v1.UndeleteClusterRequest
+	43,  // 101: keyfold.v1.KeyManagementService.TestKey:input_type -> keyfold.v1.TestKeyRequest
+	47,  // 102: keyfold.v1.KeyManagementService.GetAccessPolicy:input_type -> keyfold.v1.GetAccessPolicyRequest
+	50,  // 103: keyfold.v1.KeyManagementService.Recheck:input_type -> keyfold.v1.RecheckRequest
+	53,  // 104: keyfold.v1.KeyManagementService.GetStatus:input_type -> keyfold.v1.GetStatusRequest
+	55,  // 105: keyfold.v1.KeyManagementService.ListClusters:input_type -> keyfold.v1.ListClustersRequest
+	58,  // 106: keyfold.v1.KeyManagementService.ListKeyUsage:input_type -> keyfold.v1.ListKeyUsageRequest
+	62,  // 107: keyfold.v1.KeyManagementService.StartOperation:input_type -> keyfold.v1.StartOperationRequest
+	5,   // 108: keyfold.v1.KeyManagementService.Wrap:output_type -> keyfold.v1.WrapResponse
+	7,   // 109: keyfold.v1.KeyManagementService.Unwrap:output_type -> keyfold.v1.UnwrapResponse
+	9,   // 110: keyfold.v1.KeyManagementService.GenerateDataKey:output_type -> keyfold.v1.GenerateDataKeyResponse
+	12,  // 111: keyfold.v1.KeyManagementService.Rewrap:output_type -> keyfold.v1.RewrapResponse
+	16,  // 112: keyfold.v1.KeyManagementService.BatchWrap:output_type -> keyfold.v1.BatchWrapResponse
+	20,  // 113: keyfold.v1.KeyManagementService.BatchUnwrap:output_type -> keyfold.v1.BatchUnwrapResponse
+	24,  // 114: keyfold.v1.KeyManagementService.BatchRewrap:output_type -> keyfold.v1.BatchRewrapResponse
+	26,  // 115: keyfold.v1.KeyManagementService.Enable:output_type -> keyfold.v1.EnableResponse
+	28,  // 116: keyfold.v1.KeyManagementService.AddRegions:output_type -> keyfold.v1.AddRegionsResponse
+	30,  // 117: keyfold.v1.KeyManagementService.Rotate:output_type -> keyfold.v1.RotateResponse
+	32,  // 118: keyfold.v1.KeyManagementService.Revoke:output_type -> keyfold.v1.RevokeResponse
+	35,  // 119: keyfold.v1.KeyManagementService.Restore:output_type -> keyfold.v1.RestoreResponse
+	37,  // 120: keyfold.v1.KeyManagementService.RetireGeneration:output_type -> keyfold.v1.RetireGenerationResponse
+	40,  // 121: keyfold.v1.KeyManagementService.DeleteCluster:output_type -> keyfold.v1.DeleteClusterResponse
+	42,  // 122: keyfold.v1.KeyManagementService.UndeleteCluster:output_type -> keyfold.v1.UndeleteClusterResponse
+	46,  // 123: keyfold.v1.KeyManagementService.TestKey:output_type -> keyfold.v1.TestKeyResponse
+	49,  // 124: keyfold.v1.KeyManagementService.GetAccessPolicy:output_type -> keyfold.v1.GetAccessPolicyResponse
+	52,  // 125: keyfold.v1.KeyManagementService.Recheck:output_type -> keyfold.v1.RecheckResponse
+	54,  // 126: keyfold.v1.KeyManagementService.GetStatus:output_type -> keyfold.v1.GetStatusResponse
+	56,  // 127: keyfold.v1.KeyManagementService.ListClusters:output_type -> keyfold.v1.ListClustersResponse
+	61,  // 128: keyfold.v1.KeyManagementService.ListKeyUsage:output_type -> keyfold.v1.ListKeyUsageResponse
+	63,  // 129: keyfold.v1.KeyManagementService.StartOperation:output_type -> keyfold.v1.StartOperationResponse
+	108, // [108:130] is the sub-list for method output_type
+	86,  // [86:108] is the sub-list for method input_type
+	86,  // [86:86] is the sub-list for extension type_name
+	86,  // [86:86] is the sub-list for extension extendee
+	0,   // [0:86] is the sub-list for field type_name
 }
 
 func init() { file_keyfold_v1_key_management_service_proto_init() }
