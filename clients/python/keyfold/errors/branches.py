@@ -98,6 +98,21 @@ class KeyfoldError(Exception):
         return self.metadata.get("region")
 
     @property
+    def retryable(self) -> bool:
+        """Whether the same call may succeed later although nobody changes anything.
+
+        That is so if Keyfold or the KMS could not be asked, if there were too many calls, or if
+        another change was under way. A refusal is the customer's decision, so it is not retryable,
+        even if `retry_after` says when Keyfold asks again.
+        """
+        if isinstance(self, ConflictError):
+            return self.reason not in {"ETAG_MISMATCH", "CURSOR_TAKEN"}
+        if isinstance(self, LimitError):
+            return self.retry_after is not None
+        passing = (UnavailableError, CouldNotTellError, DeadlineError, CancelledError)
+        return isinstance(self, passing)
+
+    @property
     def source(self) -> str:
         """The origin of the error: `keyfold`, or `kms` for the customer's KMS."""
         return self.metadata.get("source") or ("kms" if isinstance(self, KmsError) else "keyfold")
