@@ -68,6 +68,9 @@ class Place:
         for name in ("acme", "globex"):
             server.provider.create_key(name)
             self.client.enable(name, self.specs(name))
+            # A region's first use makes its generation, of which a cache then hears.
+            for region in ("eu", "us"):
+                self.client.wrap(name, region, bytes(32))
 
     def specs(self, cluster: str) -> list[keyfold.RegionSpec]:
         """Returns the regions of a customer."""
