@@ -1094,6 +1094,18 @@ def test_lists_are_paged_by_name(store: SqlStore) -> None:
     assert store.clusters(ClusterFilter(), "", 9) == [whole[n] for n in sorted(whole)]
 
 
+def test_lists_of_a_prefix(store: SqlStore) -> None:
+    """A prefix lists the names that begin with it, by bytes, page by page."""
+    for name in ("a", "A", "a-1", "a.1", "a_z", "ab", "az", "b"):
+        enabled(store, name)
+    assert names(store, name_prefix="a") == ["a", "a-1", "a.1", "a_z", "ab", "az"]
+    assert names(store, "a-1", 2, name_prefix="a") == ["a.1", "a_z"]
+    assert names(store, name_prefix="az") == ["az"]
+    assert names(store, name_prefix="a%") == names(
+        store, name_prefix="\N{GREEK SMALL LETTER ALPHA}"
+    )
+
+
 def test_filters(store: SqlStore) -> None:
     """Each filter narrows the list; the key uri is that of the current root key."""
     enabled(store, "a", organization="org")

@@ -317,6 +317,8 @@ def test_what_is_erased_is_no_ban(store: SqlStore, clock: FakeClock) -> None:
     with pytest.raises(ClusterBannedError):
         store.cluster("acme")
     assert isinstance(refusal(store, enabling(two_regions())), ClusterBannedError)
+    for prefix, count in (("ac", 1), ("b", 0)):
+        assert len(store.clusters(ClusterFilter(name_prefix=prefix), "", 9)) == count
 
 
 def test_a_spoilt_entry_is_no_way_to_a_tombstone(store: SqlStore, clock: FakeClock) -> None:

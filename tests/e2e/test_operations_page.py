@@ -113,7 +113,7 @@ def test_what_fails_is_one_line(server: Server, backup: Path) -> None:
         (("import", str(server.store)), "is not an export of Keyfold"),
     ):
         told = server.command(*arguments, code=2)
-        assert told.startswith("keyfold-server: ")
+        assert told.startswith("error: ")
         assert said in told
         assert told.count("\n") == 1
     server.stop()

@@ -156,6 +156,7 @@ def _lists(store: SqlStore) -> None:
         replace(every, can_wrap=True),
         replace(every, covered=(Coverage(("ac*", "b"), ("o*",)), Coverage(None, ("org",)))),
         ClusterFilter(covered=(Coverage(("ac*", "b"), None),)),
+        ClusterFilter(name_prefix="ac"),
         ClusterFilter(),
     ):
         store.clusters(which, "a", 2)

@@ -159,7 +159,7 @@ def test_bad_names(tmp_path: Path, words: list[str]) -> None:
     code, out, err = _run(tmp_path / "certs", *words)
     assert (code, out) == (EXIT_ERROR, "")
     what = {"--client": "caller", "--name": "server name"}[words[0]]
-    assert err.startswith(f"keyfold-server: {what} {words[1]!r}: ")
+    assert err.startswith(f"error: {what} {words[1]!r}: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "certs").exists()
 

@@ -333,13 +333,13 @@ def _sealed(issued: Issued) -> bytes:
     [
         ("CERT", b"", "no certificates"),
         ("CERT", b"junk", "no certificates"),
-        ("CERT", None, "cannot be read"),
+        ("CERT", None, "cannot read"),
         ("KEY", b"junk", "no private key"),
-        ("KEY", None, "cannot be read"),
+        ("KEY", None, "cannot read"),
         ("KEY", "sealed", "has a password"),
         ("KEY", "another", "not that of the first certificate"),
         ("CLIENT_CA", b"junk", "no certificates"),
-        ("CLIENT_CA", None, "cannot be read"),
+        ("CLIENT_CA", None, "cannot read"),
         ("CLIENT_CA", b"x" * (4 * 1024 * 1024 + 1), "larger than"),
     ],
 )

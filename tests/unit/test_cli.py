@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,13 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import Parse
 from typer.main import get_command
+from typer.testing import CliRunner
 
+import keyfold
 from cli_runner import Cli, on_terminal
+from keyfold.cli import completion
 from keyfold.cli.app import app
+from keyfold.transport.timeouts import CONTROL_TIMEOUT
 from keyfold.v1 import event_service_pb2, organization_service_pb2
 from keyfold.v1 import key_management_service_pb2 as api
 from keyfold_server.domain.errors import AccessDeniedError
@@ -432,6 +438,60 @@ def test_completion() -> None:
     """The shell can complete commands and options."""
     done = _run(COMP_WORDS="keyfold re", COMP_CWORD="1", _KEYFOLD_COMPLETE="complete_bash")
     assert done.stdout.split() == ["retire-generation", "revoke", "restore", "recheck", "rewrap"]
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("status p", ["prod", "proto"]),
+        ("status prod p", ["proto"]),
+        ("watch x", []),
+        ("revoke prod --region ", ["eu", "us"]),
+        ("revoke proto --region ", ["asia", "eu"]),
+        ("enable new --region ", ["asia", "eu", "us"]),
+        ("enable new --region eu=A", ["eu=AWS_KMS,", "eu=AZURE_KEY_VAULT,"]),
+        ("test-key L", ["LOCAL"]),
+        ("links create acme main --type G", ["GCP_CLOUD_KMS"]),
+        ("clusters --organization a", ["acme"]),
+        ("organizations get ", ["acme"]),
+        ("--no-headers status proto", ["proto"]),
+        ("--target 127.0.0.1:1 status p", []),
+        ("--token-file nowhere status p", []),
+    ],
+)
+def test_completion_of_names(
+    server: Served, monkeypatch: pytest.MonkeyPatch, line: str, offered: list[str]
+) -> None:
+    """The shell completes what the server knows; if it cannot, it says nothing."""
+    monkeypatch.setattr(completion, "WAIT", 20.0)  # the machine may be busy
+    key = keyfold.KeySpec("LOCAL", "local:acme")
+    with server.client() as client:
+        client.enable("proto", [keyfold.RegionSpec(name, key) for name in ("asia", "eu")])
+    assert completed(server.target, line) == offered
+
+
+def test_completion_does_not_wait() -> None:
+    """A server that does not answer holds up nobody who types."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        assert completed(f"127.0.0.1:{silent.getsockname()[1]}", "status p") == []
+    assert time.monotonic() - began < CONTROL_TIMEOUT
+
+
+def completed(target: str, line: str) -> list[str]:
+    """Returns what the shell is offered for the last word of a line; stderr must stay empty."""
+    found = CliRunner().invoke(
+        app,
+        prog_name="keyfold",
+        env={
+            "COMP_WORDS": f"keyfold {line}",
+            "COMP_CWORD": str(len(line.split(" "))),
+            "KEYFOLD_TARGET": target,
+            "_KEYFOLD_COMPLETE": "complete_bash",
+        },
+    )
+    assert found.stderr == ""
+    return found.stdout.split()
 
 
 def test_reader_that_leaves(server: Served) -> None:

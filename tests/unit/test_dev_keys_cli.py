@@ -112,7 +112,7 @@ def test_errors_are_one_line_and_exit_2(file: Path, monkeypatch: pytest.MonkeyPa
     failures.append(_run("list"))
     for code, out, err in failures:
         assert (code, out) == (EXIT_ERROR, "")
-        assert err.startswith("keyfold-server: ")
+        assert err.startswith("error: ")
         assert err.count("\n") == 1
         assert "Traceback" not in err
 

@@ -175,7 +175,7 @@ def test_a_broken_file_is_one_line(file: Path) -> None:
     for words in (("check", "--as", "local", "--rpc", "Wrap"), ("explain", "--as", "local")):
         code, out, err = _run(*words)
         assert (code, out) == (EXIT_ERROR, "")
-        assert err.startswith(f"keyfold-server: {file}:13: roles[0]: there is no role 'operators'")
+        assert err.startswith(f"error: {file}:13: roles[0]: there is no role 'operators'")
         assert err.count("\n") == 1
 
 
@@ -232,7 +232,7 @@ def test_without_a_file_it_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch)
     code, _, err = _run("explain", "--as", "local")
     assert (code, err) == (
         EXIT_ERROR,
-        "keyfold-server: no policy file; give --file, or set KEYFOLD_POLICY\n",
+        "error: no policy file; give --file, or set KEYFOLD_POLICY\n",
     )
 
 

@@ -362,9 +362,9 @@ def test_a_file_that_is_gone_keeps_the_policy(file: Path, caplog: pytest.LogCapt
         assert policies.rights(_ME) is before
 
     file.unlink()
-    look("cannot be read: No such file")
+    look(f"cannot read {file}: No such file")
     file.mkdir()
-    look("cannot be read: Is a directory")
+    look(f"cannot read {file}: Is a directory")
     file.rmdir()
     os.mkfifo(file)
     look("not a regular file")
@@ -382,7 +382,7 @@ def test_a_file_that_is_gone_keeps_the_policy(file: Path, caplog: pytest.LogCapt
 
 def test_a_server_does_not_start_on_a_broken_file(tmp_path: Path) -> None:
     """At the start there is no previous policy to keep, so the fault is raised."""
-    with pytest.raises(PolicyFileError, match="cannot be read"):
+    with pytest.raises(PolicyFileError, match="cannot read"):
         PolicyWatcher(tmp_path / "none.toml")
     (tmp_path / "broken.toml").write_text("[[grant]]")
     for make in (PolicyWatcher, read):

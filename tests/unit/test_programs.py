@@ -1,46 +1,51 @@
-"""Both programs of the package say their version and their help in the same way."""
+"""The three programs look alike: their help, their version, and how they say what is wrong."""
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-import keyfold
-from keyfold.cli.app import app as client
-from keyfold_server.admin import app as server
+from keyfold.cli.app import app as keyfold
+from keyfold.version import __version__
+from keyfold_relay.commands import app as keyfold_relay
+from keyfold_server.admin import app as keyfold_server
 
-_PROGRAMS = pytest.mark.parametrize(
-    ("name", "app", "command"),
-    [("keyfold", client, ["status"]), ("keyfold-server", server, ["policy", "check"])],
-)
-
-
-def _run(app: typer.Typer, *words: str) -> str:
-    result = CliRunner().invoke(app, words)
-    assert (result.exit_code, result.stderr) == (0, "")
-    return result.stdout
+PROGRAMS = {
+    "keyfold": (keyfold, ["apply", "--file"]),
+    "keyfold-relay": (keyfold_relay, ["check"]),
+    "keyfold-server": (keyfold_server, ["policy", "explain", "--as", "local", "--file"]),
+}
+"""Each program, and a command whose next argument is a file that it reads."""
 
 
-def test_the_package_has_one_version() -> None:
-    """The client names the version of the installed package."""
-    assert keyfold.__version__ == version("keyfold")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_one_look(name: str, tmp_path: Path) -> None:
+    """Each program has -h and --version, completes itself, and says errors in the same way."""
+    app, reading = PROGRAMS[name]
+
+    def ran(*arguments: str) -> tuple[int, str, str]:
+        result = CliRunner().invoke(app, arguments, prog_name=name)
+        return result.exit_code, result.stdout, result.stderr
+
+    code, told, _ = ran("-h")
+    assert (code, told) == (0, ran("--help")[1])
+    assert told.startswith(f"Usage: {name} [OPTIONS] COMMAND [ARGS]...\n")
+    assert {"--version", "--install-completion", "-h,"} <= set(told.split())
+    assert ran("--version") == (0, f"{name} {__version__}\n", "")
+    code, _, wrong = ran("nosuch")
+    assert (code, wrong.splitlines()[1:]) == (
+        2,
+        [f"Try '{name} -h' for help.", "", "Error: No such command 'nosuch'."],
+    )
+    code, told, wrong = ran(*reading, str(tmp_path / "none"))
+    assert (code, told) == (2, "")
+    assert wrong.startswith("error: cannot read ")
+    assert wrong.count("\n") == 1
 
 
-@_PROGRAMS
-def test_a_program_says_its_version(name: str, app: typer.Typer, command: list[str]) -> None:
-    """`--version` prints the program's name and the package's version, and does nothing else."""
-    assert _run(app, "--version") == f"{name} {version('keyfold')}\n"
-    assert _run(app, "--version", *command) == f"{name} {version('keyfold')}\n"
-
-
-@_PROGRAMS
-def test_help_has_a_short_form(name: str, app: typer.Typer, command: list[str]) -> None:
-    """`-h` shows the same as `--help`, for the program and for each of its commands."""
-    assert name
-    for words in ([], command):
-        shown = _run(app, *words, "-h")
-        assert shown == _run(app, *words, "--help")
-        assert "-h, --help" in shown
+def test_their_apps_are_typers() -> None:
+    """The table above has every program of the project."""
+    assert all(isinstance(app, typer.Typer) for app, _ in PROGRAMS.values())

@@ -4247,7 +4247,9 @@ type ListClustersRequest struct {
 	// Optional. True lists only clusters with an enabled region whose root key wrapped when Keyfold
 	// last tried; false lists only clusters with one that did not wrap, so that its next rotation
 	// would fail.
-	CanWrap       *bool `protobuf:"varint,7,opt,name=can_wrap,json=canWrap,proto3,oneof" json:"can_wrap,omitempty"`
+	CanWrap *bool `protobuf:"varint,7,opt,name=can_wrap,json=canWrap,proto3,oneof" json:"can_wrap,omitempty"`
+	// Optional. List only clusters whose name begins with this.
+	NamePrefix    string `protobuf:"bytes,8,opt,name=name_prefix,json=namePrefix,proto3" json:"name_prefix,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4329,6 +4331,13 @@ func (x *ListClustersRequest) GetCanWrap() bool {
 		return *x.CanWrap
 	}
 	return false
+}
+
+func (x *ListClustersRequest) GetNamePrefix() string {
+	if x != nil {
+		return x.NamePrefix
+	}
+	return ""
 }
 
 // The response of ListClusters.
@@ -5551,7 +5560,7 @@ const file_keyfold_v1_key_management_service_proto_rawDesc = "" +
 	"\x10GetStatusRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\"F\n" +
 	"\x11GetStatusResponse\x121\n" +
-	"\x06status\x18\x01 \x01(\v2\x19.keyfold.v1.ClusterStatusR\x06status\"\x90\x02\n" +
+	"\x06status\x18\x01 \x01(\v2\x19.keyfold.v1.ClusterStatusR\x06status\"\xb1\x02\n" +
 	"\x13ListClustersRequest\x12\"\n" +
 	"\forganization\x18\x01 \x01(\tR\forganization\x12'\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x11.keyfold.v1.StateR\x05state\x12*\n" +
@@ -5560,7 +5569,9 @@ const file_keyfold_v1_key_management_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x05 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x06 \x01(\tR\tpageToken\x12\x1e\n" +
-	"\bcan_wrap\x18\a \x01(\bH\x00R\acanWrap\x88\x01\x01B\v\n" +
+	"\bcan_wrap\x18\a \x01(\bH\x00R\acanWrap\x88\x01\x01\x12\x1f\n" +
+	"\vname_prefix\x18\b \x01(\tR\n" +
+	"namePrefixB\v\n" +
 	"\t_can_wrap\"\xb2\x01\n" +
 	"\x14ListClustersResponse\x125\n" +
 	"\bclusters\x18\x01 \x03(\v2\x19.keyfold.v1.ClusterStatusR\bclusters\x12&\n" +

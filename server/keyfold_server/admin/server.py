@@ -141,7 +141,7 @@ def _tls(loaded: Settings) -> Tls | None:
             trusted, Path(cert).read_bytes(), Path(key).read_bytes(), tls_files.server_name(own)
         )
     except OSError as error:
-        raise SetupError(f"{error.filename} cannot be read: {error.strerror}") from None
+        raise SetupError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def _ready(address: str) -> None:

@@ -31,7 +31,7 @@ app = typer.Typer(
 
 def fail(message: str) -> typer.Exit:
     """Prints an error as one line, and returns the exception to raise."""
-    typer.echo(f"keyfold-server: {' '.join(message.split())}", err=True)
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
     return typer.Exit(EXIT_ERROR)
 
 

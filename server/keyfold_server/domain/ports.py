@@ -139,6 +139,7 @@ class ClusterFilter:
         behind: A version of the root key `key_uri`. Selects clusters with an enabled region under
             it that has `auto_rotate` and a KEK in use that another version wrapped.
         covered: Selects clusters that one of the entries covers.
+        name_prefix: Selects clusters whose name begins with this.
     """
 
     organization: str | None = None
@@ -148,6 +149,7 @@ class ClusterFilter:
     can_wrap: bool | None = None
     behind: str | None = None
     covered: tuple[Coverage, ...] | None = None
+    name_prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def load(path: Path, *, store: Path | str) -> ServiceKey:
             "of the key there; only to begin a new, empty store, move the store's file away too"
         ) from None
     except OSError as error:
-        raise SetupError(f"the service key {path} cannot be read: {error.strerror}") from None
+        raise SetupError(f"cannot read the service key {path}: {error.strerror}") from None
     if mode & 0o077:
         raise SetupError(
             f"the service key {path} has mode {mode:04o}, so others may have read it: "

@@ -24,6 +24,7 @@ class ClusterFilter:
         key_uri: The uri of the root key of at least one of the cluster's regions.
         can_wrap: Whether the root key of at least one of the cluster's enabled regions wrapped
             when the server last tried. False finds keys whose next rotation would fail.
+        name_prefix: What the cluster's name begins with.
     """
 
     organization: str = ""
@@ -31,6 +32,7 @@ class ClusterFilter:
     health: Health = Health.UNSPECIFIED
     key_uri: str = ""
     can_wrap: bool | None = None
+    name_prefix: str = ""
 
 
 EVERYTHING: Final = ClusterFilter()
@@ -49,6 +51,7 @@ def first_page(narrow: ClusterFilter, page_size: int) -> Page:
         key_uri=narrow.key_uri,
         page_size=page_size,
         can_wrap=narrow.can_wrap,
+        name_prefix=narrow.name_prefix,
     )
     return Call("ListClusters", request, clusters_of, Plane.CONTROL)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, get_args
 
 import typer
 
+from keyfold.cli.completion import completing
 from keyfold.cli.errors import InputError, reporting
 from keyfold.cli.input.values import seconds
 from keyfold.cli.output.forms import DATA, RESOURCES, Form
@@ -117,7 +118,10 @@ def with_session(
         function: The command.
         forms: The forms in which it prints, its default first.
     """
-    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    own = [
+        completing(one, _opened_to_complete)
+        for one in list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    ]
     common = [one for one in _COMMON if forms != DATA or one.name not in _OF_TABLES]
 
     @functools.wraps(function)
@@ -244,6 +248,10 @@ def opened(form: Form, shared: Mapping[str, Any], parsed: typer.Context) -> Sess
 
     target = shared["target"]
     return Session(target, connect(target), form, connect, parsed, limit)
+
+
+def _opened_to_complete(parsed: typer.Context) -> Session:
+    return opened(Form.NAME, shared_options(parsed), parsed)
 
 
 def _path(name: str | Path | None) -> Path | None:

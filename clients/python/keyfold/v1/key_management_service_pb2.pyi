@@ -2456,6 +2456,7 @@ class ListClustersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CAN_WRAP_FIELD_NUMBER: _builtins.int
+    NAME_PREFIX_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     """Optional. List only clusters of this organization."""
     state: _resources_pb2.State.ValueType
@@ -2473,6 +2474,8 @@ class ListClustersRequest(_message.Message):
     last tried; false lists only clusters with one that did not wrap, so that its next rotation
     would fail.
     """
+    name_prefix: _builtins.str
+    """Optional. List only clusters whose name begins with this."""
     def __init__(
         self,
         *,
@@ -2483,10 +2486,11 @@ class ListClustersRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         can_wrap: _builtins.bool | None = ...,
+        name_prefix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_can_wrap", b"_can_wrap", "can_wrap", b"can_wrap"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_wrap", b"_can_wrap", "can_wrap", b"can_wrap", "health", b"health", "key_uri", b"key_uri", "organization", b"organization", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_wrap", b"_can_wrap", "can_wrap", b"can_wrap", "health", b"health", "key_uri", b"key_uri", "name_prefix", b"name_prefix", "organization", b"organization", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__can_wrap: _TypeAlias = _typing.Literal["can_wrap"]  # noqa: Y015
     _WhichOneofArgType__can_wrap: _TypeAlias = _typing.Literal["_can_wrap", b"_can_wrap"]  # noqa: Y015

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
+from keyfold.version import __version__
 from keyfold_relay import config, logs
 from keyfold_relay.commands import checking, cursors, listening, replaying
 from keyfold_relay.config import Config, ConfigError
@@ -21,8 +22,9 @@ from keyfold_relay.targets import NotTakenError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Carries Keyfold's events to webhooks, files and buckets.",
     epilog="""\b
 Exit codes:
@@ -39,6 +41,21 @@ _MOST: Final = (1 << 63) - 1
 
 File = Annotated[Path, typer.Argument(help="The TOML file.", show_default=False)]
 Target = Annotated[str, typer.Argument(help="A target's name in the file.", show_default=False)]
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001  typer passes it by position
+    if wanted:
+        typer.echo(f"keyfold-relay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_commands(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
 
 
 @app.command()

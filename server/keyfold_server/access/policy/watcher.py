@@ -40,7 +40,7 @@ def _read(path: Path) -> tuple[bytes, Stamp | None]:
             contents = file.read(MAX_FILE + 1)
     except OSError as error:
         raise PolicyFileError(
-            f"{path}: cannot be read: {error.strerror}; check path and permissions"
+            f"cannot read {path}: {error.strerror}; check path and permissions"
         ) from None
     if len(contents) > MAX_FILE:
         raise PolicyFileError(f"{path}: has more than {MAX_FILE:,} bytes; use fewer grants")

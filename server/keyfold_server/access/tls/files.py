@@ -142,7 +142,7 @@ def _read(files: TlsFiles) -> tuple[dict[str, bytes], bool, bool]:
                 texts[setting] = file.read(_MAX_SIZE + 1)
         except OSError as error:
             raise SetupError(
-                f"{setting}: {path} cannot be read: {error.strerror}; name a file that the "
+                f"{setting}: cannot read {path}: {error.strerror}; name a file that the "
                 "server's user may read"
             ) from None
         if len(texts[setting]) > _MAX_SIZE:

@@ -243,7 +243,7 @@ class KeyFile:
                 "or restore it"
             )
         return KeyFileUnreadableError(
-            f"{self.path} cannot be read: {error.strerror}; run as the file's owner"
+            f"cannot read {self.path}: {error.strerror}; run as the file's owner"
         )
 
 

@@ -295,4 +295,5 @@ def cluster_filter(message: pb.ListClustersRequest) -> ClusterFilter:
         health=_HEALTH.get(message.health),
         key_uri=sought(message.key_uri, "key_uri"),
         can_wrap=message.can_wrap if message.HasField("can_wrap") else None,
+        name_prefix=sought(message.name_prefix, "name_prefix"),
     )

@@ -124,7 +124,7 @@ class Address:
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
             raise StoreUnavailableError(
-                f"the file of the store's password {self.password_file} cannot be read: {why}"
+                f"cannot read the file of the store's password {self.password_file}: {why}"
             ) from None
 
 

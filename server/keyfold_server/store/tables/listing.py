@@ -38,6 +38,8 @@ _effective: Final[ColumnElement[str]] = case(
 def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
     """Returns a condition that holds for up to `limit` clusters after a name, ordered by name."""
     chosen = select(clusters.c.uid).where(clusters.c.name > after)
+    if which.name_prefix is not None:
+        chosen = chosen.where(_begins(clusters.c.name, which.name_prefix))
     if which.organization is not None:
         chosen = chosen.where(clusters.c.organization == which.organization)
     if which.covered is not None:
@@ -62,10 +64,12 @@ def rowless_bans(which: ClusterFilter, after: str, limit: int) -> Select[Any] | 
         The statement; it reads nothing that the filter does not cover. None if there is nothing to
         read, because the filter asks for what only a row has, or covers organizations alone.
     """
-    if replace(which, covered=None) != ClusterFilter():
+    if replace(which, covered=None, name_prefix=None) != ClusterFilter():
         return None
     name = floors.newest.c.cluster
     chosen = every_rowless_ban(after).order_by(name).limit(limit)
+    if which.name_prefix is not None:
+        chosen = chosen.where(_begins(name, which.name_prefix))
     if which.covered is None:
         return chosen
     any_organization = [each.clusters for each in which.covered if each.organizations is None]
@@ -134,6 +138,14 @@ def _any(conditions: Iterable[ColumnElement[bool]]) -> ColumnElement[bool]:
     """
     each = [(condition, true()) for condition in conditions]
     return case(*each, else_=false()) if each else false()
+
+
+def _begins(name: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    """Returns a condition on a name, which an index of names answers: it begins with a prefix.
+
+    It compares as the database sorts, by bytes, and no character of a name comes after DEL.
+    """
+    return and_(name >= prefix, name < prefix + "\x7f")
 
 
 def _with_region(condition: ColumnElement[bool]) -> ColumnElement[bool]:

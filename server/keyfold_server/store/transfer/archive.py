@@ -171,4 +171,4 @@ def verified(path: Path, seal: Seal) -> Iterator[ExportFile]:
         with path.open("rb") as file:
             yield ExportFile(path, file, seal)
     except OSError as error:
-        raise SetupError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise SetupError(f"cannot read {path}: {error.strerror or error}") from None

@@ -171,6 +171,9 @@ def clusters(
             show_default=False,
         ),
     ] = None,
+    name_prefix: Annotated[
+        str, typer.Option(help="Only clusters whose name begins with this.", show_default=False)
+    ] = "",
 ) -> None:
     """List clusters with the health of their keys.
 
@@ -182,6 +185,7 @@ def clusters(
         choice(Health, health, "--health"),
         key_uri,
         can_wrap,
+        name_prefix,
     )
     first = pages.first_page(narrow, page_size=0)
     whole, _ = session.listed(first, "clusters", "not_authentic", "banned")
