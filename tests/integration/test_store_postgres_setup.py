@@ -165,7 +165,7 @@ def test_a_wrong_password(server: postgres.Server, tmp_path: Path, key: Path) ->
         opening.open_store(server.url("postgres"), key, clock=FakeClock(), password_file=wrong)
     assert "wr0ng" not in "".join(traceback.format_exception(caught.value))
     wrong.unlink()
-    with pytest.raises(SetupError, match="cannot read .*: No such file"):
+    with pytest.raises(SetupError, match=r"cannot read .*: No such file"):
         opening.open_store(server.url("postgres"), key, clock=FakeClock(), password_file=wrong)
 
 
