@@ -179,7 +179,9 @@ def named(item: Item) -> str:
 def search(items: list[Item], spans: list[Span]) -> tuple[bool | None, list[int]]:
     """Searches for an order; returns None at the bound, and the items that got stuck.
 
-    It takes reads as soon as they fit: a read never keeps another item from fitting later.
+    It takes reads as soon as they fit and close nothing, since such a read never keeps another item
+    from fitting later. A read that began after an uncertain change was over closes that change, so
+    it is one of the ways on.
     """
     order = sorted(range(len(items)), key=lambda place: items[place].start)
     every = (1 << len(items)) - 1
@@ -204,7 +206,7 @@ def search(items: list[Item], spans: list[Span]) -> tuple[bool | None, list[int]
         following = [
             (items[place].needed, (done | 1 << place, after))
             for place in candidates
-            for after in _after(items[place], state, dead[place])
+            for after in _after(items, place, done, state, dead[place])
         ]
         # The items that surely happened are tried first, so they go on the stack last.
         following.sort(key=lambda one: one[0])
@@ -218,10 +220,15 @@ def _with_reads(
     """Takes every read that fits; returns the items done then and those that may come next."""
     while True:
         candidates = _candidates(items, order, every & ~done)
+        closing = min(
+            (items[place].end for place in candidates if not items[place].needed), default=FOREVER
+        )
         fitting = [
             place
             for place in candidates
-            if items[place].request is None and _fits(items, place, done, state)
+            if items[place].request is None
+            and items[place].start <= closing
+            and _fits(items, place, done, state)
         ]
         if not fitting:
             return done, candidates
@@ -229,10 +236,13 @@ def _with_reads(
             done |= 1 << place
 
 
-def _after(item: Item, state: State, dead: frozenset[str]) -> list[State]:
-    """Returns the states that a change may lead to, given what its answer showed."""
+def _after(
+    items: list[Item], place: int, done: int, state: State, dead: frozenset[str]
+) -> list[State]:
+    """Returns the states that an item may lead to, given what its answer showed."""
+    item = items[place]
     if item.request is None:
-        return []
+        return [state] if _fits(items, place, done, state) else []
     return [
         after
         for after in outcomes(state, item.request)

@@ -85,6 +85,23 @@ def test_what_may_be_is_not_found(history: History) -> None:
     assert found(history) == []
 
 
+def test_a_refusal_that_fits_before_and_after_a_lost_change(history: History) -> None:
+    """R1: a lost Restore may have come before a refusal that its absence would explain as well."""
+    off = (("eu", Region("local:a", revoked=True)), ("us", Region("local:a", revoked=True)))
+    add = Request("AddRegions", ("us",), (("us", "local:a"),))
+    changed(history, add, (1.1, 1.2, told((*(ON or ()), ("us", Region("local:a"))))))
+    changed(history, REVOKE, (2, 3, told(off)))
+    changed(history, Request("Restore", ("eu",)), (4, 5, LOST))
+    history.births["s0"] = [0.0, 5.5]  # So the lost Restore was over before the refusal began.
+    changed(history, Request("Rotate", ("eu", "us")), (7, 8, Answer("REVOKED")))
+    half = (("eu", Region("local:a")), off[1])
+    history.looks.append(Look(2, "acme", Attempt(9, 10, "s0.2", told(half))))
+    assert found(history) == []
+    history.births["s0"] = [0.0, 3.5]
+    history.looks.append(Look(2, "acme", Attempt(11, 12, "s0.2", told(off))))
+    assert found(history) == ["order"]
+
+
 def test_use_after_a_confirmed_revoke(history: History) -> None:
     """R1 to R4: no use that began after a Revoke's answer succeeds, until a Restore has begun."""
     changed(history, REVOKE, (2, 3, told(OFF)))
