@@ -141,7 +141,7 @@ checks: venv
 # One pool, so that no core waits for the end of a stage. The fast tests begin first, then the longest.
 .PHONY: test
 test: checks ## Run everything that CI runs: all checks, then all tests, the fast ones first
-	@$(side_by_side) test-unit test-contract test-e2e test-integration test-kms test-asgi test-chaos
+	@$(side_by_side) test-unit test-contract test-e2e test-integration test-kms test-asgi test-clients test-chaos
 
 # On the transport of KEYFOLD_TRANSPORT=asgi: the tests of rpc/, and a smoke set of whole servers.
 rpc_tests := tests/unit/test_rpc_call.py tests/unit/test_asgi.py tests/unit/test_client_channel.py \
@@ -157,8 +157,8 @@ test-transports: venv ## Run the end-to-end tests and those of rpc/ on both tran
 	  KEYFOLD_TEST_TRANSPORT=$$transport $(bin)/pytest $(filter tests/unit/%,$(rpc_tests)) tests/e2e; \
 	done
 
-.PHONY: test-unit test-contract test-integration test-chaos
-test-unit test-contract test-integration test-chaos: test-%:
+.PHONY: test-unit test-contract test-integration test-clients test-chaos
+test-unit test-contract test-integration test-clients test-chaos: test-%:
 	@$(bin)/pytest tests/$*
 
 .PHONY: test-e2e

@@ -105,7 +105,7 @@ check)
 build)
     settle
     cd "$sources"
-    go build -mod=readonly -trimpath -o "$3" "$2"
+    go build -mod=readonly -o "$3" "$2"
     ;;
 run)
     settle
