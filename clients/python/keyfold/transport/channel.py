@@ -15,6 +15,10 @@ from keyfold.transport.tls import Tls
 _MAX_RESPONSE: Final = 64 * 1024 * 1024
 """Most bytes of a response. A page of large clusters is more than gRPC's default of 4 MiB."""
 
+_MAX_REPEATED: Final = 5 * 1024 * 1024
+"""Most bytes of a request that gRPC keeps to repeat it. By default it repeats none of more than
+256 KiB."""
+
 _READS: Final = ("GetOperation", "ListOperations", "WaitOperation")
 """The methods of operations that change nothing."""
 
@@ -75,6 +79,7 @@ def endpoint(target: Target, tls: Tls | None, *, with_token: bool = False) -> En
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", _service_config()),
         ("grpc.max_receive_message_length", _MAX_RESPONSE),
+        ("grpc.per_rpc_retry_buffer_size", _MAX_REPEATED),
         # By default a channel would ignore a restarted replica for up to two minutes.
         ("grpc.max_reconnect_backoff_ms", 3_000),
     ]
