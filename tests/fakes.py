@@ -66,6 +66,21 @@ class FakeClock:
         self._wall += seconds
 
 
+class ElsewhereClock(FakeClock):
+    """The clock of a database on another machine: it runs as the replicas' do, until it is set."""
+
+    def __init__(self, here: FakeClock) -> None:
+        super().__init__()
+        self._here = here
+        self._ahead = 0.0
+
+    def wall(self) -> float:
+        return self._here.wall() + self._ahead
+
+    def step_wall(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call as the KMS saw it.

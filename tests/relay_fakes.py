@@ -184,14 +184,16 @@ class TurnedClock:
 
     Attributes:
         waits: The seconds of each wait that passed without its event.
+        ahead: Seconds by which somebody has set the machine's clock on; below 0: back.
     """
 
     def __init__(self) -> None:
         self.time = 1_000.0
+        self.ahead = 0.0
         self.waits: list[float] = []
 
     def now(self) -> float:
-        return time.time()
+        return time.time() + self.ahead
 
     def monotonic(self) -> float:
         return self.time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -20,15 +21,24 @@ from keyfold_server.domain.rights import Coverage
 from keyfold_server.domain.usage import MINUTE, UsageFilter, UsageKey, UsageQuery
 from keyfold_server.store.sql.store import SqlStore
 
+DAY: Final = 24 * 60 * MINUTE
+
 EVERYTHING: Final = (Coverage(None, None),)
-START: Final = NOW - NOW % (60 * MINUTE)
+START: Final = NOW - NOW % (60 * MINUTE) - 60 * MINUTE
 
 
 def key(
     minute: int = 0, cluster: str = "a", region: str = "eu", caller: str = "me", outcome: str = "OK"
 ) -> UsageKey:
-    """Makes what uses have in common, in a minute after a full hour."""
+    """Makes what uses have in common, in a minute of the hour before now."""
     return UsageKey(START + minute * MINUTE, cluster, region, caller, "Wrap", outcome)
+
+
+def count(
+    store: SqlStore, writer: str, flush: int, counts: Mapping[UsageKey, int], within: int = DAY
+) -> None:
+    """Adds counts of the minutes before now."""
+    store.count_usage(writer, flush, counts, within)
 
 
 def counted(
@@ -39,31 +49,32 @@ def counted(
     limit: int = 100,
 ) -> dict[UsageKey, int]:
     """Reads counts."""
-    rows = store.usage(UsageQuery(which or UsageFilter(), covered, after, limit))
+    rows = store.usage(UsageQuery(which or UsageFilter(), covered, after, limit)).rows
     assert [each for each, _ in rows] == sorted(each for each, _ in rows)
     return dict(rows)
 
 
 def test_counts_of_all_replicas_add_up(store: SqlStore) -> None:
     """S7: what several processes counted in one minute is one count."""
-    store.count_usage("one", 1, {key(): 3, key(1): 1})
-    store.count_usage("two", 1, {key(): 4})
-    store.count_usage("one", 2, {key(): 5})
+    count(store, "one", 1, {key(): 3, key(1): 1})
+    count(store, "two", 1, {key(): 4})
+    count(store, "one", 2, {key(): 5})
     assert counted(store) == {key(): 12, key(1): 1}
 
 
 def test_a_repeated_flush_adds_nothing(store: SqlStore) -> None:
     """S7: a process that does not know how a flush ended may repeat it."""
     for _ in range(3):
-        store.count_usage("one", 1, {key(): 3})
-    store.count_usage("one", 2, {key(): 1})
-    store.count_usage("one", 1, {key(): 3})
+        count(store, "one", 1, {key(): 3})
+    count(store, "one", 2, {key(): 1})
+    count(store, "one", 1, {key(): 3})
     assert counted(store) == {key(): 4}
 
 
 def test_counts_are_chosen_and_added_up(store: SqlStore) -> None:
     """A query selects by cluster, caller and time, and adds up over its span."""
-    store.count_usage(
+    count(
+        store,
         "one",
         1,
         {
@@ -84,7 +95,7 @@ def test_counts_are_chosen_and_added_up(store: SqlStore) -> None:
 def test_pages_follow_one_another(store: SqlStore) -> None:
     """Pages of any size show each count once, whatever the span."""
     counts = {key(m, cluster=c, outcome=o): 1 for m in (0, 1, 60) for c in "ab" for o in "xy"}
-    store.count_usage("one", 1, counts)
+    count(store, "one", 1, counts)
     for which in (UsageFilter(), UsageFilter(span=60 * MINUTE)):
         whole = counted(store, which)
         for limit in (1, 3, 5):
@@ -101,7 +112,7 @@ def test_only_covered_clusters_are_read(store: SqlStore) -> None:
     """C7: a narrowed query reads counts of existing clusters that it covers, and no others."""
     applied(store, enabling(a_cluster("a", organization="acme")))
     applied(store, enabling(a_cluster("b", organization="rival")))
-    store.count_usage("one", 1, {key(cluster=name): 1 for name in ("a", "b", "gone")})
+    count(store, "one", 1, {key(cluster=name): 1 for name in ("a", "b", "gone")})
     acme = (Coverage(None, ("acme",)),)
     assert counted(store, covered=acme) == {key(cluster="a"): 1}
     named = (Coverage(("b", "gone"), None),)
@@ -112,11 +123,12 @@ def test_only_covered_clusters_are_read(store: SqlStore) -> None:
 
 def test_old_counts_go(store: SqlStore, clock: FakeClock) -> None:
     """Counts stay for their retention, by the store's clock."""
-    store.count_usage("one", 1, {key(0): 1, key(10): 2})
-    store.prune_usage(key(60).time, 5 * MINUTE)
+    count(store, "one", 1, {key(0): 1, key(10): 2})
+    far = NOW + DAY
+    store.prune_usage(far, 65 * MINUTE)
     assert len(counted(store)) == 2
     clock.advance(600)
-    store.prune_usage(key(60).time, 5 * MINUTE)
+    store.prune_usage(far, 65 * MINUTE)
     assert counted(store) == {key(10): 2}
 
 
@@ -136,9 +148,9 @@ def test_a_flush_that_overtakes_itself_adds_once(
 
     monkeypatch.setattr(store._transactions, "reach", reach)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(store.count_usage, "one", 1, {key(): 3})
+        first = pool.submit(count, store, "one", 1, {key(): 3})
         assert held.wait(20)
-        second = pool.submit(store.count_usage, "one", 1, {key(): 3})
+        second = pool.submit(count, store, "one", 1, {key(): 3})
         # SQLite lets it begin only when the first has ended; PostgreSQL, when it needs what the
         # first has locked.
         again.wait(0.3)
@@ -147,3 +159,21 @@ def test_a_flush_that_overtakes_itself_adds_once(
         first.result(20)
         second.result(20)
     assert counted(store) == {key(): 3}
+
+
+def test_a_wrong_clock_moves_no_use_far(store: SqlStore, clock: FakeClock) -> None:
+    """S3: a use belongs to the minutes in which its writer counted, by the store's clock."""
+    hours = 3 * 60
+    wrong = {key(60 + hours): 1, key(60 - hours): 2, key(60 + hours, caller="you"): 4}
+    # NOW is the beginning of minute 60; the writer counted from 30 seconds before it on.
+    count(store, "one", 1, wrong | {key(60): 8, key(59): 16}, 30_000)
+    assert counted(store) == {key(60): 9, key(59): 18, key(60, caller="you"): 4}
+    clock.advance(90)
+    count(store, "one", 2, {key(59): 1, key(61): 2, key(62): 4}, 30_000)
+    assert counted(store)[key(61)] == 7
+
+
+def test_a_page_says_when_it_was_read(store: SqlStore, clock: FakeClock) -> None:
+    """The time is the store's, so whoever reads span after span needs no clock of its own."""
+    clock.advance(10)
+    assert store.usage(UsageQuery(UsageFilter(), EVERYTHING, None, 1)).read_at == NOW + 10_000

@@ -174,7 +174,7 @@ def _uses(store: SqlStore) -> None:
 
 
 def _usage(store: SqlStore) -> None:
-    store.count_usage("one", 1, {UsageKey(0, "acme", "eu", "me", "Wrap", "OK"): 3})
+    store.count_usage("one", 1, {UsageKey(0, "acme", "eu", "me", "Wrap", "OK"): 3}, NOW)
     everything, some = (Coverage(None, None),), (Coverage(("ac*",), ("org",)),)
     for which in (
         UsageFilter(cluster="acme", start=0, end=NOW),
@@ -183,7 +183,7 @@ def _usage(store: SqlStore) -> None:
     ):
         for covered in (everything, some):
             after = UsageKey(0, "", "", "", "", "")
-            assert store.usage(UsageQuery(which, covered, after, 10))
+            assert store.usage(UsageQuery(which, covered, after, 10)).rows
 
 
 def _key_usage(store: SqlStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -166,6 +167,36 @@ async def test_a_target_that_fails_for_days_is_parked_and_its_events_stay_in_the
     assert KNOCK_EVERY in [pytest.approx(one, abs=1) for one in knocks]
     assert target.got == list(range(1, 121))
     assert running.metric("keyfold_relay_target_state", state="parked") == 0
+
+
+@pytest.mark.parametrize("park_after", [DAY, 60.0])
+async def test_a_clock_that_is_set_moves_no_attempt_and_no_parking(park_after: float) -> None:
+    """Retries and parking count seconds that pass, however the machine's clock is set meanwhile."""
+    source, target = FakeSource(120), FakeTarget()
+    steps = itertools.cycle((-9 * 3_600.0, 9 * 3_600.0, 40 * DAY, -40 * DAY))
+    attempts: list[float] = []
+    parked: list[float] = []
+    running: Running
+
+    def answer(batch: Sequence[CloudEvent]) -> None:
+        running.clock.ahead = next(steps)
+        attempts.append(running.clock.time)
+        assert (running.metric("keyfold_relay_lag_seconds") or 0.0) >= 0
+        if running.delivery.state == "parked":
+            parked.append(attempts[-2])
+            return
+        raise NotTakenError("it answered 500")
+
+    target.answer = answer
+    async with delivering(source, target, park_after) as running:
+        await target.has(120)
+        await running.drained()
+    waits = [after - before for before, after in pairwise(attempts)]
+    assert all(wait <= backoff.LONGEST for wait in waits[: attempts.index(parked[0])])
+    # Parked with the first attempt that failed so long after the first one of all.
+    before = attempts[attempts.index(parked[0]) - 1]
+    assert before - attempts[0] < park_after <= parked[0] - attempts[0]
+    assert target.got == list(range(1, 121))
 
 
 async def test_a_parked_target_shows_and_sighup_knocks_at_once() -> None:

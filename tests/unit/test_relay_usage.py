@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,18 @@ HOUR = 3_600
 
 
 class Turning:
-    """A clock that each wait turns on, by just as long."""
+    """A clock that each wait turns on, by just as long.
+
+    Attributes:
+        ahead: Seconds by which the store's clock is ahead of it.
+    """
 
     def __init__(self) -> None:
         self.time = 1_800_000_000.0
+        self.ahead = 0.0
 
     def now(self) -> float:
-        return self.time
+        raise AssertionError("what the machine's own clock shows has to do with no span")
 
     async def wait(self, _: asyncio.Event, seconds: float) -> bool:
         await asyncio.sleep(0)
@@ -41,36 +47,52 @@ class Turning:
 
 
 class Counts:
-    """A source in which cluster `prod` is used once in every span."""
+    """A source in which cluster `prod` is used in every span.
+
+    Attributes:
+        asked: The beginnings of the spans that were read.
+        uses: How often the cluster is used in a span that is read from now on.
+        heard: Called once so many spans were read.
+    """
 
     def __init__(self) -> None:
         self.clock = Turning()
-        self.began = self.clock.now()
+        self.began = self.clock.time
         self.asked: list[int] = []
         self.fault: Callable[[], Exception | None] = lambda: None
+        self.uses = 3
+        self.heard: dict[int, Callable[[], None]] = {}
+
+    async def time(self) -> float:
+        return self.clock.time + self.clock.ahead
 
     async def usage(self, start: int, span: int, wanted: Usage) -> list[CloudEvent]:
-        assert self.clock.now() >= start + span + SETTLED
+        assert await self.time() >= start + span + SETTLED
         self.asked.append(start)
         if (fault := self.fault()) is not None:
             raise fault
         assert wanted == Usage("prod")
         count = pb.UsageCount(
-            cluster="prod", region="eu", caller="me", method="Wrap", outcome="OK", count=3
+            cluster="prod", region="eu", caller="me", method="Wrap", outcome="OK", count=self.uses
         )
+        self.heard.get(len(self.asked), lambda: None)()
         return [cloudevents.usage([count], start, span, STORE)]
 
 
 class Kept(FakeTarget):
-    """A target that keeps the ids of what it takes."""
+    """A target that keeps the ids of what it takes, and the last count of each."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         super().__init__(limits)
         self.ids: list[str] = []
+        self.counts: dict[str, int] = {}
 
     async def send(self, batch: Sequence[CloudEvent]) -> None:
         await super().send(batch)
         self.ids += [each.id for each in batch]
+        for each in batch:
+            [count] = json.loads(each.body)["data"]["counts"]
+            self.counts[each.id] = int(count["count"])
 
 
 @asynccontextmanager
@@ -122,6 +144,40 @@ async def test_a_span_that_fails_is_tried_again(caplog: pytest.LogCaptureFixture
     assert sorted(set(source.asked))[:spans] == [source.asked[0] + n * HOUR for n in range(spans)]
     assert len(set(target.ids)) == spans
     assert "a defect" in caplog.text
+
+
+def set_store(source: Counts, ahead: float, uses: int) -> None:
+    """Sets the store's clock, and how often keys are used from then on."""
+    source.clock.ahead, source.uses = ahead, uses
+
+
+async def test_a_store_whose_clock_was_set_on_and_back_loses_no_count(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Spans that were sent while the clock was hours ahead come again once they are over."""
+    source, target, day = Counts(), Kept(), int(BACK / HOUR)
+    source.heard[day] = partial(set_store, source, 3 * HOUR, 1)
+    # Then it is put right, and keys are used in the hours that were sent already.
+    source.heard[day + 3] = partial(set_store, source, 0.0, 5)
+    async with delivering(source, target):
+        await until(lambda: len(target.ids) >= day + 8)
+    ahead = [int(source.began) + n * HOUR for n in range(3)]
+    assert source.asked[day : day + 7] == [*ahead, *ahead, ahead[-1] + HOUR]
+    assert target.ids[day : day + 3] == target.ids[day + 3 : day + 6]
+    assert {target.counts[each] for each in target.ids[day:]} == {5}
+    assert caplog.text.count("the store's clock was set back") == 1
+
+
+async def test_a_store_whose_clock_was_set_back_and_on_loses_no_count() -> None:
+    """The hours in which a clock that is behind counts on come again, and then what follows."""
+    source, target, day = Counts(), Kept(), int(BACK / HOUR)
+    source.heard[day] = partial(set_store, source, -2 * HOUR, 5)
+    source.heard[day + 1] = partial(set_store, source, 0.0, 7)
+    async with delivering(source, target):
+        await until(lambda: len(target.ids) >= day + 4)
+    behind = [int(source.began) + n * HOUR for n in (-2, -1, 0, 1)]
+    assert source.asked[day : day + 4] == behind
+    assert [target.counts[each] for each in target.ids[day : day + 4]] == [5, 7, 7, 7]
 
 
 def test_the_event_names_its_span_for_ever() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes import FakeClock, FakeProvider
+from fakes import ElsewhereClock, FakeProvider
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
@@ -248,27 +248,12 @@ async def test_the_sweep_goes_on_after_a_clock_was_set(
     assert {o.health for o in known.values()} == {Health.KEY_DISABLED}
 
 
-class _ElsewhereClock(FakeClock):
-    """The clock of a database on another machine: it runs as the replicas' do, until it is set."""
-
-    def __init__(self, here: FakeClock) -> None:
-        super().__init__()
-        self._here = here
-        self._ahead = 0.0
-
-    def wall(self) -> float:
-        return self._here.wall() + self._ahead
-
-    def step_wall(self, seconds: float) -> None:
-        self._ahead += seconds
-
-
 @each_way
 async def test_a_databases_clock_that_is_set_hides_no_replica(
     tmp_path: Path, house: House, step: float
 ) -> None:
     """R4, S4: the store measures silence, so Revoke waits for a replica whatever its clock."""
-    elsewhere = _ElsewhereClock(house.clock)
+    elsewhere = ElsewhereClock(house.clock)
     house.store.close()
     house.store = open_store(f"sqlite:///{house.file}", tmp_path / "service.key", clock=elsewhere)
     one, two = await house.replica(), await house.replica()

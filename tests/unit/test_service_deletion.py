@@ -339,8 +339,8 @@ async def test_what_becomes_unreadable(house: House, one: Member) -> None:
     old = key._replace(time=key.time - 31 * _DAY * 1000)
     failed = key._replace(outcome="REVOKED")
     other = key._replace(cluster="acme2")
-    house.store.count_usage("w", 1, {key: 3, key._replace(caller="you"): 4})
-    house.store.count_usage("w", 2, {old: 10, failed: 20, other: 40})
+    house.store.count_usage("w", 1, {key: 3, key._replace(caller="you"): 4}, 32 * _DAY * 1000)
+    house.store.count_usage("w", 2, {old: 10, failed: 20, other: 40}, 32 * _DAY * 1000)
     await one.revoke()
     planned = await one.delete(validate_only=True)
     assert set(states(house).values()) == {State.REVOKED}

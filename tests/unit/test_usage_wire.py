@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ import keyfold
 from cli_runner import Cli
 from keyfold.v1 import event_service_pb2 as pb
 from keyfold.v1 import event_service_pb2_grpc as service
+from keyfold_relay.config.model import Server
+from keyfold_relay.source import Usage
+from keyfold_relay.source.event_service import EventService
 from served import Served, served
 
 
@@ -100,3 +104,22 @@ def test_the_client_and_the_command_show_counts(server: Served, tmp_path: Path) 
     assert len(cli("usage", "--json").json["counts"]) == 2
     assert cli("usage", "nobody").out == b"no use was counted\n"
     assert cli("usage", "--span", "90s").code == 2
+
+
+async def test_the_relay_reads_spans_by_the_stores_clock(server: Served) -> None:
+    """What a relay holds spans against is the clock by which the server counted, however it is."""
+    with keyfold.Client(server.keyfold.target) as client:
+        client.wrap("prod", "eu", bytes(32))
+    await asyncio.to_thread(listed, server, 1)
+    source, now = EventService(Server(target=server.keyfold.target)), server.clock.wall()
+    try:
+        assert await source.time() == now
+        hour = int(now) // 3_600 * 3_600
+        # The use is in the minute that the store's clock shows, or in the one before.
+        [counted] = await source.usage(hour - 3_600, 7_200, Usage("prod"))
+        assert b'"count":"1"' in counted.body
+        assert await source.usage(hour + 3_600, 7_200, Usage("prod")) == []
+        server.clock.step_wall(-7_200.5)
+        assert await source.time() == now - 7_200.5
+    finally:
+        await source.close()

@@ -2402,6 +2402,10 @@ type ListUsageResponse struct {
 	Counts []*UsageCount `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty"`
 	// The page_token of the next page; empty on the last page. A page may be empty and have one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// When the counts were read, by the store's clock, which also says to which minute a use belongs.
+	// Uses of the minute and a half before may be missing. A clock that was set back counts on in
+	// minutes that were read already.
+	ReadTime      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=read_time,json=readTime,proto3" json:"read_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2448,6 +2452,13 @@ func (x *ListUsageResponse) GetNextPageToken() string {
 		return x.NextPageToken
 	}
 	return ""
+}
+
+func (x *ListUsageResponse) GetReadTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReadTime
+	}
+	return nil
 }
 
 var File_keyfold_v1_event_service_proto protoreflect.FileDescriptor
@@ -2633,10 +2644,11 @@ const file_keyfold_v1_event_service_proto_rawDesc = "" +
 	"\x06caller\x18\x05 \x01(\tR\x06caller\x12\x16\n" +
 	"\x06method\x18\x06 \x01(\tR\x06method\x12\x18\n" +
 	"\aoutcome\x18\a \x01(\tR\aoutcome\x12\x14\n" +
-	"\x05count\x18\b \x01(\x03R\x05count\"k\n" +
+	"\x05count\x18\b \x01(\x03R\x05count\"\xa4\x01\n" +
 	"\x11ListUsageResponse\x12.\n" +
 	"\x06counts\x18\x01 \x03(\v2\x16.keyfold.v1.UsageCountR\x06counts\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\xf6\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x127\n" +
+	"\tread_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\breadTime*\xf6\x02\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13EVENT_KIND_DECISION\x10\x01\x12\x16\n" +
@@ -2758,27 +2770,28 @@ var file_keyfold_v1_event_service_proto_depIdxs = []int32{
 	31, // 32: keyfold.v1.ListUsageRequest.span:type_name -> google.protobuf.Duration
 	29, // 33: keyfold.v1.UsageCount.start_time:type_name -> google.protobuf.Timestamp
 	27, // 34: keyfold.v1.ListUsageResponse.counts:type_name -> keyfold.v1.UsageCount
-	4,  // 35: keyfold.v1.EventService.ListEvents:input_type -> keyfold.v1.ListEventsRequest
-	6,  // 36: keyfold.v1.EventService.VerifyEvents:input_type -> keyfold.v1.VerifyEventsRequest
-	10, // 37: keyfold.v1.EventService.GetAnchor:input_type -> keyfold.v1.GetAnchorRequest
-	12, // 38: keyfold.v1.EventService.WatchEvents:input_type -> keyfold.v1.WatchEventsRequest
-	20, // 39: keyfold.v1.EventService.AdvanceCursor:input_type -> keyfold.v1.AdvanceCursorRequest
-	22, // 40: keyfold.v1.EventService.ListCursors:input_type -> keyfold.v1.ListCursorsRequest
-	24, // 41: keyfold.v1.EventService.DeleteCursor:input_type -> keyfold.v1.DeleteCursorRequest
-	26, // 42: keyfold.v1.EventService.ListUsage:input_type -> keyfold.v1.ListUsageRequest
-	5,  // 43: keyfold.v1.EventService.ListEvents:output_type -> keyfold.v1.ListEventsResponse
-	7,  // 44: keyfold.v1.EventService.VerifyEvents:output_type -> keyfold.v1.VerifyEventsResponse
-	11, // 45: keyfold.v1.EventService.GetAnchor:output_type -> keyfold.v1.GetAnchorResponse
-	13, // 46: keyfold.v1.EventService.WatchEvents:output_type -> keyfold.v1.WatchEventsResponse
-	21, // 47: keyfold.v1.EventService.AdvanceCursor:output_type -> keyfold.v1.AdvanceCursorResponse
-	23, // 48: keyfold.v1.EventService.ListCursors:output_type -> keyfold.v1.ListCursorsResponse
-	25, // 49: keyfold.v1.EventService.DeleteCursor:output_type -> keyfold.v1.DeleteCursorResponse
-	28, // 50: keyfold.v1.EventService.ListUsage:output_type -> keyfold.v1.ListUsageResponse
-	43, // [43:51] is the sub-list for method output_type
-	35, // [35:43] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	29, // 35: keyfold.v1.ListUsageResponse.read_time:type_name -> google.protobuf.Timestamp
+	4,  // 36: keyfold.v1.EventService.ListEvents:input_type -> keyfold.v1.ListEventsRequest
+	6,  // 37: keyfold.v1.EventService.VerifyEvents:input_type -> keyfold.v1.VerifyEventsRequest
+	10, // 38: keyfold.v1.EventService.GetAnchor:input_type -> keyfold.v1.GetAnchorRequest
+	12, // 39: keyfold.v1.EventService.WatchEvents:input_type -> keyfold.v1.WatchEventsRequest
+	20, // 40: keyfold.v1.EventService.AdvanceCursor:input_type -> keyfold.v1.AdvanceCursorRequest
+	22, // 41: keyfold.v1.EventService.ListCursors:input_type -> keyfold.v1.ListCursorsRequest
+	24, // 42: keyfold.v1.EventService.DeleteCursor:input_type -> keyfold.v1.DeleteCursorRequest
+	26, // 43: keyfold.v1.EventService.ListUsage:input_type -> keyfold.v1.ListUsageRequest
+	5,  // 44: keyfold.v1.EventService.ListEvents:output_type -> keyfold.v1.ListEventsResponse
+	7,  // 45: keyfold.v1.EventService.VerifyEvents:output_type -> keyfold.v1.VerifyEventsResponse
+	11, // 46: keyfold.v1.EventService.GetAnchor:output_type -> keyfold.v1.GetAnchorResponse
+	13, // 47: keyfold.v1.EventService.WatchEvents:output_type -> keyfold.v1.WatchEventsResponse
+	21, // 48: keyfold.v1.EventService.AdvanceCursor:output_type -> keyfold.v1.AdvanceCursorResponse
+	23, // 49: keyfold.v1.EventService.ListCursors:output_type -> keyfold.v1.ListCursorsResponse
+	25, // 50: keyfold.v1.EventService.DeleteCursor:output_type -> keyfold.v1.DeleteCursorResponse
+	28, // 51: keyfold.v1.EventService.ListUsage:output_type -> keyfold.v1.ListUsageResponse
+	44, // [44:52] is the sub-list for method output_type
+	36, // [36:44] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_keyfold_v1_event_service_proto_init() }

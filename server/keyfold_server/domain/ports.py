@@ -38,7 +38,7 @@ from keyfold_server.domain.organization_store import OrganizationsStore
 from keyfold_server.domain.rights import Coverage
 from keyfold_server.domain.seats import Issued, IssuedSeat, Seat
 from keyfold_server.domain.transitions import Transition
-from keyfold_server.domain.usage import UsageKey, UsageQuery
+from keyfold_server.domain.usage import UsageKey, UsageQuery, UsageRows
 
 
 class Clock(Protocol):
@@ -486,18 +486,24 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         """Writes when KEKs were last used, by kek_id, in milliseconds. Later times win."""
         ...
 
-    def count_usage(self, writer: str, flush: int, counts: Mapping[UsageKey, int]) -> None:
+    def count_usage(
+        self, writer: str, flush: int, counts: Mapping[UsageKey, int], within_ms: int
+    ) -> None:
         """Adds counts of uses to those that the store has.
+
+        No count is earlier or later, by the store's clock, than the time in which the writer
+        counted. So a writer whose clock is wrong, or was set, counts into no other minutes.
 
         Args:
             writer: The process that counted them.
             flush: 1, 2, 3 … for each writer. Counts of a flush that the store has already are not
                 added again, so that a writer may repeat one whose outcome it does not know.
             counts: At most 1,000 counts.
+            within_ms: Milliseconds before now in which the writer counted them.
         """
         ...
 
-    def usage(self, query: UsageQuery) -> list[tuple[UsageKey, int]]:
+    def usage(self, query: UsageQuery) -> UsageRows:
         """Reads counts of uses in the order of their keys, added up over the query's span."""
         ...
 

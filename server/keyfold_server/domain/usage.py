@@ -72,3 +72,16 @@ class UsageQuery:
     covered: tuple[Coverage, ...]
     after: UsageKey | None
     limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRows:
+    """What the store has of a page.
+
+    Attributes:
+        rows: The counts, in the order of their keys.
+        read_at: When the store read them, by its own clock, in milliseconds of Unix time.
+    """
+
+    rows: list[tuple[UsageKey, int]]
+    read_at: int

@@ -195,7 +195,7 @@ class Replica:
         self._tasks = Tasks()
         self.supervisor = Supervisor(clock)
         name = replica_name()
-        self.usage_recorder = UsageRecorder(self._cache, self._storage, name)
+        self.usage_recorder = UsageRecorder(self._cache, clock, self._storage, name)
         self.watches = self._watches(timing)
         self._refusals = Refusals(
             name, self._storage, timing.store_poll, self.supervisor, self.watches.refused

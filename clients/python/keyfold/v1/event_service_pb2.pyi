@@ -1255,21 +1255,30 @@ class ListUsageResponse(_message.Message):
 
     COUNTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    READ_TIME_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """The page_token of the next page; empty on the last page. A page may be empty and have one."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageCount]:
         """The counts, by time, cluster, region, caller, method and outcome."""
 
+    @_builtins.property
+    def read_time(self) -> _timestamp_pb2.Timestamp:
+        """When the counts were read, by the store's clock, which also says to which minute a use belongs.
+        Uses of the minute and a half before may be missing. A clock that was set back counts on in
+        minutes that were read already.
+        """
+
     def __init__(
         self,
         *,
         counts: _abc.Iterable[Global___UsageCount] | None = ...,
         next_page_token: _builtins.str = ...,
+        read_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_time", b"read_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "next_page_token", b"next_page_token", "read_time", b"read_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

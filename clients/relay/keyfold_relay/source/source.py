@@ -65,6 +65,14 @@ class Usage:
 class UsageSource(Protocol):
     """Where counts of use come from."""
 
+    async def time(self) -> float:
+        """Returns Unix seconds by the clock that says in which span a use is counted: the store's.
+
+        Raises:
+            NotNowError: Keyfold cannot tell now.
+        """
+        ...
+
     async def usage(self, start: int, span: int, wanted: Usage) -> list[CloudEvent]:
         """Returns the counts of a span: one event for each cluster that was used in it.
 

@@ -112,4 +112,5 @@ class EventMethods:
         return pb.ListUsageResponse(
             counts=[events.usage_count(each) for each in page.counts],
             next_page_token=page.next_token,
+            read_time=time_of(page.read_at),
         )

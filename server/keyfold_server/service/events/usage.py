@@ -55,10 +55,17 @@ class UsageCount:
 
 @dataclass(frozen=True, slots=True)
 class UsagePage:
-    """One page of counts, and the token of the next one; empty: there is none."""
+    """One page of counts.
+
+    Attributes:
+        counts: The counts.
+        next_token: The token of the next page; empty: there is none.
+        read_at: When they were read, by the store's clock, in milliseconds of Unix time.
+    """
 
     counts: tuple[UsageCount, ...]
     next_token: str
+    read_at: int
 
 
 class Usage:
@@ -97,19 +104,20 @@ class Usage:
         covered = rights.coverage(which.organization, _RPC)
         size = size or DEFAULT_PAGE
         found: list[UsageCount] = []
-        for _ in range(_READS if covered else 0):
+        read_at = 0
+        for _ in range(_READS):
             query = UsageQuery(which, covered, after, size + 1)
-            rows = await self._storage.run(self._storage.store.usage, query)
-            found += await self._shown(rights, which, rows)
+            read = await self._storage.run(self._storage.store.usage, query)
+            read_at = read_at or read.read_at
+            found += await self._shown(rights, which, read.rows)
             if len(found) > size:
                 last = found[size - 1].key
-                return UsagePage(tuple(found[:size]), self._token(last, asked))
-            if len(rows) <= size:
-                return UsagePage(tuple(found), "")
-            after = rows[-1][0]
-        if after is None:
-            return UsagePage((), "")
-        return UsagePage(tuple(found), self._token(after, asked))
+                return UsagePage(tuple(found[:size]), self._token(last, asked), read_at)
+            if len(read.rows) <= size:
+                return UsagePage(tuple(found), "", read_at)
+            after = read.rows[-1][0]
+        assert after is not None  # noqa: S101  a page that is not the last has rows
+        return UsagePage(tuple(found), self._token(after, asked), read_at)
 
     async def _shown(
         self, rights: Rights, which: UsageFilter, rows: Iterable[tuple[UsageKey, int]]

@@ -278,7 +278,7 @@ class Deletion:
         after: UsageKey | None = None
         while True:
             query = UsageQuery(which, _EVERYTHING, after, _ROWS)
-            rows = await self._storage.run(self._storage.store.usage, query)
+            rows = (await self._storage.run(self._storage.store.usage, query)).rows
             for key, count in rows:
                 if key.outcome == "OK":
                     uses[key.region] = uses.get(key.region, 0) + count

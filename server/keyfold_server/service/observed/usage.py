@@ -2,7 +2,8 @@
 
 The counts are observations (protocol S7): a process that is killed loses those since its last
 flush, a minute at most. A flush whose outcome is unknown is repeated under its number, so that the
-store adds none twice.
+store adds none twice. The store is told over how long they were counted, so that a clock which was
+set moves no use into another hour.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from typing import Final
 
 from keyfold_server import telemetry
+from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.usage import MINUTE, UsageKey
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.storage import Storage
@@ -25,6 +27,10 @@ _AT_ONCE: Final = 1_000
 _MOST: Final = 50_000
 """Most counts that wait for the store; further uses are dropped and counted as dropped."""
 
+_LATE: Final = 60.0
+"""Seconds by which a use may be older than the last write before it was counted: calls are counted
+some at a time, and the clocks of this machine and of the store may differ a little."""
+
 _KNOWN: Final = 10_000
 """Clusters whose regions are remembered at once."""
 
@@ -32,9 +38,17 @@ _KNOWN: Final = 10_000
 class UsageRecorder:
     """The counts of uses that the store does not have yet."""
 
-    def __init__(self, cache: KeyCache, storage: Storage, writer: str) -> None:
-        """Takes the cache, which knows the clusters in use, the store, and this process's name."""
+    def __init__(self, cache: KeyCache, clock: Clock, storage: Storage, writer: str) -> None:
+        """Begins to count.
+
+        Args:
+            cache: Knows the clusters in use.
+            clock: Time.
+            storage: The store.
+            writer: This process's name.
+        """
         self._cache = cache
+        self._clock = clock
         self._storage = storage
         self._writer = writer
         self._counts: Counter[UsageKey] = Counter()
@@ -43,6 +57,7 @@ class UsageRecorder:
         # Two at once would take each other's counts for written.
         self._alone = asyncio.Lock()
         self._under_way: dict[UsageKey, int] = {}
+        self._since = clock.monotonic()
 
     def add(
         self,
@@ -108,7 +123,8 @@ class UsageRecorder:
         """
         async with self._alone:
             # Not those that come in meanwhile, or a busy replica would never end.
-            waiting = list(self._counts)
+            waiting, began = list(self._counts), self._clock.monotonic()
+            within = int((began - self._since + _LATE) * 1000)
             first = 0
             while self._under_way or first < len(waiting):
                 if not self._under_way:
@@ -117,7 +133,8 @@ class UsageRecorder:
                     first += _AT_ONCE
                 store = self._storage.store
                 await self._storage.run(
-                    store.count_usage, self._writer, self._flush, dict(self._under_way)
+                    store.count_usage, self._writer, self._flush, dict(self._under_way), within
                 )
                 self._under_way = {}
                 self._flush += 1
+            self._since = began

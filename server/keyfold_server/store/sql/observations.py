@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from keyfold_server.domain.usage import UsageRows
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import rows_of
 from keyfold_server.store.tables import (
@@ -94,22 +95,27 @@ class ObservationStore:
         for part in _parts(sorted(times)):
             self._use({kek_id: times[kek_id] for kek_id in part})
 
-    def count_usage(self, writer: str, flush: int, counts: Mapping[UsageKey, int]) -> None:
+    def count_usage(
+        self, writer: str, flush: int, counts: Mapping[UsageKey, int], within_ms: int
+    ) -> None:
         """Adds counts of uses, unless the store has this flush of the writer already."""
         dialect = self._transactions.database.dialect
 
         def work(unit: Unit) -> None:
             if usage.is_new(unit.answers[0].rows, flush):
-                steps = usage.adding(writer, flush, counts, unit.now, dialect)
+                timely = usage.between(counts, unit.now - within_ms, unit.now)
+                steps = usage.adding(writer, flush, timely, unit.now, dialect)
                 if not usage.is_noted(dialect.trip(unit.connection, steps)):
                     # A try whose answer was lost has come to its end. The next one finds it.
                     raise LostRaceError
 
         self._transactions.write_or_fail("usage", work, [usage.flushed(writer)])
 
-    def usage(self, query: UsageQuery) -> list[tuple[UsageKey, int]]:
+    def usage(self, query: UsageQuery) -> UsageRows:
         """Reads a page of counts of uses."""
-        return self._transactions.read(lambda c: usage.read(c, query))
+        return self._transactions.read_in(
+            lambda unit: UsageRows(usage.read(unit.connection, query), unit.now)
+        )
 
     def prune_usage(self, now_ms: int, retention_ms: int) -> None:
         """Removes old counts of uses. The store's clock limits the time."""

@@ -85,7 +85,15 @@ class Transactions:
         Raises:
             StoreUnavailableError: The store did not answer, or the server that answered is behind.
         """
-        return self.database.read(lambda c: work(self._begun(c, ()).connection))
+        return self.read_in(lambda unit: work(unit.connection))
+
+    def read_in(self, work: Callable[[Unit], T]) -> T:
+        """Runs reads in one transaction, which also knows the store's time.
+
+        Raises:
+            StoreUnavailableError: As `read`.
+        """
+        return self.database.read(lambda c: work(self._begun(c, ())))
 
     def fetch(self, steps: Sequence[Step], work: Callable[[Unit], T]) -> T:
         """Runs reads that need one round trip in all (protocol S13).

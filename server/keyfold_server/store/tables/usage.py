@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam, delete, func, select, tuple_
 
-from keyfold_server.domain.usage import UsageKey
+from keyfold_server.domain.usage import MINUTE, UsageKey
 from keyfold_server.store.database.trip import Step
 from keyfold_server.store.schema import clusters, usage, usage_flushes
 from keyfold_server.store.tables.listing import covered
@@ -35,6 +35,22 @@ def flushed(writer: str) -> Step:
 def is_new(found: Iterable[Cells], flush: int) -> bool:
     """Returns whether the store lacks a flush, by the rows that `flushed` read."""
     return all(row[0] < flush for row in found)
+
+
+def between(counts: Mapping[UsageKey, int], first: int, last: int) -> dict[UsageKey, int]:
+    """Returns counts whose minutes lie between two times, each moved there if it did not.
+
+    Args:
+        counts: The counts.
+        first: The first time, in milliseconds of Unix time.
+        last: The last time.
+    """
+    earliest, latest = (time - time % MINUTE for time in (first, last))
+    moved: dict[UsageKey, int] = {}
+    for key, count in counts.items():
+        there = key._replace(time=min(max(key.time, earliest), latest))
+        moved[there] = moved.get(there, 0) + count
+    return moved
 
 
 def adding(
