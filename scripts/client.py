@@ -42,7 +42,7 @@ SYNC: Final[Mapping[str, str]] = {
     r"\bAsync(?=KeyCache\b|OpeningKey\b|SealingKey\b|Reader\b|Asker\b)": "",
     r"\bAbstractAsync(?=ContextManager\b)": "Abstract",
     r"\basync(?=contextmanager\b)": "",
-    r"\basync_(?=pause\b|work\b)": "",
+    r"\basync_(?=pause\b|work\b|this_loop\b)": "",
     r"\b__a(?=enter__|exit__|iter__)": "__",
     r"\bgrpc\.aio\.": "grpc.",
     r"\.aio_channel\(": ".channel(",
@@ -210,7 +210,7 @@ def files() -> dict[Path, str]:
     )
     written = {
         name: (KEYFOLD / "errors" / f"{name}.py").read_text(encoding="utf-8")
-        for name in ("branches", "messages")
+        for name in ("branches", "messages", "usage")
     }
     by_module = {
         **{f"keyfold.errors.{name}": _classes(text) for name, text in written.items()},

@@ -79,7 +79,7 @@ def test_only_bytes_are_wrapped(client: keyfold.Client, wrong: object) -> None:
 
 def test_regions_are_a_list(client: keyfold.Client) -> None:
     """The client refuses one region's name in place of a list: its letters are not regions."""
-    with pytest.raises(TypeError, match="list of names"):
+    with pytest.raises(TypeError, match="regions must be a list of str, not one str"):
         client.revoke("prod", regions="eu")
 
 
@@ -179,7 +179,7 @@ def test_default_deadlines(server: Served, monkeypatch: pytest.MonkeyPatch) -> N
     with keyfold.Client(server.target) as client:
         channel, stubs = client._open()
         real = stubs[KEYS]
-        monkeypatch.setattr(client, "_opened", (channel, {KEYS: Stub()}))
+        monkeypatch.setattr(client, "_opened", (channel, {KEYS: Stub()}, None))
         client.wrap("prod", "eu", bytes(32))
         client.batch_wrap("prod", [bytes(32)], region="eu")
         client.get_status("prod")

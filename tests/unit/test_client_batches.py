@@ -170,7 +170,7 @@ def test_nothing_to_do(client: keyfold.Client, server: Served) -> None:
 def test_wrong_items_send_nothing(client: keyfold.Client, server: Served) -> None:
     """The client refuses an item that is not bytes before it sends the first call."""
     items = [*numbered_keys(1500), "a key"]
-    with pytest.raises(TypeError, match="must be bytes"):
+    with pytest.raises(TypeError, match=r"items\[1500\] must be WrapItem or bytes, not str"):
         client.batch_wrap("prod", items, region="eu")  # type: ignore[arg-type]
     assert server.requests["BatchWrap"] == []
 

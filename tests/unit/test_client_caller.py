@@ -236,7 +236,7 @@ def test_a_file_without_a_token(token_file: Path, text: str) -> None:
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """The client refuses the path of a file that does not exist."""
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(keyfold.FileUnreadableError, match=r"cannot read .*token: No such file"):
         keyfold.Client(token=tmp_path / "token")
 
 
@@ -258,7 +258,7 @@ def test_a_callable_that_returns_no_string(server: Served, kind: str) -> None:
     options = {kind: lambda: b"bytes"}
     with (
         keyfold.Client(server.target, **options) as client,  # type: ignore[arg-type]
-        pytest.raises(TypeError, match="string"),
+        pytest.raises(TypeError, match="must be str, not bytes"),
     ):
         client.get_status("prod")
 

@@ -142,7 +142,8 @@ def test_every_detail_arrives(server: Served, client: keyfold.Client) -> None:
     with pytest.raises(keyfold.InvalidKeySpecError) as raised:
         client.enable("test", [keyfold.RegionSpec("eu", keyfold.KeySpec("AWS_KMS", "nonsense"))])
     error = raised.value
-    assert str(error) == error.message == "uri is not an ARN"
+    assert error.message == "uri is not an ARN"
+    assert str(error) == "cluster test: uri is not an ARN"
     assert (error.cluster, error.region, error.source) == ("test", "eu", "keyfold")
     assert error.metadata["more"] == "x"
     assert error.field_violations == (

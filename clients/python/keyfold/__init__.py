@@ -19,6 +19,7 @@ The names that this module exports are the client's interface. Its rooms, which 
     transport/  how a call reaches a server: channel, TLS, the caller's token, deadlines, spans
     calls/      each call as a value: its method, its request, and how to read its response
     models/     the values that methods take and return
+    arguments   what a caller passes, held against the type hints
     errors/     the exceptions
     v1/         the generated protobuf and gRPC stubs
     crypto/     the construction of wrapped keys and messages, which the server uses, too
@@ -38,10 +39,14 @@ from keyfold.envelope import AsyncEnvelope, Envelope
 from keyfold.errors import (
     AccessDeniedError,
     AlreadyExistsError,
+    ArgumentTypeError,
+    ArgumentValueError,
     BusyError,
     CallerCredentialError,
+    CallerSourceError,
     CallerUnknownError,
     CancelledError,
+    ClosedError,
     ClusterBannedError,
     ClusterExistsError,
     ClusterNameNotAllowedError,
@@ -61,8 +66,10 @@ from keyfold.errors import (
     DrainingError,
     DuplicateRegionError,
     EtagMismatchError,
+    EventLoopError,
     ExternalIdNotIssuedError,
     FieldViolation,
+    FileUnreadableError,
     ForbiddenError,
     ForkedError,
     GenerationInUseError,
@@ -254,6 +261,8 @@ __all__ = [
     "Anchor",
     "AnchorCheck",
     "AnchorOutcome",
+    "ArgumentTypeError",
+    "ArgumentValueError",
     "AsyncClient",
     "AsyncEnvelope",
     "AsyncKeyCache",
@@ -261,10 +270,12 @@ __all__ = [
     "BorrowedKey",
     "BusyError",
     "CallerCredentialError",
+    "CallerSourceError",
     "CallerUnknownError",
     "CancelledError",
     "Change",
     "Client",
+    "ClosedError",
     "ClusterBannedError",
     "ClusterExistsError",
     "ClusterFilter",
@@ -298,8 +309,10 @@ __all__ = [
     "Event",
     "EventFilter",
     "EventKind",
+    "EventLoopError",
     "ExternalIdNotIssuedError",
     "FieldViolation",
+    "FileUnreadableError",
     "ForbiddenError",
     "ForkedError",
     "Generation",

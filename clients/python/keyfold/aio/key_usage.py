@@ -60,7 +60,7 @@ class KeyUses(Connection):
         banned: list[str] = []
         while page is not None:
             response = await self.send(page, timeout=timeout)
-            for use in page.read(response).uses:
+            for use in page.result(response).uses:
                 yield use
             spoilt += response.not_authentic
             banned += response.banned

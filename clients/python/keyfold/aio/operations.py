@@ -74,7 +74,7 @@ class Operations(Connection):
         page: OperationPage | None = calls.first_operations(page_size)
         while page is not None:
             response = await self.send(page, timeout=timeout)
-            for operation in page.read(response):
+            for operation in page.result(response):
                 yield operation
             page = next_page(page, response)
 

@@ -7,15 +7,13 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-import grpc
-
 from keyfold.aio.connection import Connection
 from keyfold.calls import watch as calls
 from keyfold.calls.events import EVERY_EVENT, EventFilter
-from keyfold.calls.watch import PATIENCE, Moment, WatchState, ignored, moment
+from keyfold.calls.watch import PATIENCE, Moment, WatchCall, WatchState, ignored, moment
 from keyfold.errors import KeyfoldError
-from keyfold.errors.rpc_status import error_of_call
 from keyfold.models.watch import Cursor, WatchMessage
+from keyfold.transport.failures import FAILURES
 from keyfold.transport.watchdog import AsyncWatchdog, async_pause
 from keyfold.v1.event_service_pb2 import WatchEventsResponse
 
@@ -101,18 +99,22 @@ class AsyncWatch:
     async def _messages(self) -> AsyncIterator[WatchMessage]:
         while not self._closed:
             ended: KeyfoldError | None = None
+            call = self._state.call()
             try:
-                async for message in self._one_stream():
+                async for message in self._one_stream(call):
                     yield message
-            except grpc.RpcError as failed:
-                ended = error_of_call(failed)
+            except FAILURES as failed:
+                found = self._connection.failure(failed, call)
+                if not isinstance(found, KeyfoldError):
+                    raise
+                ended = found
             if not self._closed:
                 wait = self._state.failed(ended)
                 self._on_break(ended)
                 await async_pause(wait)
 
-    async def _one_stream(self) -> AsyncIterator[WatchMessage]:
-        stream = self._connection.stream(self._state.call())
+    async def _one_stream(self, call: WatchCall) -> AsyncIterator[WatchMessage]:
+        stream = self._connection.stream(call)
         try:
             with AsyncWatchdog(stream.cancel, PATIENCE) as self._watchdog:
                 asked_at = moment()

@@ -16,12 +16,14 @@ from threading import Lock
 from typing import Final, NamedTuple
 from weakref import WeakSet
 
+from keyfold.arguments import wrong_value
 from keyfold.caching.keys import HeldKey, OpeningName, SealingName
 from keyfold.caching.news import News, Standing
 from keyfold.caching.shelf import Shelf
 from keyfold.calls.watch import Moment, moment
 from keyfold.envelope.keys import Bounds
 from keyfold.errors import (
+    ClosedError,
     ClusterBannedError,
     ClusterRevokedError,
     ForkedError,
@@ -73,10 +75,10 @@ class Limits(NamedTuple):
         """Returns the same bounds.
 
         Raises:
-            ValueError: A bound is too small.
+            ArgumentValueError: A bound is too small.
         """
         if self.max_keys < 1 or self.max_uses < 1 or not self.max_age > 0 or not self.grace >= 0:
-            raise ValueError(
+            raise wrong_value(
                 "max_keys and max_uses must be at least 1, max_age more than 0, and grace not "
                 "negative"
             )
@@ -152,7 +154,7 @@ class Holdings:
 
         Raises:
             ForkedError: The cache was in use before this process was forked.
-            ValueError: The cache is closed.
+            ClosedError: The cache is closed.
         """
         if self._forked:
             raise ForkedError(
@@ -162,7 +164,10 @@ class Holdings:
             )
         with self._lock:
             if self._closed:
-                raise ValueError("the cache is closed")
+                raise ClosedError(
+                    "the cache is closed; borrow keys before, or make a new cache",
+                    code="FAILED_PRECONDITION",
+                )
             self._in_use = True
             return Ticket(moment(), self._news.begun, self._news.of(cluster))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from keyfold.arguments import check_of
 from keyfold.calls.watch import NEVER, Moment
 from keyfold.envelope.cipher import key_of
 from keyfold.envelope.keys import Bounds
+from keyfold.errors import ClosedError
 from keyfold.models.results import DataKey, Unwrapped
 from keyfold.models.specs import Context
 
@@ -29,8 +31,18 @@ DEFAULT_BOUNDS: Final = Bounds(max_messages=1_000_000, max_bytes=1 << 36, max_ag
 
 
 def pairs(context: Context | None) -> ContextKey:
-    """Returns a context as part of a name."""
-    return frozenset(context.items()) if context else _NO_CONTEXT
+    """Returns a context as part of a name.
+
+    Raises:
+        ArgumentTypeError: It is not a mapping of texts.
+    """
+    if context is None:
+        return _NO_CONTEXT
+    try:
+        return frozenset(context.items())
+    except (AttributeError, TypeError):
+        check_of(Context)(context, "context")
+        raise
 
 
 @dataclass(slots=True, eq=False)
@@ -112,7 +124,7 @@ class BorrowedKey:
 
     @property
     def plaintext(self) -> memoryview:
-        """The key's bytes, read-only. It raises ValueError once the block has ended."""
+        """The key's bytes, read-only. It raises `ClosedError` once the block has ended."""
         if self._view is None:
             self._view = memoryview(self._here.secret).toreadonly()
         return self._view
@@ -148,7 +160,10 @@ class BorrowedKey:
     @property
     def _here(self) -> HeldKey:
         if self._held is None:
-            raise ValueError("the block that borrowed the key has ended, or not begun")
+            raise ClosedError(
+                "the block that borrowed the key has ended, or not begun",
+                code="FAILED_PRECONDITION",
+            )
         return self._held
 
     def _give_back(self, lender: Lender) -> None:

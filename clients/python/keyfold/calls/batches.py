@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
+from keyfold.arguments import checked, wrong_value
 from keyfold.calls.call import Call
 from keyfold.errors import FieldViolation, InternalError, InvalidSizeError, KeyfoldError
 from keyfold.errors.rpc_status import error_of
@@ -78,47 +80,38 @@ class Part(Generic[Response, Result]):
         return [error] * self.count
 
 
+@checked
 def wraps(
     cluster: str, items: Iterable[WrapItem | Buffer], region: str, context: Context | None
 ) -> Iterator[Part[api.BatchWrapResponse, Wrapped]]:
-    """Prepares the BatchWrap calls of a batch.
-
-    Raises:
-        TypeError: An item is neither bytes nor a WrapItem. The client has sent nothing then.
-    """
+    """Prepares the BatchWrap calls of a batch."""
     made = [(one if isinstance(one, WrapItem) else WrapItem(one)).to_message() for one in items]
     base = api.BatchWrapRequest(cluster=cluster, region=region, context=context)
     for part in split(base.ByteSize(), made, lambda one: len(one.plaintext)):
         request = api.BatchWrapRequest(cluster=cluster, region=region, context=context, items=part)
-        yield Part(Call("BatchWrap", request, _read_wraps), len(part))
+        yield Part(Call("BatchWrap", request, partial(_read_wraps, cluster)), len(part))
 
 
+@checked
 def unwraps(
     cluster: str, items: Iterable[UnwrapItem | Buffer], context: Context | None
 ) -> Iterator[Part[api.BatchUnwrapResponse, Unwrapped]]:
-    """Prepares the BatchUnwrap calls of a batch.
-
-    Raises:
-        TypeError: An item is neither bytes nor an UnwrapItem. The client has sent nothing then.
-    """
+    """Prepares the BatchUnwrap calls of a batch."""
     made = [(one if isinstance(one, UnwrapItem) else UnwrapItem(one)).to_message() for one in items]
     base = api.BatchUnwrapRequest(cluster=cluster, context=context)
     for part in split(base.ByteSize(), made, lambda one: len(one.wrapped_key)):
         request = api.BatchUnwrapRequest(cluster=cluster, context=context, items=part)
-        yield Part(Call("BatchUnwrap", request, _read_unwraps), len(part))
+        yield Part(Call("BatchUnwrap", request, partial(_read_unwraps, cluster)), len(part))
 
 
+@checked
 def rewraps(
     cluster: str,
     items: Iterable[RewrapItem | Buffer],
     context: Context | None,
     destination: Destination | None,
 ) -> Iterator[Part[api.BatchRewrapResponse, Rewrapped]]:
-    """Prepares the BatchRewrap calls of a batch.
-
-    Raises:
-        TypeError: An item is neither bytes nor a RewrapItem. The client has sent nothing then.
-    """
+    """Prepares the BatchRewrap calls of a batch."""
     made = [(one if isinstance(one, RewrapItem) else RewrapItem(one)).to_message() for one in items]
     move = None if destination is None else destination.to_message()
     base = api.BatchRewrapRequest(cluster=cluster, context=context, destination=move)
@@ -126,18 +119,19 @@ def rewraps(
         request = api.BatchRewrapRequest(
             cluster=cluster, context=context, items=part, destination=move
         )
-        yield Part(Call("BatchRewrap", request, _read_rewraps), len(part))
+        yield Part(Call("BatchRewrap", request, partial(_read_rewraps, cluster)), len(part))
 
 
+@checked
 def draw(cluster: str, region: str, count: int, size: int) -> Iterator[list[Plaintext]]:
     """Draws data keys from the operating system's random source, as many at once as a call wraps.
 
     Raises:
         InvalidSizeError: No data key has this size. The client has sent nothing then.
-        ValueError: The count is negative.
+        ArgumentValueError: The count is negative.
     """
     if count < 0:
-        raise ValueError(f"count must not be negative, and is {count}")
+        raise wrong_value(f"count must not be negative, and is {count}")
     if size not in DATA_KEY_SIZES:
         text = f"a data key has 16, 24, 32 or 64 bytes, not {size}"
         raise InvalidSizeError(
@@ -200,26 +194,30 @@ def _framing(size: int) -> int:
     return 1 + max(1, (size.bit_length() + 6) // 7)
 
 
-def _read_wraps(response: api.BatchWrapResponse) -> list[Wrapped | KeyfoldError]:
+def _read_wraps(cluster: str, response: api.BatchWrapResponse) -> list[Wrapped | KeyfoldError]:
     return [
-        Wrapped.from_message(one.answer) if one.HasField("answer") else _error(one)
+        Wrapped.from_message(one.answer) if one.HasField("answer") else _error(one, cluster)
         for one in response.results
     ]
 
 
-def _read_unwraps(response: api.BatchUnwrapResponse) -> list[Unwrapped | KeyfoldError]:
+def _read_unwraps(
+    cluster: str, response: api.BatchUnwrapResponse
+) -> list[Unwrapped | KeyfoldError]:
     return [
-        Unwrapped.from_message(one.answer) if one.HasField("answer") else _error(one)
+        Unwrapped.from_message(one.answer) if one.HasField("answer") else _error(one, cluster)
         for one in response.results
     ]
 
 
-def _read_rewraps(response: api.BatchRewrapResponse) -> list[Rewrapped | KeyfoldError]:
+def _read_rewraps(
+    cluster: str, response: api.BatchRewrapResponse
+) -> list[Rewrapped | KeyfoldError]:
     return [
-        Rewrapped.from_message(one.answer) if one.HasField("answer") else _error(one)
+        Rewrapped.from_message(one.answer) if one.HasField("answer") else _error(one, cluster)
         for one in response.results
     ]
 
 
-def _error(result: _ItemResult) -> KeyfoldError:
-    return error_of(result.error)
+def _error(result: _ItemResult, cluster: str) -> KeyfoldError:
+    return error_of(result.error, cluster)

@@ -9,6 +9,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from keyfold.errors import InternalError
+
 KEYS: Final = "keyfold.v1.KeyManagementService"
 """The full name of the service of keys, as it stands in the path of each call."""
 
@@ -51,6 +53,19 @@ class Call(Generic[Response, Result]):
     plane: Plane = Plane.DATA
     request_id: str | None = None
     service: str = KEYS
+
+    def result(self, response: Response) -> Result:
+        """Reads the response.
+
+        Raises:
+            InternalError: It has a value that no server of Keyfold sends, such as a year 10000.
+        """
+        try:
+            return self.read(response)
+        except (ValueError, OverflowError) as error:
+            raise InternalError(
+                f"the server's response to {self.method} cannot be read: {error}", code="INTERNAL"
+            ) from error
 
 
 def next_page(page: Call[Response, Result], response: Response) -> Call[Response, Result] | None:

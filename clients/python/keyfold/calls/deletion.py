@@ -7,12 +7,14 @@ from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 
+from keyfold.arguments import checked
 from keyfold.calls.call import Call, Plane
-from keyfold.calls.lifecycle import names_of, request_id_of
+from keyfold.calls.lifecycle import request_id_of
 from keyfold.models.deletion import Deleted, Undeleted
 from keyfold.v1 import key_management_service_pb2 as api
 
 
+@checked
 def delete_cluster(
     cluster: str,
     regions: Iterable[str],
@@ -26,7 +28,7 @@ def delete_cluster(
     """Prepares a DeleteCluster call."""
     request = api.DeleteClusterRequest(
         cluster=cluster,
-        regions=names_of(regions),
+        regions=regions,
         all_regions=all_regions,
         request_id=request_id_of(request_id),
         reason=reason,
@@ -40,13 +42,14 @@ def delete_cluster(
     return Call("DeleteCluster", request, read, Plane.CONTROL, request.request_id)
 
 
+@checked
 def undelete_cluster(
     cluster: str, regions: Iterable[str], reason: str, request_id: str | None
 ) -> Call[api.UndeleteClusterResponse, Undeleted]:
     """Prepares an UndeleteCluster call."""
     request = api.UndeleteClusterRequest(
         cluster=cluster,
-        regions=names_of(regions),
+        regions=regions,
         request_id=request_id_of(request_id),
         reason=reason,
     )

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from keyfold.arguments import checked
 from keyfold.calls.call import EVENTS, Call, Plane
 from keyfold.models.events import Anchor, AnchorCheck, Event, EventKind, Verification
 from keyfold.v1 import event_service_pb2 as api
@@ -76,6 +77,7 @@ EventPage: TypeAlias = Call[api.ListEventsResponse, tuple[Event, ...]]
 """The call for one page of events."""
 
 
+@checked
 def first_events(narrow: EventFilter, *, newest_first: bool, page_size: int) -> EventPage:
     """Prepares the call for the first page of events."""
     request = api.ListEventsRequest(
@@ -104,6 +106,7 @@ class LogWalk:
         whole: The responses, merged into one.
     """
 
+    @checked
     def __init__(self, anchors: Iterable[str] = ()) -> None:
         """Begins at the oldest entry; the log is held against the anchors on the way."""
         self._anchors: Sequence[str] = tuple(anchors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from keyfold.arguments import checked
 from keyfold.calls.call import Call, Plane
 from keyfold.models.key_usage import KeySelector, KeyUsage
 from keyfold.models.what_if import WhatIf
@@ -13,6 +14,7 @@ KeyUsagePage: TypeAlias = Call[api.ListKeyUsageResponse, KeyUsage]
 """The call for one page of uses."""
 
 
+@checked
 def first_key_usage(
     selector: KeySelector, page_size: int, what_if: WhatIf | None = None
 ) -> KeyUsagePage:

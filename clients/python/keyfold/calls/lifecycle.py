@@ -5,19 +5,21 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 
+from keyfold.arguments import checked, wrong_value
 from keyfold.calls.call import Call, Plane
 from keyfold.models.access_policy import AccessPolicy
 from keyfold.models.key_test import KeyTest
 from keyfold.models.recheck import Recheck
 from keyfold.models.results import Enabled, RegionsAdded, Restored, Retired, Revoked, Rotated
-from keyfold.models.specs import KeySpec, RegionSpec, region_specs
+from keyfold.models.specs import KeySpec, RegionSpec
 from keyfold.models.status import ClusterStatus
 from keyfold.v1 import key_management_service_pb2 as api
 
 
+@checked
 def enable(
     cluster: str,
-    specs: Iterable[RegionSpec],
+    region_specs: Iterable[RegionSpec],
     *,
     organization: str,
     regions: Iterable[str],
@@ -28,8 +30,8 @@ def enable(
     request = api.EnableRequest(
         cluster=cluster,
         organization=organization,
-        regions=names_of(regions),
-        region_specs=region_specs(specs),
+        regions=regions,
+        region_specs=[spec.to_message() for spec in region_specs],
         request_id=request_id_of(request_id),
         validate_only=validate_only,
     )
@@ -37,9 +39,10 @@ def enable(
     return Call("Enable", request, read, Plane.CONTROL, request.request_id)
 
 
+@checked
 def add_regions(
     cluster: str,
-    specs: Iterable[RegionSpec],
+    region_specs: Iterable[RegionSpec],
     *,
     organization: str,
     regions: Iterable[str],
@@ -51,8 +54,8 @@ def add_regions(
     request = api.AddRegionsRequest(
         cluster=cluster,
         organization=organization,
-        regions=names_of(regions),
-        region_specs=region_specs(specs),
+        regions=regions,
+        region_specs=[spec.to_message() for spec in region_specs],
         request_id=request_id_of(request_id),
         validate_only=validate_only,
         into_revoked=into_revoked,
@@ -61,9 +64,10 @@ def add_regions(
     return Call("AddRegions", request, read, Plane.CONTROL, request.request_id)
 
 
+@checked
 def rotate(
     cluster: str,
-    specs: Iterable[RegionSpec],
+    region_specs: Iterable[RegionSpec],
     *,
     new_generation: bool,
     request_id: str | None,
@@ -73,7 +77,7 @@ def rotate(
     """Prepares a Rotate call."""
     request = api.RotateRequest(
         cluster=cluster,
-        region_specs=region_specs(specs),
+        region_specs=[spec.to_message() for spec in region_specs],
         new_generation=new_generation,
         request_id=request_id_of(request_id),
         validate_only=validate_only,
@@ -83,13 +87,14 @@ def rotate(
     return Call("Rotate", request, read, Plane.CONTROL, request.request_id)
 
 
+@checked
 def revoke(
     cluster: str, regions: Iterable[str], reason: str, request_id: str | None
 ) -> Call[api.RevokeResponse, Revoked]:
     """Prepares a Revoke call."""
     request = api.RevokeRequest(
         cluster=cluster,
-        regions=names_of(regions),
+        regions=regions,
         reason=reason,
         request_id=request_id_of(request_id),
     )
@@ -97,13 +102,14 @@ def revoke(
     return Call("Revoke", request, read, Plane.CONTROL, request.request_id)
 
 
+@checked
 def restore(
     cluster: str, regions: Iterable[str], reason: str, request_id: str | None
 ) -> Call[api.RestoreResponse, Restored]:
     """Prepares a Restore call."""
     request = api.RestoreRequest(
         cluster=cluster,
-        regions=names_of(regions),
+        regions=regions,
         reason=reason,
         request_id=request_id_of(request_id),
     )
@@ -111,6 +117,7 @@ def restore(
     return Call("Restore", request, read, Plane.CONTROL, request.request_id)
 
 
+@checked
 def retire_generation(
     cluster: str,
     region: str,
@@ -133,6 +140,7 @@ def retire_generation(
     return Call("RetireGeneration", request, read, Plane.CONTROL, request.request_id)
 
 
+@checked
 def test_key(
     key_spec: KeySpec, cluster: str, region: str, organization: str, geo: str
 ) -> Call[api.TestKeyResponse, KeyTest]:
@@ -147,6 +155,7 @@ def test_key(
     return Call("TestKey", request, KeyTest.from_message, Plane.CONTROL)
 
 
+@checked
 def get_access_policy(
     key_spec: KeySpec, cluster: str, region: str, organization: str, seats: int = 0
 ) -> Call[api.GetAccessPolicyResponse, AccessPolicy]:
@@ -161,14 +170,16 @@ def get_access_policy(
     return Call("GetAccessPolicy", request, AccessPolicy.from_message, Plane.CONTROL)
 
 
+@checked
 def recheck(
     cluster: str, regions: Iterable[str], key_uri: str
 ) -> Call[api.RecheckResponse, Recheck]:
     """Prepares a Recheck call."""
-    request = api.RecheckRequest(cluster=cluster, regions=names_of(regions), key_uri=key_uri)
+    request = api.RecheckRequest(cluster=cluster, regions=regions, key_uri=key_uri)
     return Call("Recheck", request, Recheck.from_message, Plane.CONTROL)
 
 
+@checked
 def get_status(cluster: str) -> Call[api.GetStatusResponse, ClusterStatus]:
     """Prepares a GetStatus call."""
     request = api.GetStatusRequest(cluster=cluster)
@@ -179,17 +190,6 @@ def _status(response: api.GetStatusResponse) -> ClusterStatus:
     return ClusterStatus.from_message(response.status)
 
 
-def names_of(names: Iterable[str]) -> list[str]:
-    """Returns the names as a list.
-
-    Raises:
-        TypeError: `names` is one string, of which every letter would count as a name.
-    """
-    if isinstance(names, str):
-        raise TypeError("regions must be a list of names, not one string")
-    return list(names)
-
-
 def request_id_of(given: str | None) -> str:
     """Returns the caller's request_id, or a new one if the caller gave None.
 
@@ -197,8 +197,8 @@ def request_id_of(given: str | None) -> str:
     server recognises it by its id.
 
     Raises:
-        ValueError: The caller's request_id is empty.
+        ArgumentValueError: The caller's request_id is empty.
     """
     if given == "":
-        raise ValueError("request_id must not be empty; leave it out and the client makes one")
+        raise wrong_value("request_id must not be empty; leave it out and the client makes one")
     return given or str(uuid.uuid4())

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from google.longrunning import operations_proto_pb2 as longrunning
 from google.protobuf.empty_pb2 import Empty
 
+from keyfold.arguments import checked
 from keyfold.calls.call import OPERATIONS, Call, Plane
 from keyfold.models.operations import (
     Operation,
@@ -21,6 +22,7 @@ OperationPage: TypeAlias = Call[longrunning.ListOperationsResponse, tuple[Operat
 """The call for one page of operations."""
 
 
+@checked
 def start_operation(
     name: str,
     action: OperationAction,
@@ -42,6 +44,7 @@ def start_operation(
     return Call("StartOperation", request, OperationStarted.from_message, Plane.CONTROL)
 
 
+@checked
 def get_operation(name: str) -> Call[longrunning.Operation, Operation]:
     """Prepares a GetOperation call."""
     request = longrunning.GetOperationRequest(name=name)
@@ -49,6 +52,7 @@ def get_operation(name: str) -> Call[longrunning.Operation, Operation]:
     return Call("GetOperation", request, read, Plane.CONTROL, service=OPERATIONS)
 
 
+@checked
 def wait_operation(name: str, most: timedelta | None) -> Call[longrunning.Operation, Operation]:
     """Prepares a WaitOperation call; without a time it waits until the deadline."""
     request = longrunning.WaitOperationRequest(name=name)
@@ -58,6 +62,7 @@ def wait_operation(name: str, most: timedelta | None) -> Call[longrunning.Operat
     return Call("WaitOperation", request, read, Plane.CONTROL, service=OPERATIONS)
 
 
+@checked
 def first_operations(page_size: int) -> OperationPage:
     """Prepares the call for the first page of operations."""
     request = longrunning.ListOperationsRequest(name="operations", page_size=page_size)
@@ -68,12 +73,14 @@ def _listed(message: longrunning.ListOperationsResponse) -> tuple[Operation, ...
     return tuple(map(Operation.from_message, message.operations))
 
 
+@checked
 def cancel_operation(name: str) -> Call[Empty, None]:
     """Prepares a CancelOperation call."""
     request = longrunning.CancelOperationRequest(name=name)
     return Call("CancelOperation", request, _nothing, Plane.CONTROL, service=OPERATIONS)
 
 
+@checked
 def delete_operation(name: str) -> Call[Empty, None]:
     """Prepares a DeleteOperation call."""
     request = longrunning.DeleteOperationRequest(name=name)

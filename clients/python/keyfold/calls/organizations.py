@@ -7,8 +7,9 @@ from typing import TypeAlias
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from keyfold.arguments import checked
 from keyfold.calls.call import ORGANIZATIONS, Call, Plane
-from keyfold.calls.lifecycle import names_of, request_id_of
+from keyfold.calls.lifecycle import request_id_of
 from keyfold.errors.reasons import RowNotAuthenticError
 from keyfold.models.organizations import (
     KeyLink,
@@ -26,6 +27,7 @@ KeyLinkPage: TypeAlias = Call[api.ListKeyLinksResponse, tuple[KeyLink, ...]]
 """The call for one page of key links."""
 
 
+@checked
 def create_organization(
     organization: Organization, request_id: str | None, *, validate_only: bool
 ) -> Call[api.CreateOrganizationResponse, OrganizationChanged]:
@@ -39,6 +41,7 @@ def create_organization(
     return Call("CreateOrganization", request, read, Plane.CONTROL, id_, service=ORGANIZATIONS)
 
 
+@checked
 def get_organization(name: str) -> Call[api.GetOrganizationResponse, Organization]:
     """Prepares a GetOrganization call."""
     request = api.GetOrganizationRequest(organization=name)
@@ -49,6 +52,7 @@ def _organization_of(response: api.GetOrganizationResponse) -> Organization:
     return Organization.from_message(response.organization)
 
 
+@checked
 def first_organizations(page_size: int) -> OrganizationPage:
     """Prepares the call for the first page of organizations."""
     request = api.ListOrganizationsRequest(page_size=page_size)
@@ -77,6 +81,7 @@ def check_authentic(names: Iterable[str]) -> None:
         )
 
 
+@checked
 def update_organization(
     organization: Organization,
     fields: Iterable[str] | None,
@@ -86,7 +91,8 @@ def update_organization(
     validate_only: bool,
 ) -> Call[api.UpdateOrganizationResponse, OrganizationChanged]:
     """Prepares an UpdateOrganization call."""
-    changed, names = organization.to_message(), None if fields is None else names_of(fields)
+    changed = organization.to_message()
+    names = None if fields is None else list(fields)
     # Whoever reads an organization and writes it back must not write what was claimed since.
     if names is not None and "holders" in names:
         changed.holders.extend(organization.holders)
@@ -101,6 +107,7 @@ def update_organization(
     return Call("UpdateOrganization", request, read, Plane.CONTROL, id_, service=ORGANIZATIONS)
 
 
+@checked
 def delete_organization(
     name: str, etag: str, request_id: str | None, *, validate_only: bool
 ) -> Call[api.DeleteOrganizationResponse, Removed]:
@@ -115,6 +122,7 @@ def delete_organization(
     return Call("DeleteOrganization", request, read, Plane.CONTROL, id_, service=ORGANIZATIONS)
 
 
+@checked
 def create_key_link(
     key_link: KeyLink, request_id: str | None, *, validate_only: bool
 ) -> Call[api.CreateKeyLinkResponse, KeyLinkChanged]:
@@ -128,6 +136,7 @@ def create_key_link(
     return Call("CreateKeyLink", request, read, Plane.CONTROL, id_, service=ORGANIZATIONS)
 
 
+@checked
 def get_key_link(organization: str, key_link: str) -> Call[api.GetKeyLinkResponse, KeyLink]:
     """Prepares a GetKeyLink call."""
     request = api.GetKeyLinkRequest(organization=organization, key_link=key_link)
@@ -138,6 +147,7 @@ def _link_of(response: api.GetKeyLinkResponse) -> KeyLink:
     return KeyLink.from_message(response.key_link)
 
 
+@checked
 def first_key_links(organization: str, page_size: int) -> KeyLinkPage:
     """Prepares the call for the first page of an organization's key links."""
     request = api.ListKeyLinksRequest(organization=organization, page_size=page_size)
@@ -149,6 +159,7 @@ def key_links_of(response: api.ListKeyLinksResponse) -> tuple[KeyLink, ...]:
     return tuple(map(KeyLink.from_message, response.key_links))
 
 
+@checked
 def update_key_link(
     key_link: KeyLink,
     fields: Iterable[str] | None,
@@ -169,6 +180,7 @@ def update_key_link(
     return Call("UpdateKeyLink", request, read, Plane.CONTROL, id_, service=ORGANIZATIONS)
 
 
+@checked
 def delete_key_link(
     organization: str, key_link: str, etag: str, request_id: str | None, *, validate_only: bool
 ) -> Call[api.DeleteKeyLinkResponse, Removed]:
@@ -185,4 +197,4 @@ def delete_key_link(
 
 
 def _mask(fields: Iterable[str] | None) -> FieldMask | None:
-    return None if fields is None else FieldMask(paths=names_of(fields))
+    return None if fields is None else FieldMask(paths=fields)

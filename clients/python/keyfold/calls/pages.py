@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from keyfold.arguments import checked
 from keyfold.calls.call import Call, Plane
 from keyfold.errors.reasons import ClusterBannedError, RowNotAuthenticError
 from keyfold.models.status import ClusterStatus, Health, State
@@ -42,6 +43,7 @@ Page: TypeAlias = Call[api.ListClustersResponse, tuple[ClusterStatus, ...]]
 """The call for one page."""
 
 
+@checked
 def first_page(narrow: ClusterFilter, page_size: int) -> Page:
     """Prepares the call for the first page."""
     request = api.ListClustersRequest(

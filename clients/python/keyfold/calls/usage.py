@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
 
+from keyfold.arguments import checked
 from keyfold.calls.call import EVENTS, Call, Plane
 from keyfold.calls.events import stamp
 from keyfold.models.usage import UsageCount
@@ -45,6 +46,7 @@ UsagePage: TypeAlias = Call[api.ListUsageResponse, tuple[UsageCount, ...]]
 """The call for one page of counts."""
 
 
+@checked
 def first_usage(narrow: UsageFilter, page_size: int) -> UsagePage:
     """Prepares the call for the first page of counts."""
     span = Duration()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Final, NamedTuple
 
+from keyfold.arguments import checked
 from keyfold.calls.call import EVENTS, Call, Plane
 from keyfold.calls.events import EventFilter
 from keyfold.errors import (
@@ -113,6 +114,7 @@ class WatchState:
         response: The last message as the contract has it.
     """
 
+    @checked
     def __init__(
         self,
         clusters: Iterable[str],
@@ -241,6 +243,7 @@ class WatchState:
         return max(wait, (error.retry_after or 0.0) if error is not None else 0.0)
 
 
+@checked
 def advance_cursor(
     cursor: str, session: str, resume_token: str
 ) -> Call[api.AdvanceCursorResponse, Cursor]:
@@ -255,6 +258,7 @@ def list_cursors() -> Call[api.ListCursorsResponse, tuple[Cursor, ...]]:
     return Call("ListCursors", request, _cursors, Plane.CONTROL, service=EVENTS)
 
 
+@checked
 def delete_cursor(cursor: str, caller: str) -> Call[api.DeleteCursorResponse, None]:
     """Prepares a DeleteCursor call."""
     request = api.DeleteCursorRequest(cursor=cursor, caller=caller)

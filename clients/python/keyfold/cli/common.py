@@ -18,6 +18,7 @@ from keyfold.cli.output.forms import DATA, RESOURCES, Form
 from keyfold.cli.output.tables import Look, looking
 from keyfold.cli.session import Session
 from keyfold.client import Client
+from keyfold.errors import InvalidInputError
 from keyfold.transport.target import DEFAULT_TARGET
 from keyfold.transport.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT
 from keyfold.transport.tls import Tls
@@ -241,10 +242,8 @@ def opened(form: Form, shared: Mapping[str, Any], parsed: typer.Context) -> Sess
                 timeout=limit or DATA_TIMEOUT,
                 control_timeout=limit or CONTROL_TIMEOUT,
             )
-        except OSError as problem:
-            raise InputError(f"cannot read {problem.filename}: {problem.strerror}") from problem
-        except ValueError as problem:
-            raise InputError(str(problem)) from problem
+        except InvalidInputError as problem:
+            raise InputError(problem.message) from problem
 
     target = shared["target"]
     return Session(target, connect(target), form, connect, parsed, limit)

@@ -13,12 +13,22 @@ import grpc
 from google.longrunning.operations_pb2_grpc import OperationsStub
 
 from keyfold.calls.batches import Part
-from keyfold.calls.call import EVENTS, KEYS, OPERATIONS, ORGANIZATIONS, Call, Response, Result
+from keyfold.calls.call import (
+    EVENTS,
+    KEYS,
+    OPERATIONS,
+    ORGANIZATIONS,
+    Call,
+    Plane,
+    Response,
+    Result,
+)
 from keyfold.errors import ForkedError, KeyfoldError
-from keyfold.errors.rpc_status import error_of_call
 from keyfold.transport.caller import Caller, OnBehalfOf, Token
 from keyfold.transport.channel import endpoint
+from keyfold.transport.failures import FAILURES, about, closed_error, failure_of
 from keyfold.transport.forks import forks
+from keyfold.transport.loops import elsewhere, this_loop
 from keyfold.transport.target import DEFAULT_TARGET, Target
 from keyfold.transport.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT, Timeouts
 from keyfold.transport.tls import Tls
@@ -49,23 +59,27 @@ class Connection:
         """Makes a client, which connects when it makes its first call.
 
         Raises:
-            TypeError: The token is neither a path nor a callable, or `on_behalf_of` is neither a
-                string nor a callable.
-            ValueError: The client cannot use the target, the TLS options, the token or the name,
-                or the token would go over plain text to another machine.
-            OSError: A file cannot be read, or one of several host names does not resolve.
+            ArgumentTypeError: An argument has a type that is not taken, such as a token that is
+                neither a path nor a callable.
+            ArgumentValueError: The client cannot use the target, the TLS options, the token or the
+                name, or the token would go over plain text to another machine.
+            FileUnreadableError: A file cannot be read.
+            UnavailableError: One of several host names does not resolve.
         """
         self._caller = Caller(token, on_behalf_of)
         self._endpoint = endpoint(target, tls, with_token=self._caller.brings_token)
-        self._timeouts = Timeouts(timeout, control_timeout)
+        self._timeouts = Timeouts.of_client(timeout, control_timeout)
         self._opening = Lock()
-        self._opened: tuple[grpc.Channel, _Stubs] | None = None
+        self._opened: tuple[grpc.Channel, _Stubs, object] | None = None
+        self._closed = False
         self._forks = forks()
 
     def _open(self) -> tuple[grpc.Channel, _Stubs]:
         """Returns the channel and its stubs, which the first call makes.
 
         Raises:
+            ClosedError: The client is closed.
+            EventLoopError: It was in use on another event loop.
             ForkedError: Calls were made before this process was forked.
         """
         opened = self._opened
@@ -78,10 +92,20 @@ class Connection:
                 )
             # Nothing was opened, so the child may; but a thread of the parent may hold the lock.
             self._opening, self._forks = Lock(), forks()
-        if opened is not None:
-            return opened
+        if opened is None:
+            opened = self._first()
+        channel, stubs, loop = opened
+        if self._closed:
+            raise closed_error()
+        if loop is not this_loop():
+            raise elsewhere()
+        return channel, stubs
+
+    def _first(self) -> tuple[grpc.Channel, _Stubs, object]:
         # Under a lock, or two threads that make their first calls at once would open two channels.
         with self._opening:
+            if self._closed:
+                raise closed_error()
             if self._opened is None:
                 channel = self._endpoint.channel()
                 stubs: _Stubs = {
@@ -90,7 +114,7 @@ class Connection:
                     ORGANIZATIONS: OrganizationServiceStub(channel),
                     OPERATIONS: OperationsStub(channel),  # type: ignore[no-untyped-call]
                 }
-                self._opened = channel, stubs
+                self._opened = channel, stubs, this_loop()
             return self._opened
 
     def __enter__(self) -> Self:
@@ -105,24 +129,38 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection and cancels the calls that are under way."""
-        if self._opened is not None and self._forks != forks():
-            return  # It is the parent's.
-        channel, _ = self._open()
-        channel.close()
+        """Closes the connection and cancels the calls that are under way.
+
+        Closing it again does nothing. A later call raises `ClosedError`.
+        """
+        if self._forks != forks():
+            self._closed = True
+            return  # The channel is the parent's, and one of its threads may hold the lock.
+        with self._opening:
+            self._closed = True
+            opened = self._opened
+        if opened is not None:
+            opened[0].close()
 
     def send(self, call: Call[Response, Result], *, timeout: float | None = None) -> Response:
         """Sends a call of `keyfold.calls` and returns its response as the protobuf message."""
-        _, stubs = self._open()
-        method = getattr(stubs[call.service], call.method)
-        limit = self._timeouts.of(call.plane, timeout)
-        caller = self._caller.metadata()
         with client_span(call.method, call.service) as trace:
             try:
+                _, stubs = self._open()
+                method = getattr(stubs[call.service], call.method)
+                limit = self._timeouts.of(call.plane, timeout)
+                caller = self._caller.metadata()
                 response = method(call.request, timeout=limit, metadata=[*caller, *trace])
-            except grpc.RpcError as failed:
-                raise error_of_call(failed, call.request_id) from failed
+            except KeyfoldError as error:
+                about(error, call)
+                raise
+            except FAILURES as failed:
+                raise self.failure(failed, call) from failed
         return cast("Response", response)
+
+    def failure(self, failed: BaseException, call: Call[Response, Result]) -> BaseException:
+        """Returns the error of a call that failed with one of `FAILURES`."""
+        return failure_of(failed, call, closed=self._closed)
 
     def stream(self, call: Call[Response, Result]) -> Any:
         """Begins a call whose response is a stream, and returns gRPC's own call to iterate over."""
@@ -131,11 +169,12 @@ class Connection:
         return method(call.request, metadata=self._caller.metadata())
 
     def _ask(self, call: Call[Response, Result], timeout: float | None) -> Result:
-        return call.read(self.send(call, timeout=timeout))
+        return call.result(self.send(call, timeout=timeout))
 
     def _batch(
         self, parts: Iterable[Part[Response, Result]], timeout: float | None
     ) -> list[Result | KeyfoldError]:
+        self._timeouts.of(Plane.DATA, timeout)  # It raises, and is no fault of an item.
         results: list[Result | KeyfoldError] = []
         for part in parts:
             try:

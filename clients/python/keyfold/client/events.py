@@ -42,7 +42,7 @@ class Events(Connection):
         )
         while page is not None:
             response = self.send(page, timeout=timeout)
-            for event in page.read(response):
+            for event in page.result(response):
                 yield event
             page = next_page(page, response)
 
@@ -66,7 +66,7 @@ class Events(Connection):
         page: UsagePage | None = first_usage(narrow, page_size)
         while page is not None:
             response = self.send(page, timeout=timeout)
-            for count in page.read(response):
+            for count in page.result(response):
                 yield count
             page = next_page(page, response)
 

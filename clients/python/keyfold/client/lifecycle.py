@@ -263,7 +263,7 @@ class Lifecycle(Connection):
         banned: list[str] = []
         while page is not None:
             response = self.send(page, timeout=timeout)
-            for cluster in page.read(response):
+            for cluster in page.result(response):
                 yield cluster
             spoilt += response.not_authentic
             banned += response.banned

@@ -65,7 +65,7 @@ class Organizations(Connection):
         spoilt: list[str] = []
         while page is not None:
             response = self.send(page, timeout=timeout)
-            for organization in page.read(response):
+            for organization in page.result(response):
                 yield organization
             spoilt += response.not_authentic
             page = next_page(page, response)
@@ -141,7 +141,7 @@ class Organizations(Connection):
         page: KeyLinkPage | None = calls.first_key_links(organization, page_size)
         while page is not None:
             response = self.send(page, timeout=timeout)
-            for link in page.read(response):
+            for link in page.result(response):
                 yield link
             page = next_page(page, response)
 

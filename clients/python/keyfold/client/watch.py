@@ -9,15 +9,13 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-import grpc
-
 from keyfold.calls import watch as calls
 from keyfold.calls.events import EVERY_EVENT, EventFilter
-from keyfold.calls.watch import PATIENCE, Moment, WatchState, ignored, moment
+from keyfold.calls.watch import PATIENCE, Moment, WatchCall, WatchState, ignored, moment
 from keyfold.client.connection import Connection
 from keyfold.errors import KeyfoldError
-from keyfold.errors.rpc_status import error_of_call
 from keyfold.models.watch import Cursor, WatchMessage
+from keyfold.transport.failures import FAILURES
 from keyfold.transport.watchdog import Watchdog, pause
 from keyfold.v1.event_service_pb2 import WatchEventsResponse
 
@@ -103,18 +101,22 @@ class Watch:
     def _messages(self) -> Iterator[WatchMessage]:
         while not self._closed:
             ended: KeyfoldError | None = None
+            call = self._state.call()
             try:
-                for message in self._one_stream():
+                for message in self._one_stream(call):
                     yield message
-            except grpc.RpcError as failed:
-                ended = error_of_call(failed)
+            except FAILURES as failed:
+                found = self._connection.failure(failed, call)
+                if not isinstance(found, KeyfoldError):
+                    raise
+                ended = found
             if not self._closed:
                 wait = self._state.failed(ended)
                 self._on_break(ended)
                 pause(wait)
 
-    def _one_stream(self) -> Iterator[WatchMessage]:
-        stream = self._connection.stream(self._state.call())
+    def _one_stream(self, call: WatchCall) -> Iterator[WatchMessage]:
+        stream = self._connection.stream(call)
         try:
             with Watchdog(stream.cancel, PATIENCE) as self._watchdog:
                 asked_at = moment()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from keyfold.arguments import check_of, wrong_value
 from keyfold.calls.watch import Moment
 
 if TYPE_CHECKING:  # it loads `cryptography`
@@ -43,7 +44,8 @@ class Bounds:
         max_age: Seconds from the call that made it.
 
     Raises:
-        ValueError: A bound is too small to seal one message.
+        ArgumentTypeError: A bound is not a number.
+        ArgumentValueError: It is too small to seal one message.
     """
 
     max_messages: int
@@ -51,8 +53,9 @@ class Bounds:
     max_age: float
 
     def __post_init__(self) -> None:
+        check_of(Bounds)(self, "bounds")
         if self.max_messages < 1 or self.max_bytes < 0 or not self.max_age >= 0:
-            raise ValueError(
+            raise wrong_value(
                 "max_messages must be at least 1, and max_bytes and max_age not negative"
             )
 

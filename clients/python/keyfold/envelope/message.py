@@ -18,6 +18,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from keyfold.arguments import check_of
 from keyfold.crypto import context as encoding
 from keyfold.errors import (
     DataTooLargeError,
@@ -41,6 +42,8 @@ _MAX_NAME: Final = 128
 
 _COMMITMENT_SIZE: Final = 32
 _LEAST_SEALED: Final = NONCE_SIZE + 16 + _COMMITMENT_SIZE
+
+_CHECK: Final = check_of(Context)
 
 _U16: Final = struct.Struct(">H")
 
@@ -86,23 +89,17 @@ def check_context(context: Context) -> None:
     """Refuses what is not a mapping of strings to strings.
 
     Raises:
-        InvalidContextError: It is something else.
+        ArgumentTypeError: It is something else.
     """
-    if not isinstance(context, Mapping):
-        raise _bad_context(f"is {type(context).__name__}; send a mapping of names to values")
-    for name, value in context.items():
-        for text in (name, value):
-            if not isinstance(text, str):
-                raise _bad_context(
-                    f"has {type(text).__name__} in the pair {name!r}; send text for both parts"
-                )
+    _CHECK(context, "context")
 
 
 def encode_context(context: Context) -> bytes:
     """Returns the encoding of a context.
 
     Raises:
-        InvalidContextError: It is not a mapping of strings to strings, or out of bounds.
+        ArgumentTypeError: It is not a mapping of strings to strings.
+        InvalidContextError: It is out of bounds.
     """
     check_context(context)
     try:
@@ -119,9 +116,10 @@ def encode_own_context(context: Context, key_context: Context) -> bytes:
     """Returns the encoding of the pairs that a message has besides its key's.
 
     Raises:
+        ArgumentTypeError: As `encode_context`.
         InvalidContextError: As `encode_context`, or a pair has another value than the key's.
     """
-    if not context:
+    if context == {}:
         return encoding.EMPTY
     encoded = encode_context(context)
     if context.keys().isdisjoint(key_context):
@@ -138,15 +136,12 @@ def bound_to(cluster: str) -> bytes:
     """Returns the AAD of all messages of a cluster, up to the contexts.
 
     Raises:
-        InvalidNameError: The name is not a string of 1 to 128 ASCII characters.
+        InvalidNameError: The name does not have 1 to 128 ASCII characters.
     """
-    try:
-        name = cluster.encode("ascii")
-    except (AttributeError, UnicodeEncodeError):
-        name = b""
+    name = cluster.encode() if cluster.isascii() else b""
     if not 0 < len(name) <= _MAX_NAME:
         raise InvalidNameError(
-            f"a cluster's name is a string of 1 to {_MAX_NAME} ASCII characters",
+            f"a cluster's name has 1 to {_MAX_NAME} ASCII characters",
             code="INVALID_ARGUMENT",
         )
     return _PREFIX + _U16.pack(len(name)) + name

@@ -136,14 +136,26 @@ from keyfold.errors.reasons import (
     WrappedKeyCorruptError,
     WrongClusterError,
 )
+from keyfold.errors.usage import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    CallerSourceError,
+    ClosedError,
+    EventLoopError,
+    FileUnreadableError,
+)
 
 __all__ = [
     "AccessDeniedError",
     "AlreadyExistsError",
+    "ArgumentTypeError",
+    "ArgumentValueError",
     "BusyError",
     "CallerCredentialError",
+    "CallerSourceError",
     "CallerUnknownError",
     "CancelledError",
+    "ClosedError",
     "ClusterBannedError",
     "ClusterExistsError",
     "ClusterNameNotAllowedError",
@@ -163,8 +175,10 @@ __all__ = [
     "DrainingError",
     "DuplicateRegionError",
     "EtagMismatchError",
+    "EventLoopError",
     "ExternalIdNotIssuedError",
     "FieldViolation",
+    "FileUnreadableError",
     "ForbiddenError",
     "ForkedError",
     "GenerationInUseError",

@@ -1,12 +1,16 @@
 """The exceptions that a call raises: their base, and a branch for each kind of failure.
 
-The module `reasons` has the leaves, one for each *reason* that the server sends, and `messages`
-those about an envelope's messages, which the client finds itself. Most callers
+The module `reasons` has the leaves, one for each *reason* that the server sends; `messages` has
+those about an envelope's messages, and `usage` those about how the client is used, which the client
+finds itself. Most callers
 catch a branch: `except RefusedError` needs no list of reasons. For a reason newer than itself the
 client raises the branch, with the reason in its attribute `reason`.
 
     KeyfoldError
     ├── InvalidInputError           the request is wrong; nothing was changed
+    │   ├── ArgumentTypeError       a TypeError, too: an argument has a type that is not taken
+    │   ├── ArgumentValueError      a ValueError, too: nothing can be done with an argument
+    │   ├── FileUnreadableError     an OSError, too: the file of a token, certificate or key
     │   └── MessageInvalidError     a message of an envelope does not open
     ├── NotFoundError               it does not exist, or the caller may not see it
     ├── AlreadyExistsError          it exists, and differs from the request
@@ -25,6 +29,8 @@ client raises the branch, with the reason in its attribute `reason`.
     ├── UnimplementedError          the server does not have this method
     ├── CancelledError              the caller cancelled the call, or a stopping server did
     ├── ForkedError                 the process was forked after the client was in use
+    ├── ClosedError                 the client, cache or borrowed key was closed before
+    ├── EventLoopError              the asynchronous client belongs to another event loop
     └── InternalError               a fault in the server; the message names the incident
 
 Keyfold never mixes "refused" and "could not tell": the first is the customer's decision, the
@@ -63,6 +69,8 @@ class KeyfoldError(Exception):
         retry_after: Seconds to wait before trying again, or None.
         request_id: The request_id of a change, or None for other calls. If it is unknown whether
             the change was made, sending it again with this id is safe.
+        cluster: The cluster that the error concerns: what the server says, or else the one that
+            the call named; None if there is none. `str` of the error names it.
     """
 
     reason: str = ""
@@ -86,11 +94,11 @@ class KeyfoldError(Exception):
         self.field_violations = field_violations
         self.retry_after = retry_after
         self.request_id: str | None = None
+        self.cluster = self.metadata.get("cluster")
 
-    @property
-    def cluster(self) -> str | None:
-        """The cluster that the error concerns, or None."""
-        return self.metadata.get("cluster")
+    def __str__(self) -> str:
+        said = self.cluster is None or f"cluster {self.cluster}" in self.message
+        return self.message if said else f"cluster {self.cluster}: {self.message}"
 
     @property
     def region(self) -> str | None:

@@ -67,8 +67,13 @@ _BY_CODE_OF_KMS: Final[dict[str, type[KeyfoldError]]] = {
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
-def error_of(status: Status) -> KeyfoldError:
-    """Returns the error of a status, without the details that cannot be read."""
+def error_of(status: Status, cluster: str = "") -> KeyfoldError:
+    """Returns the error of a status, without the details that cannot be read.
+
+    Args:
+        status: The status.
+        cluster: The cluster that the failed call or item was about, if it was about one.
+    """
     reason, metadata = "", dict[str, str]()
     violations: list[FieldViolation] = []
     retry_after: float | None = None
@@ -86,7 +91,7 @@ def error_of(status: Status) -> KeyfoldError:
         except DecodeError:
             continue
     code = _CODE_NAMES.get(status.code, "UNKNOWN")
-    return _class_of(reason, code, metadata.get("source", ""))(
+    error = _class_of(reason, code, metadata.get("source", ""))(
         status.message or code.lower().replace("_", " "),
         reason=reason or code,
         code=code,
@@ -94,16 +99,21 @@ def error_of(status: Status) -> KeyfoldError:
         field_violations=tuple(violations),
         retry_after=retry_after,
     )
+    error.cluster = error.cluster or cluster or None
+    return error
 
 
-def error_of_call(failed: grpc.RpcError, request_id: str | None = None) -> KeyfoldError:
+def error_of_call(
+    failed: grpc.RpcError, request_id: str | None = None, cluster: str = ""
+) -> KeyfoldError:
     """Returns the error of a failed call.
 
     Args:
         failed: The exception that the channel raised, either a synchronous or an asyncio one.
         request_id: The request_id of a change.
+        cluster: The cluster that the call was about, if it was about one.
     """
-    error = error_of(_status_of(failed))
+    error = error_of(_status_of(failed), cluster)
     error.request_id = request_id
     return error
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from google.longrunning import operations_proto_pb2 as longrunning
 
+from keyfold.arguments import checked
 from keyfold.models.specs import KeySpec, RegionPolicy
 from keyfold.models.status import PendingReplica, enum_name, time_of
 from keyfold.v1 import key_management_service_pb2 as api
@@ -38,6 +39,7 @@ class OperationAction:
     message: ops.OperationAction
 
     @classmethod
+    @checked
     def rotate(
         cls, key_spec: KeySpec | None = None, *, new_generation: bool = False
     ) -> OperationAction:
@@ -57,11 +59,13 @@ class OperationAction:
         return cls(ops.OperationAction(recheck=ops.RecheckAction()))
 
     @classmethod
+    @checked
     def set_policy(cls, policy: RegionPolicy) -> OperationAction:
         """Gives each region another policy, as a whole."""
         return cls(ops.OperationAction(policy=ops.PolicyAction(policy=policy.to_message())))
 
     @classmethod
+    @checked
     def move_link(cls, key_spec: KeySpec) -> OperationAction:
         """Gives a key link, which is the scope, another key, and rotates what uses it.
 
@@ -78,28 +82,33 @@ class OperationScope:
     message: ops.OperationScope
 
     @classmethod
+    @checked
     def organization(cls, organization: str) -> OperationScope:
         """Takes the regions of an organization's clusters."""
         return cls(ops.OperationScope(organization=organization))
 
     @classmethod
+    @checked
     def key_link(cls, organization: str, key_link: str) -> OperationScope:
         """Takes the regions that use a key link."""
         link = ops.KeyLinkScope(organization=organization, key_link=key_link)
         return cls(ops.OperationScope(key_link=link))
 
     @classmethod
+    @checked
     def root_key(cls, uri: str, version: str = "") -> OperationScope:
         """Takes the regions under a root key, or those that have a KEK under one version of it."""
         return cls(ops.OperationScope(root_key=ops.RootKeyScope(uri=uri, version=version)))
 
     @classmethod
+    @checked
     def principal(cls, auth_principal: str) -> OperationScope:
         """Takes the regions whose key is called as a principal; empty: the server's own."""
         principal = ops.PrincipalScope(auth_principal=auth_principal)
         return cls(ops.OperationScope(principal=principal))
 
     @classmethod
+    @checked
     def clusters(cls, clusters: Iterable[str]) -> OperationScope:
         """Takes the regions of some clusters, at most 1,000."""
         return cls(ops.OperationScope(clusters=ops.ClustersScope(clusters=clusters)))

@@ -49,7 +49,7 @@ class Rechecked:
             Health.from_message(message.health),
             message.can_unwrap if message.HasField("can_unwrap") else None,
             message.can_wrap if message.HasField("can_wrap") else None,
-            error_of(message.error) if message.HasField("error") else None,
+            error_of(message.error, message.cluster) if message.HasField("error") else None,
         )
 
 

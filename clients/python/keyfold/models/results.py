@@ -259,7 +259,10 @@ class Restored(Change):
             message.replayed,
             message.superseded,
             tuple(message.restored),
-            tuple(NotRestored(one.region, error_of(one.error)) for one in message.not_restored),
+            tuple(
+                NotRestored(one.region, error_of(one.error, message.status.cluster))
+                for one in message.not_restored
+            ),
         )
 
 

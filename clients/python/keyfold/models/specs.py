@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeAlias
 
+from keyfold.arguments import wrong_type
 from keyfold.v1 import key_management_service_pb2 as api
 from keyfold.v1 import resources_pb2 as resources
 
@@ -21,10 +22,10 @@ def as_bytes(value: Buffer, name: str) -> bytes:
     """Returns the bytes of a buffer.
 
     Raises:
-        TypeError: The value is not a buffer. `bytes()` would turn a number into zeros.
+        ArgumentTypeError: The value is not a buffer. `bytes()` would turn a number into zeros.
     """
     if not isinstance(value, (bytes, bytearray, memoryview)):
-        raise TypeError(f"{name} must be bytes, not {type(value).__name__}")
+        raise wrong_type(name, "bytes", value)
     return bytes(value)
 
 
@@ -175,7 +176,7 @@ class WrapItem:
 
     def to_message(self) -> api.BatchWrapItem:
         """Returns the protobuf message."""
-        plaintext = as_bytes(self.plaintext, "plaintext")
+        plaintext = bytes(self.plaintext)
         return api.BatchWrapItem(region=self.region, plaintext=plaintext, context=self.context)
 
 
@@ -193,7 +194,7 @@ class UnwrapItem:
 
     def to_message(self) -> api.BatchUnwrapItem:
         """Returns the protobuf message."""
-        wrapped_key = as_bytes(self.wrapped_key, "wrapped_key")
+        wrapped_key = bytes(self.wrapped_key)
         return api.BatchUnwrapItem(wrapped_key=wrapped_key, context=self.context)
 
 
@@ -214,12 +215,7 @@ class RewrapItem:
     def to_message(self) -> api.BatchRewrapItem:
         """Returns the protobuf message."""
         return api.BatchRewrapItem(
-            wrapped_key=as_bytes(self.wrapped_key, "wrapped_key"),
+            wrapped_key=bytes(self.wrapped_key),
             context=self.context,
             destination=None if self.destination is None else self.destination.to_message(),
         )
-
-
-def region_specs(specs: Iterable[RegionSpec]) -> list[resources.RegionSpec]:
-    """Returns the protobuf messages of several specs."""
-    return [spec.to_message() for spec in specs]

@@ -12,6 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from keyfold.arguments import wrong_type, wrong_value
+from keyfold.errors import CallerSourceError
+from keyfold.transport.files import unreadable
+
 Token: TypeAlias = os.PathLike[str] | Callable[[], str]
 """The path of a token's file, or a callable that returns a token.
 
@@ -40,16 +44,16 @@ class Caller:
         """Checks both, and reads a token's file for the first time.
 
         Raises:
-            TypeError: The token is neither a path nor a callable, such as a plain string, or
-                `on_behalf_of` is neither a string nor a callable.
-            ValueError: The file does not hold a token, or gRPC cannot send the name.
-            OSError: The file cannot be read.
+            ArgumentTypeError: The token is neither a path nor a callable, such as a plain string,
+                or `on_behalf_of` is neither a string nor a callable.
+            ArgumentValueError: The file does not hold a token, or gRPC cannot send the name.
+            FileUnreadableError: The file cannot be read.
         """
         self._token = _source(token)
         if isinstance(on_behalf_of, str):
             _check_name(on_behalf_of)
         elif on_behalf_of is not None and not callable(on_behalf_of):
-            raise TypeError("on_behalf_of must be a string, or a callable that returns one")
+            raise wrong_type("on_behalf_of", "str, or a callable that returns one", on_behalf_of)
         self._named = on_behalf_of
 
     @property
@@ -60,16 +64,17 @@ class Caller:
     def metadata(self) -> list[tuple[str, str]]:
         """Returns the metadata that tells the server who makes the next call.
 
-        An exception that a callable raises passes through.
-
         Raises:
-            TypeError: A callable returned something other than a string.
-            ValueError: A callable returned a string that cannot be a token or a name.
+            ArgumentTypeError: A callable returned something other than a string.
+            ArgumentValueError: A callable returned a string that cannot be a token or a name.
+            CallerSourceError: A callable failed.
         """
         found = []
         if self._token is not None:
             found.append(("authorization", f"Bearer {self._token()}"))
-        named = self._named() if callable(self._named) else self._named
+        named = self._named
+        if callable(named):
+            named = _asked(named, "on_behalf_of")
         if named:
             _check_name(named)
             found.append(("on-behalf-of", named))
@@ -85,16 +90,32 @@ def _source(token: Token | None) -> Callable[[], str] | None:
     if isinstance(token, os.PathLike):
         return _File(Path(token)).token
     if not callable(token):
-        raise TypeError(
-            "token must be a path, such as Path('/var/run/secrets/tokens/keyfold'), or a callable "
-            "that returns a token; a plain string could be either"
+        raise wrong_type(
+            "token",
+            "a path, such as Path('/var/run/secrets/tokens/keyfold'), or a callable that returns a "
+            "token",
+            token,
         )
     ask = token
 
     def checked() -> str:
-        return _checked(ask(), "the token callable's result")
+        return _checked(_asked(ask, "token"), "the token callable's result")
 
     return checked
+
+
+def _asked(ask: Callable[[], str], name: str) -> str:
+    """Returns what the program's callable returns.
+
+    The error says of the callable's own error its type only, for its text may quote a token.
+    """
+    try:
+        return ask()
+    except Exception as error:
+        raise CallerSourceError(
+            f"the callable that the client was given as {name} raised {type(error).__name__}",
+            code="UNAUTHENTICATED",
+        ) from error
 
 
 class _File:
@@ -108,7 +129,10 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read = self._fresh()
+        try:
+            self._read = self._fresh()
+        except OSError as error:
+            raise unreadable(path, error) from error
 
     def token(self) -> str:
         # One attribute holds both, so that no thread pairs an old stamp with a new token.
@@ -122,12 +146,14 @@ class _File:
         return self._read[1]
 
     def _fresh(self) -> tuple[_Stamp, str]:
+        if "\0" in str(self._path):
+            raise wrong_value("the token's path has a null character; look at how it was made")
         with self._path.open("rb") as file:
             # The open file's own stamp: the path may name another file by now.
             stamp = _stamp(os.fstat(file.fileno()))
             content = file.read(_MAX_FILE + 1)
         if len(content) > _MAX_FILE:
-            raise ValueError(
+            raise wrong_value(
                 f"{self._path} holds more than {_MAX_FILE:,} bytes, so it is not a token"
             )
         text = content.decode("ascii", "replace").strip()
@@ -147,18 +173,18 @@ def _stamp(status: os.stat_result) -> _Stamp:
 def _checked(token: object, what: str) -> str:
     """Returns the token if gRPC can send it; gRPC's own error would quote the token."""
     if not isinstance(token, str):
-        raise TypeError(f"{what} is not a string")
+        raise wrong_type(what, "str", token)
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ValueError(f"{what} is not a token: one line of ASCII without spaces")
+        raise wrong_value(f"{what} is not a token: one line of ASCII without spaces")
     return token
 
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
-        raise TypeError("on_behalf_of is not a string")
+        raise wrong_type("on_behalf_of", "str", name)
     plain = name.isascii() and name.isprintable() and name == name.strip()
     if not name or not plain or len(name) > _MAX_NAME:
-        raise ValueError(
+        raise wrong_value(
             f"on_behalf_of must be 1 to {_MAX_NAME} printable ASCII characters, without spaces at "
             "either end"
         )

@@ -8,6 +8,7 @@ from typing import Final
 
 import grpc
 
+from keyfold.arguments import checked, wrong_value
 from keyfold.calls.call import EVENTS, KEYS, OPERATIONS, ORGANIZATIONS
 from keyfold.transport.target import Target, addresses_of, common_host, grpc_target, is_local
 from keyfold.transport.tls import Tls
@@ -53,6 +54,7 @@ class Endpoint:
         return grpc.aio.secure_channel(self.target, self.credentials, self.options)
 
 
+@checked
 def endpoint(target: Target, tls: Tls | None, *, with_token: bool = False) -> Endpoint:
     """Returns the arguments of the channel to a target.
 
@@ -66,13 +68,15 @@ def endpoint(target: Target, tls: Tls | None, *, with_token: bool = False) -> En
         with_token: Whether calls will carry a token, which anybody who reads it can use.
 
     Raises:
-        ValueError: The target is malformed, several hosts have no common server_name for TLS, or
-            a token would go over plain text to another machine.
-        OSError: One of several host names does not resolve, or a file of `tls` cannot be read.
+        ArgumentTypeError: The target or a part of `tls` has a type that is not taken.
+        ArgumentValueError: The target is malformed, several hosts have no common server_name for
+            TLS, or a token would go over plain text to another machine.
+        FileUnreadableError: A file of `tls` cannot be read.
+        UnavailableError: One of several host names does not resolve.
     """
     addresses = addresses_of(target)
     if with_token and tls is None and not all(map(is_local, addresses)):
-        raise ValueError(
+        raise wrong_value(
             "over plain text a token goes only to a loopback address or a unix socket, because "
             "anybody who reads it can use it; use TLS"
         )
@@ -88,7 +92,7 @@ def endpoint(target: Target, tls: Tls | None, *, with_token: bool = False) -> En
         # Without these gRPC would expect the whole list as the server's name.
         name = common_host(addresses)
         if tls and not tls.server_name and name is None:
-            raise ValueError("several hosts with TLS need a server_name that all of them prove")
+            raise wrong_value("several hosts with TLS need a server_name that all of them prove")
         authority = addresses[0] if name is None else name
         options.append(("grpc.default_authority", authority))
         if tls and name and not tls.server_name:

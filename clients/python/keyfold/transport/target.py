@@ -8,6 +8,9 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
+from keyfold.arguments import wrong_value
+from keyfold.errors import UnavailableError
+
 Target: TypeAlias = str | Sequence[str]
 """`host:port`, `unix:/path`, or several `host:port`, in a list or separated by commas."""
 
@@ -18,8 +21,14 @@ _SCHEME: Final = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):")
 
 
 def addresses_of(target: Target) -> list[str]:
-    """Returns the single addresses of a target."""
+    """Returns the single addresses of a target.
+
+    Raises:
+        ArgumentValueError: There is none.
+    """
     given = target.split(",") if isinstance(target, str) else target
+    if not given:
+        raise wrong_value("target has no address; pass host:port or unix:/path")
     return [address.strip() for address in given]
 
 
@@ -27,8 +36,8 @@ def grpc_target(addresses: Sequence[str]) -> str:
     """Returns the target that gRPC takes for one address or several.
 
     Raises:
-        ValueError: An address is malformed, or several are not all IPv4 or all IPv6.
-        OSError: One of several host names does not resolve.
+        ArgumentValueError: An address is malformed, or several are not all IPv4 or all IPv6.
+        UnavailableError: One of several host names does not resolve.
     """
     if len(addresses) > 1:
         return _several(addresses)
@@ -62,14 +71,19 @@ def _several(addresses: Iterable[str]) -> str:
     found = [_resolve(*pair) for pair in pairs]
     families = {address.version for address, _ in found}
     if len(families) > 1:
-        raise ValueError("several addresses must be all IPv4 or all IPv6")
+        raise wrong_value("several addresses must be all IPv4 or all IPv6")
     if families == {6}:
         return "ipv6:" + ",".join(f"[{address}]:{port}" for address, port in found)
     return "ipv4:" + ",".join(f"{address}:{port}" for address, port in found)
 
 
 def _resolve(host: str, port: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, str]:
-    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        message = f"the address of {host} cannot be found: {why}"
+        raise UnavailableError(message, code="UNAVAILABLE") from error
     # IPv4 first, so that names which have both families go together.
     found.sort(key=lambda one: one[0] != socket.AF_INET)
     return ipaddress.ip_address(found[0][4][0]), port
@@ -78,5 +92,5 @@ def _resolve(host: str, port: str) -> tuple[ipaddress.IPv4Address | ipaddress.IP
 def _host_port(address: str) -> tuple[str, str]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host or _SCHEME.match(address):
-        raise ValueError(f"{address!r} is not host:port or unix:/path")
+        raise wrong_value(f"{address!r} is not host:port or unix:/path")
     return host, port

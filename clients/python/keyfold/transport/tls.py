@@ -8,6 +8,9 @@ from pathlib import Path
 
 import grpc
 
+from keyfold.arguments import wrong_value
+from keyfold.transport.files import unreadable
+
 
 @dataclass(frozen=True, slots=True)
 class Tls:
@@ -29,13 +32,18 @@ class Tls:
         """Returns the gRPC credentials.
 
         Raises:
-            ValueError: The certificate was given without the key, or the key without it.
-            OSError: A file cannot be read.
+            ArgumentValueError: The certificate was given without the key, or the key without it.
+            FileUnreadableError: A file cannot be read.
         """
         if (self.cert is None) != (self.key is None):
-            raise ValueError("give a client certificate and its key together, or neither")
+            raise wrong_value("give a client certificate and its key together, or neither")
         return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.cert))
 
 
 def _pem(part: str | os.PathLike[str] | bytes | None) -> bytes | None:
-    return part if part is None or isinstance(part, bytes) else Path(part).read_bytes()
+    if part is None or isinstance(part, bytes):
+        return part
+    try:
+        return Path(part).read_bytes()
+    except OSError as error:
+        raise unreadable(part, error) from error

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from keyfold.aio import AsyncClient, AsyncWatch
+from keyfold.arguments import checked, expect
 from keyfold.caching.aio.bunch import lent_together
 from keyfold.caching.aio.lending import AsyncAsker, AsyncOpeningKey, AsyncSealingKey
 from keyfold.caching.holdings import Holdings, Limits
@@ -43,7 +44,8 @@ class AsyncKeyCache:
     most 5 seconds.
 
     Raises:
-        ValueError: A bound is too small.
+        ArgumentTypeError: An argument has a type that is not taken.
+        ArgumentValueError: A bound is too small.
 
     Example:
         >>> async with keyfold.AsyncKeyCache(client) as cache:
@@ -56,6 +58,7 @@ class AsyncKeyCache:
         32
     """
 
+    @checked
     def __init__(
         self,
         client: AsyncClient,
@@ -92,9 +95,11 @@ class AsyncKeyCache:
             context: The context that it was wrapped with.
             timeout: Deadline of a call, in seconds.
         """
+        expect(str, cluster=cluster)
         name = (cluster, as_bytes(wrapped_key, "wrapped_key"), pairs(context))
         return AsyncOpeningKey(self._asker, name, timeout)
 
+    @checked
     def opening_keys(
         self,
         cluster: str,
@@ -112,8 +117,7 @@ class AsyncKeyCache:
             timeout: Deadline of each call, in seconds.
         """
         names = [
-            (cluster, as_bytes(wrapped_key, "wrapped_key"), pairs(context))
-            for wrapped_key, context in wrapped_keys
+            (cluster, bytes(wrapped_key), pairs(context)) for wrapped_key, context in wrapped_keys
         ]
         return lent_together(self._asker, cluster, names, timeout)
 
@@ -140,6 +144,9 @@ class AsyncKeyCache:
                 which it does. The default is 1,000,000 messages, 64 GiB and 300 seconds.
             timeout: Deadline of a call, in seconds.
         """
+        expect(str, cluster=cluster, region=region)
+        expect(int, size=size)
+        expect(Bounds, bounds=bounds)
         return AsyncSealingKey(
             self._asker, (cluster, region, pairs(context)), size, bounds, timeout
         )

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
+from keyfold.arguments import checked, expect
 from keyfold.caching.client.bunch import lent_together
 from keyfold.caching.client.lending import Asker, OpeningKey, SealingKey
 from keyfold.caching.holdings import Holdings, Limits
@@ -45,7 +46,8 @@ class KeyCache:
     most 5 seconds.
 
     Raises:
-        ValueError: A bound is too small.
+        ArgumentTypeError: An argument has a type that is not taken.
+        ArgumentValueError: A bound is too small.
 
     Example:
         >>> with keyfold.KeyCache(client) as cache:
@@ -58,6 +60,7 @@ class KeyCache:
         32
     """
 
+    @checked
     def __init__(
         self,
         client: Client,
@@ -94,9 +97,11 @@ class KeyCache:
             context: The context that it was wrapped with.
             timeout: Deadline of a call, in seconds.
         """
+        expect(str, cluster=cluster)
         name = (cluster, as_bytes(wrapped_key, "wrapped_key"), pairs(context))
         return OpeningKey(self._asker, name, timeout)
 
+    @checked
     def opening_keys(
         self,
         cluster: str,
@@ -114,8 +119,7 @@ class KeyCache:
             timeout: Deadline of each call, in seconds.
         """
         names = [
-            (cluster, as_bytes(wrapped_key, "wrapped_key"), pairs(context))
-            for wrapped_key, context in wrapped_keys
+            (cluster, bytes(wrapped_key), pairs(context)) for wrapped_key, context in wrapped_keys
         ]
         return lent_together(self._asker, cluster, names, timeout)
 
@@ -142,6 +146,9 @@ class KeyCache:
                 which it does. The default is 1,000,000 messages, 64 GiB and 300 seconds.
             timeout: Deadline of a call, in seconds.
         """
+        expect(str, cluster=cluster, region=region)
+        expect(int, size=size)
+        expect(Bounds, bounds=bounds)
         return SealingKey(self._asker, (cluster, region, pairs(context)), size, bounds, timeout)
 
     def __len__(self) -> int:

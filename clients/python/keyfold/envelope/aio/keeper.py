@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from keyfold.aio.data_plane import DataPlane
 from keyfold.calls.watch import Moment, moment
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keyfold.crypto.xaes import SharedKey
 
 
+@runtime_checkable
 class AsyncKeySource(Protocol):
     """Gives out data keys. A key stays whole until the block that entered it ends."""
 

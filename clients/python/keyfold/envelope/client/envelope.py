@@ -9,6 +9,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
+from keyfold.arguments import checked, taken
 from keyfold.client.data_plane import DataPlane
 from keyfold.envelope import message as form
 from keyfold.envelope.cipher import open_message, seal
@@ -20,6 +21,8 @@ from keyfold.models.results import Rewrapped
 from keyfold.models.specs import Buffer, Context, RewrapItem, as_bytes
 
 _NO_CONTEXT: Final[Context] = MappingProxyType({})
+
+_ASKED: Final = Iterable[tuple[Buffer, Context | None]]
 
 _Result = bytes | KeyfoldError
 _Name = tuple[bytes, frozenset[tuple[str, str]]]
@@ -52,9 +55,10 @@ class Envelope:
     a method may make; None means the client's.
 
     Raises:
+        ArgumentTypeError: An argument has a type that is not taken.
+        ArgumentValueError: A bound is too small.
         InvalidContextError: The context is out of bounds.
         InvalidNameError: The cluster's name is out of bounds.
-        ValueError: A bound is.
 
     Example:
         >>> envelope = keyfold.Envelope(client, "prod", "eu", context={"table": "cards"})
@@ -63,6 +67,7 @@ class Envelope:
         b'4111'
     """
 
+    @checked
     def __init__(
         self,
         client: DataPlane,
@@ -98,6 +103,7 @@ class Envelope:
             timeout: See the class.
 
         Raises:
+            ArgumentTypeError: The data is not bytes, or the context not a mapping of texts.
             DataTooLargeError: The data has more than 1 GiB.
             InvalidContextError: The context is out of bounds, or disagrees with the envelope's.
         """
@@ -128,7 +134,7 @@ class Envelope:
             timeout: See the class.
 
         Raises:
-            InvalidContextError: The context is not a mapping of strings to strings.
+            ArgumentTypeError: The message is not bytes, or the context not a mapping of texts.
             MessageContextError: The message does not have the pairs, or not the envelope's.
             MessageInvalidError: It is not a message, or was changed, or has another's parts.
             InvalidInputError: Its wrapped key is not of this cluster, or was changed; the reason
@@ -155,8 +161,12 @@ class Envelope:
             messages: The messages, each with the pairs that it must have or None, as in `open`.
             timeout: Deadline of each call, in seconds. A call that fails does not raise: its error
                 is the result of each of its messages.
+
+        Raises:
+            ArgumentTypeError: They are not pairs of bytes and of a mapping of texts or None.
         """
-        found = [self._found(message, context) for message, context in messages]
+        pairs = taken(_ASKED, messages, "messages")
+        found = [self._found(message, context) for message, context in pairs]
         asked: dict[_Name, tuple[bytes, Context]] = {
             _name(parts): (parts.wrapped_key, parts.key_context)
             for parts in found
@@ -180,6 +190,7 @@ class Envelope:
         sealed, so a message that does not open is not noticed.
 
         Raises:
+            ArgumentTypeError: The message is not bytes.
             MessageInvalidError: It is not a message, or does not have the envelope's pairs.
             InvalidInputError: Its wrapped key is not of this cluster, or was changed.
         """
@@ -195,8 +206,12 @@ class Envelope:
         """Moves many messages as `rekey` does, in calls of up to 1,000.
 
         Returns a message or an error for each. `timeout` is the deadline of each call.
+
+        Raises:
+            ArgumentTypeError: They are not bytes.
         """
-        found = [self._found(message, None) for message in messages]
+        given = taken(Iterable[Buffer], messages, "messages")
+        found = [self._found(message, None) for message in given]
         items = [
             RewrapItem(parts.wrapped_key, parts.key_context)
             for parts in found
@@ -229,7 +244,7 @@ class Envelope:
 
     def _demanded(self, message: Buffer, context: Context | None) -> form.Message:
         parts = self._parsed(message)
-        if context:
+        if context is not None:
             form.check_context(context)
             _demand(context, {**parts.key_context, **parts.context})
         return parts

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from keyfold.calls.watch import Moment, moment
 from keyfold.client.data_plane import DataPlane
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from keyfold.crypto.xaes import SharedKey
 
 
+@runtime_checkable
 class KeySource(Protocol):
     """Gives out data keys. A key stays whole until the block that entered it ends."""
 
