@@ -82,6 +82,8 @@ def test_every_error_has_an_exit_code() -> None:
     }
     assert unexpected == {
         "CancelledError",
+        "ClosedError",
+        "EventLoopError",
         "ForkedError",
         "InternalError",
         "KekMismatchError",

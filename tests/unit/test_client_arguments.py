@@ -383,8 +383,8 @@ def test_whatever_comes_ends_as_an_error_of_keyfold(data: st.DataObject) -> None
     names = [name for name in parameters(method) if (method, name) not in NOT_CHECKED]
     chosen = data.draw(st.lists(st.sampled_from(names), unique=True))
     arguments = required(method) | {name: data.draw(_ODD) for name in chosen}
-    if method.startswith("batch_"):
-        with suppress(keyfold.ArgumentTypeError, keyfold.ArgumentValueError):
+    if method.startswith("batch_") or method == "generate_data_keys":
+        with suppress(keyfold.KeyfoldError):
             results = ask(method, arguments)
             assert isinstance(results, list)
             assert {type(one) for one in results} <= {keyfold.UnavailableError}
