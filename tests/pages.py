@@ -1,8 +1,9 @@
 """Pages of the documentation: the tests that they name, and the blocks that readers paste.
 
-A page's `sh` blocks are one session of bash, and its `python` blocks run between them. A `text`
-block shows what came out of the block before it. There `…` stands for whatever differs, and a line
-of it alone for any lines. Blank lines and blanks at the ends of lines do not count.
+A page's `sh` blocks are one session of bash, and its `python` blocks run between them. A `go`
+block that is a whole program is written to `main.go`. A `text` block shows what came out of the
+block before it. There `…` stands for whatever differs, and a line of it alone for any lines. Blank
+lines and blanks at the ends of lines do not count.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def blocks(page: str) -> list[tuple[str, str | None]]:
             found.append((text, None))
         elif language == "python":
             found.append((f"python - <<'END_OF_BLOCK'\n{text}END_OF_BLOCK\n", None))
+        elif language == "go" and text.startswith("package main"):
+            found.append((f"cat > main.go <<'END_OF_BLOCK'\n{text}END_OF_BLOCK\n", None))
     return found
 
 

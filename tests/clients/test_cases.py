@@ -22,9 +22,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import os
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -34,10 +32,11 @@ import pytest
 
 import keyfold
 from certificates import Authority
+from clients import golang
 from clients.drivers import Driver, GoDriver, Outcome, PythonDriver
 from clients.forms import error_form
 from clients.matching import differences, filled, picked
-from e2e.server import ROOT, Server, make
+from e2e.server import Server, make
 from keyfold.errors.reasons import BY_REASON
 from keyfold.errors.rpc_status import error_of
 from keyfold_server.domain import errors as server_errors
@@ -54,10 +53,7 @@ DRIVERS: Final = ("python", "asyncio", "go")
 
 REGIONS: Final = ("eu", "us")
 
-BUILD: Final = 300.0
-"""Seconds that building the program for Go may take: the first time, all of gRPC is compiled."""
-
-pytestmark = pytest.mark.timeout(BUILD)
+pytestmark = pytest.mark.timeout(golang.BUILD)
 
 SECRETS: Final = 10
 """Keys to look for in what is printed."""
@@ -84,11 +80,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program that makes calls with the client for Go; a skip without Go, except in CI."""
     program = tmp_path_factory.mktemp("go") / "cases"
-    script = [str(ROOT / "scripts" / "go.sh"), "build", "./internal/cases", str(program)]
-    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=BUILD)
-    if done.returncode == 3 and os.environ.get("CI") != "true":
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
+    golang.run("build", "./internal/cases", str(program))
     return program
 
 
