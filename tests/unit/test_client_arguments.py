@@ -375,7 +375,7 @@ _ODD: Final = st.recursive(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_whatever_comes_ends_as_an_error_of_keyfold(data: st.DataObject) -> None:
     """No method raises anything but KeyfoldError, whatever its arguments are."""
@@ -563,6 +563,29 @@ def test_a_value_is_not_shown() -> None:
         ask("wrap", {"cluster": "prod", "region": "eu", "plaintext": secret})
     assert secret not in repr(raised.value)
     assert secret not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        keyfold.Client,
+        keyfold.AsyncClient,
+        keyfold.Envelope,
+        keyfold.AsyncEnvelope,
+        keyfold.KeyCache,
+        keyfold.AsyncKeyCache,
+    ],
+)
+def test_every_method_says_what_it_raises(kind: type[Any]) -> None:
+    """A docstring lists the errors of its method, which are Keyfold's and are exported."""
+    for name, method in inspect.getmembers(kind, inspect.isfunction):
+        if name.startswith("_") or name in MACHINERY:
+            continue
+        _, _, told = (inspect.getdoc(method) or "").partition("Raises:\n")
+        named = re.findall(r"^    (\w+): ", told, re.MULTILINE)
+        assert named, f"{kind.__name__}.{name}"
+        for one in named:
+            assert issubclass(getattr(keyfold, one), keyfold.KeyfoldError), f"{name}: {one}"
 
 
 def test_every_argument_has_a_kind() -> None:

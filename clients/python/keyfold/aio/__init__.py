@@ -17,7 +17,7 @@ __all__ = ["AsyncClient", "AsyncWatch"]
 class AsyncClient(
     DataPlane, Lifecycle, KeyUses, Deletion, Organizations, Operations, Events, Watching
 ):
-    """A connection to Keyfold for asyncio. Every method raises `KeyfoldError` when its call fails.
+    """A connection to Keyfold for asyncio. Every method raises `KeyfoldError` and nothing else.
 
     It belongs to the event loop of its first call, and cancelling a task cancels its call.
 
@@ -40,6 +40,12 @@ class AsyncClient(
 
     Each method's own `timeout`, in seconds, replaces these for one call. When a server is
     unavailable, the client sends the call up to three more times before the deadline.
+
+    Each method says what it raises of its own. Besides, any method may raise `ArgumentTypeError`
+    or `ArgumentValueError` before it sends anything; `UnauthenticatedError` or `ForbiddenError` if
+    the server does not know the caller, or its policy says no; `UnavailableError`, `LimitError` or
+    `DeadlineError` if there is no answer now; `InternalError`; and `ClosedError`, `ForkedError` or
+    `EventLoopError` if the client is used after its end or where it cannot work.
 
     Example:
         >>> import keyfold

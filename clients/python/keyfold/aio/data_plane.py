@@ -28,6 +28,15 @@ class DataPlane(Connection):
 
         Unwrapping it takes the same `context`, which has at most 16 pairs and 4,096 bytes.
 
+        Raises:
+            InvalidPlaintextError: The key is empty or longer than 4,096 bytes.
+            InvalidContextError: The context is out of bounds.
+            NotFoundError: There is no such cluster or region, or the caller may not see it.
+            StateError: The region is revoked (`RevokedError`) or deleted, or the cluster is
+                banned.
+            RefusedError: The customer's KMS refuses the root key.
+            CouldNotTellError: The KMS gives no answer, for longer than keys serve without one.
+
         Example:
             >>> wrapped = await client.wrap("prod", "eu", bytes(32), context={"table": "users"})
             >>> len(wrapped.wrapped_key)
@@ -44,6 +53,17 @@ class DataPlane(Connection):
         timeout: float | None = None,
     ) -> Unwrapped:
         """Unwraps a wrapped key; `context` must be the one that it was wrapped with.
+
+        Raises:
+            ContextMismatchError: The context is not the one that the key was wrapped with.
+            InvalidInputError: The wrapped key is another cluster's, was changed, or is not one;
+                the class says which.
+            GenerationRetiredError: The generation that wrapped it is retired.
+            NotFoundError: There is no such cluster or region, or the caller may not see it.
+            StateError: The region is revoked (`RevokedError`) or deleted, or the cluster is
+                banned.
+            RefusedError: The customer's KMS refuses the root key.
+            CouldNotTellError: The KMS gives no answer, for longer than keys serve without one.
 
         Example:
             >>> wrapped = await client.wrap("prod", "eu", bytes(32), context={"table": "users"})
@@ -69,6 +89,15 @@ class DataPlane(Connection):
 
         With `wrapped_only` the server keeps the plaintext to itself, which suits a program that
         stores keys and never uses them.
+
+        Raises:
+            InvalidSizeError: No data key has this size.
+            InvalidContextError: The context is out of bounds.
+            NotFoundError: There is no such cluster or region, or the caller may not see it.
+            StateError: The region is revoked (`RevokedError`) or deleted, or the cluster is
+                banned.
+            RefusedError: The customer's KMS refuses the root key.
+            CouldNotTellError: The KMS gives no answer, for longer than keys serve without one.
         """
         call = calls.generate_data_key(cluster, region, size, context, wrapped_only=wrapped_only)
         return await self._ask(call, timeout)
@@ -90,6 +119,15 @@ class DataPlane(Connection):
         those of `generate_data_key`. If a key cannot be wrapped, the method raises its error and
         returns none of the keys. More than 1,000 keys take several calls, one after another, and
         `timeout` is the deadline of each.
+
+        Raises:
+            InvalidSizeError: No data key has this size.
+            InvalidContextError: The context is out of bounds.
+            NotFoundError: There is no such cluster or region, or the caller may not see it.
+            StateError: The region is revoked (`RevokedError`) or deleted, or the cluster is
+                banned.
+            RefusedError: The customer's KMS refuses the root key.
+            CouldNotTellError: The KMS gives no answer, for longer than keys serve without one.
 
         Example:
             >>> keys = await client.generate_data_keys("prod", "eu", 100, context={"disk": "7"})
@@ -115,6 +153,17 @@ class DataPlane(Connection):
         """Moves a wrapped key to the newest generation, or to a destination.
 
         The plaintext never leaves the server.
+
+        Raises:
+            ContextMismatchError: The context is not the one that the key was wrapped with.
+            InvalidInputError: The wrapped key is another cluster's, was changed, or is not one;
+                the class says which.
+            GenerationRetiredError: The generation that wrapped it is retired.
+            NotFoundError: There is no such cluster or region, or the caller may not see it.
+            StateError: The region is revoked (`RevokedError`) or deleted, or the cluster is
+                banned.
+            RefusedError: The customer's KMS refuses the root key.
+            CouldNotTellError: The KMS gives no answer, for longer than keys serve without one.
         """
         return await self._ask(calls.rewrap(cluster, wrapped_key, context, destination), timeout)
 
@@ -133,6 +182,9 @@ class DataPlane(Connection):
         at most 1,000 items and 4 MiB, one after another, and `timeout` is the deadline of each. A
         call that fails does not raise: its error is the result of each of its items.
 
+        Raises:
+            ArgumentTypeError: An item is neither bytes nor a `WrapItem`; nothing was sent.
+
         Example:
             >>> results = await client.batch_wrap("prod", [bytes(32), b""], region="eu")
             >>> [getattr(result, "reason", "wrapped") for result in results]
@@ -148,7 +200,11 @@ class DataPlane(Connection):
         context: Context | None = None,
         timeout: float | None = None,
     ) -> list[Unwrapped | KeyfoldError]:
-        """Unwraps any number of wrapped keys; `batch_wrap` describes results and limits."""
+        """Unwraps any number of wrapped keys; `batch_wrap` describes results and limits.
+
+        Raises:
+            ArgumentTypeError: An item is neither bytes nor an `UnwrapItem`; nothing was sent.
+        """
         return await self._batch(batches.unwraps(cluster, items, context), timeout)
 
     async def batch_rewrap(
@@ -160,5 +216,9 @@ class DataPlane(Connection):
         destination: Destination | None = None,
         timeout: float | None = None,
     ) -> list[Rewrapped | KeyfoldError]:
-        """Rewraps any number of wrapped keys; `batch_wrap` describes results and limits."""
+        """Rewraps any number of wrapped keys; `batch_wrap` describes results and limits.
+
+        Raises:
+            ArgumentTypeError: An item is neither bytes nor a `RewrapItem`; nothing was sent.
+        """
         return await self._batch(batches.rewraps(cluster, items, context, destination), timeout)

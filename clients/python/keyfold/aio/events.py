@@ -30,6 +30,9 @@ class Events(Connection):
         keys of these clusters. `page_size` is 1 to 1,000, or 0 for the server's choice; `timeout`
         is the deadline of each page.
 
+        Raises:
+            InvalidPageError: The page size is below zero.
+
         Example:
             >>> narrow = keyfold.EventFilter(cluster="prod", action="rpc:cluster:enable")
             >>> [(one.caller, one.outcome) async for one in client.list_events(narrow)]
@@ -56,6 +59,9 @@ class Events(Connection):
         The counts of all replicas are added up, and come up to a minute late. `page_size` is 1 to
         1,000, or 0 for the server's choice; `timeout` is the deadline of each page.
 
+        Raises:
+            InvalidPageError: The page size is below zero.
+
         Example:
             >>> narrow = keyfold.UsageFilter(cluster="prod", span=timedelta(days=1))
             >>> async for one in client.list_usage(narrow):
@@ -76,6 +82,9 @@ class Events(Connection):
         A broken link, or an anchor that speaks against the log, is a result and not an error: see
         `Verification.whole`. `timeout` is the deadline of each of the calls that this takes.
 
+        Raises:
+            NotAllowedError: The caller is not an auditor of everything.
+
         Example:
             >>> anchor = await client.get_anchor()
             >>> verified = await client.verify_events([anchor.line])
@@ -88,5 +97,9 @@ class Events(Connection):
         return calls.verification_of(walk.whole)
 
     async def get_anchor(self, *, timeout: float | None = None) -> Anchor:
-        """Returns a signed line about the newest entry of the server's log, to keep elsewhere."""
+        """Returns a signed line about the newest entry of the server's log, to keep elsewhere.
+
+        Raises:
+            NotAllowedError: The caller is not an auditor of everything.
+        """
         return await self._ask(calls.get_anchor(), timeout)

@@ -42,6 +42,14 @@ class Lifecycle(Connection):
         regions, an error names those that have no spec. `validate_only` proves the keys and
         stores nothing.
 
+        Raises:
+            ClusterExistsError: The cluster has other keys already.
+            InvalidInputError: A spec, name or policy cannot be used; the class says which.
+            KmsError: A root key cannot be proven: a `RefusedError` or a `CouldNotTellError`.
+            KeyHeldByAnotherError: The key belongs to another organization.
+            StateError: The organization does not let this cluster or this key in; the class
+                says why.
+
         Example:
             >>> key = keyfold.KeySpec("LOCAL", "local:acme")
             >>> enabled = await client.enable("test", [keyfold.RegionSpec("eu", key)])
@@ -74,6 +82,14 @@ class Lifecycle(Connection):
 
         If all regions of the cluster are revoked, the call fails with `ClusterRevokedError` unless
         `into_revoked` is true. The new regions then serve, and the others stay revoked.
+
+        Raises:
+            ClusterNotFoundError: There is no such cluster, or the caller may not see it.
+            RegionExistsError: A region has another key already.
+            ClusterRevokedError: All regions of the cluster are revoked.
+            InvalidInputError: A spec, name or policy cannot be used; the class says which.
+            KmsError: A root key cannot be proven: a `RefusedError` or a `CouldNotTellError`.
+            ConcurrentChangeError: Another change of the cluster came first.
         """
         call = calls.add_regions(
             cluster,
@@ -105,6 +121,14 @@ class Lifecycle(Connection):
 
         Regions whose key is a replica of a named region's key move along. With
         `only_named_regions` they stay where they are, and have keys of their own from then on.
+
+        Raises:
+            NotFoundError: There is no such cluster or region, or the caller may not see it.
+            RevokedError: A region is revoked.
+            KeyVersionPinnedError: The key's uri names one version, so there is no newer one.
+            InvalidInputError: A spec, name or policy cannot be used; the class says which.
+            KmsError: A root key cannot be proven: a `RefusedError` or a `CouldNotTellError`.
+            ConcurrentChangeError: Another change of the cluster came first.
         """
         call = calls.rotate(
             cluster,
@@ -125,7 +149,11 @@ class Lifecycle(Connection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Revoked:
-        """Stops all use of keys at once in the named regions; without `regions`, in the cluster."""
+        """Stops all use of keys at once in the named regions; without `regions`, in the cluster.
+
+        Raises:
+            NotFoundError: There is no such cluster or region, or the caller may not see it.
+        """
         return await self._ask(calls.revoke(cluster, regions, reason, request_id), timeout)
 
     async def restore(
@@ -141,6 +169,11 @@ class Lifecycle(Connection):
 
         A region whose key cannot be proven stays revoked. That is a result and not an error: see
         `Restored.not_restored`.
+
+        Raises:
+            NotFoundError: There is no such cluster or region, or the caller may not see it.
+            ClusterBannedError: The cluster's stored rows are not authentic.
+            ConcurrentChangeError: Another change of the cluster came first.
         """
         return await self._ask(calls.restore(cluster, regions, reason, request_id), timeout)
 
@@ -160,6 +193,11 @@ class Lifecycle(Connection):
         The newest generation wraps and cannot be retired. Keys that a retired generation wrapped
         stay as they are: after `bring_back`, they can be unwrapped again. The status shows when
         each generation was last used, in `Generation.last_use_time`.
+
+        Raises:
+            NotFoundError: There is no such cluster, region or generation.
+            GenerationInUseError: It is the newest generation, which wraps.
+            ConcurrentChangeError: Another change of the cluster came first.
 
         Example:
             >>> region = keyfold.RegionSpec("eu")
@@ -193,6 +231,10 @@ class Lifecycle(Connection):
         A key that does not work is a result and not an error: see `KeyTest.accessible`. With a
         `geo` in place of a region, the server tries the replica of the key in each of the geo's
         regions: see `KeyTest.replicas`.
+
+        Raises:
+            InvalidKeySpecError: The spec cannot be a key of its provider.
+            UnknownProviderError: The server has no such provider.
         """
         call = calls.test_key(key_spec, cluster, region, organization, geo)
         return await self._ask(call, timeout)
@@ -213,6 +255,11 @@ class Lifecycle(Connection):
         the server issues the external id, once and for good: the organization's if the call names
         one, and otherwise the cluster's. If the key spec asks for a seat, the server reserves one,
         or as many as `seats` says: the same ones again until regions take them.
+
+        Raises:
+            InvalidKeySpecError: The spec cannot be a key of its provider.
+            UnknownProviderError: The server has no such provider.
+            SeatsExhaustedError: The server has no seat left for the key.
         """
         call = calls.get_access_policy(key_spec, cluster, region, organization, seats)
         return await self._ask(call, timeout)
@@ -230,11 +277,22 @@ class Lifecycle(Connection):
         Name a cluster, with some of its regions if you like, or the uri of a root key. A key that
         does not work is a result and not an error. If the KMS refuses a key, no replica uses it
         any more, as after any refusal; the call itself revokes and restores nothing.
+
+        Raises:
+            InvalidRecheckError: The call names both a cluster and a key, or neither.
+            NotFoundError: There is no such cluster or region, or no region uses the key.
         """
         return await self._ask(calls.recheck(cluster, regions, key_uri), timeout)
 
     async def get_status(self, cluster: str, *, timeout: float | None = None) -> ClusterStatus:
-        """Returns what the server knows of a cluster."""
+        """Returns what the server knows of a cluster.
+
+        Raises:
+            ClusterNotFoundError: There is no such cluster, or the caller may not see it.
+            ClusterBannedError: The cluster was revoked while its stored rows were not
+                authentic.
+            RowNotAuthenticError: Somebody other than Keyfold wrote the cluster's stored rows.
+        """
         return await self._ask(calls.get_status(cluster), timeout)
 
     async def list_clusters(
@@ -250,6 +308,10 @@ class Lifecycle(Connection):
         page. If somebody other than Keyfold wrote a cluster's stored rows, the others are still
         listed, and RowNotAuthenticError names every such cluster at the end. ClusterBannedError
         does so for clusters that were revoked in that state.
+
+        Raises:
+            RowNotAuthenticError: Some clusters' stored rows are not Keyfold's; see above.
+            ClusterBannedError: Some clusters were revoked in that state; see above.
 
         Example:
             >>> narrow = keyfold.ClusterFilter(state=keyfold.State.ENABLED)

@@ -17,7 +17,7 @@ __all__ = ["Client", "Watch"]
 
 
 class Client(DataPlane, Lifecycle, KeyUses, Deletion, Organizations, Operations, Events, Watching):
-    """A connection to Keyfold. Every method raises `KeyfoldError` when its call fails.
+    """A connection to Keyfold. Every method raises `KeyfoldError` and nothing else.
 
     Any number of threads may share it.
 
@@ -40,6 +40,12 @@ class Client(DataPlane, Lifecycle, KeyUses, Deletion, Organizations, Operations,
 
     Each method's own `timeout`, in seconds, replaces these for one call. When a server is
     unavailable, the client sends the call up to three more times before the deadline.
+
+    Each method says what it raises of its own. Besides, any method may raise `ArgumentTypeError`
+    or `ArgumentValueError` before it sends anything; `UnauthenticatedError` or `ForbiddenError` if
+    the server does not know the caller, or its policy says no; `UnavailableError`, `LimitError` or
+    `DeadlineError` if there is no answer now; `InternalError`; and `ClosedError`, `ForkedError` or
+    `EventLoopError` if the client is used after its end or where it cannot work.
 
     Example:
         >>> import keyfold

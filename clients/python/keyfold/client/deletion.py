@@ -34,6 +34,13 @@ class Deletion(Connection):
         the deletion back. Copies in backups end later, at `Deleted.final_after`. `validate_only`
         returns what would become unreadable, and stores nothing.
 
+        Raises:
+            NotFoundError: There is no such cluster or region, or the caller may not see it.
+            NotRevokedError: A region is not revoked.
+            RegionsNotChosenError: The call names no region, and is not for all of them.
+            InvalidWaitingPeriodError: The waiting period is out of bounds.
+            ConcurrentChangeError: Another change of the cluster came first.
+
         Example:
             >>> _ = client.revoke("prod", regions=["us"])
             >>> deleted = client.delete_cluster("prod", regions=["us"])
@@ -67,5 +74,10 @@ class Deletion(Connection):
 
         It needs no KMS, and so it proves nothing about the keys: `restore` does. Once the server
         has erased the keys, it raises `ClusterNotFoundError` or `RegionNotFoundError`.
+
+        Raises:
+            NotFoundError: There is no such cluster or region, or it is erased.
+            NotDeletedError: A region is not deleted.
+            ConcurrentChangeError: Another change of the cluster came first.
         """
         return self._ask(calls.undelete_cluster(cluster, regions, reason, request_id), timeout)

@@ -32,6 +32,9 @@ class Events(Connection):
         keys of these clusters. `page_size` is 1 to 1,000, or 0 for the server's choice; `timeout`
         is the deadline of each page.
 
+        Raises:
+            InvalidPageError: The page size is below zero.
+
         Example:
             >>> narrow = keyfold.EventFilter(cluster="prod", action="rpc:cluster:enable")
             >>> [(one.caller, one.outcome) for one in client.list_events(narrow)]
@@ -58,6 +61,9 @@ class Events(Connection):
         The counts of all replicas are added up, and come up to a minute late. `page_size` is 1 to
         1,000, or 0 for the server's choice; `timeout` is the deadline of each page.
 
+        Raises:
+            InvalidPageError: The page size is below zero.
+
         Example:
             >>> narrow = keyfold.UsageFilter(cluster="prod", span=timedelta(days=1))
             >>> for one in client.list_usage(narrow):
@@ -78,6 +84,9 @@ class Events(Connection):
         A broken link, or an anchor that speaks against the log, is a result and not an error: see
         `Verification.whole`. `timeout` is the deadline of each of the calls that this takes.
 
+        Raises:
+            NotAllowedError: The caller is not an auditor of everything.
+
         Example:
             >>> anchor = client.get_anchor()
             >>> verified = client.verify_events([anchor.line])
@@ -90,5 +99,9 @@ class Events(Connection):
         return calls.verification_of(walk.whole)
 
     def get_anchor(self, *, timeout: float | None = None) -> Anchor:
-        """Returns a signed line about the newest entry of the server's log, to keep elsewhere."""
+        """Returns a signed line about the newest entry of the server's log, to keep elsewhere.
+
+        Raises:
+            NotAllowedError: The caller is not an auditor of everything.
+        """
         return self._ask(calls.get_anchor(), timeout)

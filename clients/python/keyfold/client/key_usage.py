@@ -30,6 +30,9 @@ class KeyUses(Connection):
         With `what_if`, each use says what stops if the customer does that at the KMS. `page_size`
         is the most uses in the answer, 1 to 1,000, or 0 for the server's choice.
 
+        Raises:
+            InvalidSelectorError: The selector is empty or contradicts itself.
+
         Example:
             >>> old = keyfold.KeySelector(uri="local:acme")
             >>> usage = client.key_usage(old)
@@ -51,6 +54,11 @@ class KeyUses(Connection):
         `what_if` is as in `key_usage`. `page_size` is 1 to 1,000, or 0 for the server's choice;
         `timeout` is the deadline of each page. If the stored rows of clusters serve nobody, it
         raises an error at the end, as `list_clusters` does.
+
+        Raises:
+            InvalidSelectorError: The selector is empty or contradicts itself.
+            RowNotAuthenticError: Some clusters' stored rows are not Keyfold's.
+            ClusterBannedError: Some clusters were revoked in that state.
 
         Example:
             >>> vault = keyfold.KeySelector(uri="local:acme")

@@ -40,6 +40,11 @@ class Operations(Connection):
         operation would have before it. At most `max_concurrency` regions are under way at once, 1
         to 64; 0 means 16.
 
+        Raises:
+            OperationExistsError: The caller has an operation of this name with other work.
+            InvalidOperationError: The name, the action or the scope cannot be right.
+            TooManyOperationsError: Too many operations are under way.
+
         Example:
             >>> prod = keyfold.OperationScope.clusters(["prod"])
             >>> rotate = keyfold.OperationAction.rotate()
@@ -62,7 +67,11 @@ class Operations(Connection):
         return self._ask(call, timeout)
 
     def get_operation(self, name: str, *, timeout: float | None = None) -> Operation:
-        """Returns an operation, with the first of its failures."""
+        """Returns an operation, with the first of its failures.
+
+        Raises:
+            OperationNotFoundError: There is no such operation, or the caller may not see it.
+        """
         return self._ask(calls.get_operation(name), timeout)
 
     def list_operations(
@@ -72,6 +81,9 @@ class Operations(Connection):
 
         `page_size` is 1 to 1,000, or 0 for the server's choice; `timeout` is the deadline of each
         page.
+
+        Raises:
+            InvalidPageError: The page size is below zero.
         """
         page: OperationPage | None = calls.first_operations(page_size)
         while page is not None:
@@ -86,6 +98,9 @@ class Operations(Connection):
         """Returns an operation once it has ended, or as it is when the time is up.
 
         It waits for `most`, or until shortly before the call's deadline.
+
+        Raises:
+            OperationNotFoundError: There is no such operation, or the caller may not see it.
         """
         return self._ask(calls.wait_operation(name, most), timeout)
 
@@ -93,9 +108,18 @@ class Operations(Connection):
         """Cancels an operation, which ends once the regions under way have ended.
 
         What it has done stays. Of one that has ended it raises `OperationEndedError`.
+
+        Raises:
+            OperationNotFoundError: There is no such operation, or the caller may not see it.
+            OperationEndedError: It has ended.
         """
         self._ask(calls.cancel_operation(name), timeout)
 
     def delete_operation(self, name: str, *, timeout: float | None = None) -> None:
-        """Deletes an operation that has ended; its entries in the log stay."""
+        """Deletes an operation that has ended; its entries in the log stay.
+
+        Raises:
+            OperationNotFoundError: There is no such operation, or the caller may not see it.
+            OperationRunningError: It has not ended.
+        """
         self._ask(calls.delete_operation(name), timeout)

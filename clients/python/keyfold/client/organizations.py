@@ -38,6 +38,11 @@ class Organizations(Connection):
 
         An organization that clusters name exists before anybody makes it, and has the defaults.
 
+        Raises:
+            OrganizationExistsError: It exists, and differs from this.
+            InvalidOrganizationError: A value is out of bounds.
+            KeyHeldByAnotherError: One of its holders is another organization's.
+
         Example:
             >>> linked = keyfold.DefaultKey.LINKED
             >>> acme = keyfold.Organization("acme", default_key=linked)
@@ -49,7 +54,12 @@ class Organizations(Connection):
         return self._ask(call, timeout)
 
     def get_organization(self, name: str, *, timeout: float | None = None) -> Organization:
-        """Returns an organization."""
+        """Returns an organization.
+
+        Raises:
+            OrganizationNotFoundError: There is none of this name, or the caller may not see it.
+            RowNotAuthenticError: Somebody other than Keyfold wrote its stored rows.
+        """
         return self._ask(calls.get_organization(name), timeout)
 
     def list_organizations(
@@ -60,6 +70,9 @@ class Organizations(Connection):
         `page_size` is 1 to 1,000, or 0 for the server's choice; `timeout` is the deadline of each
         page. If somebody other than Keyfold wrote an organization's stored rows, the others are
         still listed, and RowNotAuthenticError names every such organization at the end.
+
+        Raises:
+            RowNotAuthenticError: Some organizations' stored rows are not Keyfold's; see above.
         """
         page: OrganizationPage | None = calls.first_organizations(page_size)
         spoilt: list[str] = []
@@ -85,6 +98,13 @@ class Organizations(Connection):
 
         With an `etag`, the call fails with `EtagMismatchError` if the organization has another one
         by now. A change holds for what comes after it: it changes no key of a cluster.
+
+        Raises:
+            OrganizationNotFoundError: There is none of this name, or the caller may not see it.
+            EtagMismatchError: It has changed since the `etag`.
+            InvalidOrganizationError: A value is out of bounds.
+            InvalidUpdateMaskError: A field cannot be changed, or nothing is.
+            KeyHeldByAnotherError: One of its holders is another organization's.
         """
         call = calls.update_organization(
             organization, fields, etag, request_id, validate_only=validate_only
@@ -100,7 +120,13 @@ class Organizations(Connection):
         validate_only: bool = False,
         timeout: float | None = None,
     ) -> Removed:
-        """Deletes an organization that has neither clusters nor key links."""
+        """Deletes an organization that has neither clusters nor key links.
+
+        Raises:
+            OrganizationNotFoundError: There is none of this name, or the caller may not see it.
+            OrganizationNotEmptyError: It has clusters or key links.
+            EtagMismatchError: It has changed since the `etag`.
+        """
         call = calls.delete_organization(name, etag, request_id, validate_only=validate_only)
         return self._ask(call, timeout)
 
@@ -113,6 +139,14 @@ class Organizations(Connection):
         timeout: float | None = None,
     ) -> KeyLinkChanged:
         """Links a root key to an organization, after the server has proven it.
+
+        Raises:
+            KeyLinkExistsError: The organization has another link of this name, or with this key
+                there.
+            InvalidKeyLinkError: It has no place or two, or a key that no link can have.
+            KeyHeldByAnotherError: The key belongs to another organization.
+            KmsError: The root key cannot be proven: a `RefusedError` or a `CouldNotTellError`.
+            TooManyKeyLinksError: The organization may have no more.
 
         Example:
             >>> key = keyfold.KeySpec("LOCAL", "local:acme")
@@ -127,7 +161,13 @@ class Organizations(Connection):
     def get_key_link(
         self, organization: str, key_link: str, *, timeout: float | None = None
     ) -> KeyLink:
-        """Returns a key link, with the regions that use it."""
+        """Returns a key link, with the regions that use it.
+
+        Raises:
+            KeyLinkNotFoundError: There is none of this name.
+            OrganizationNotFoundError: There is no such organization, or the caller may not see
+                it.
+        """
         return self._ask(calls.get_key_link(organization, key_link), timeout)
 
     def list_key_links(
@@ -137,6 +177,10 @@ class Organizations(Connection):
 
         Each names at most 10 of its users. `page_size` is 1 to 1,000, or 0 for the server's
         choice; `timeout` is the deadline of each page.
+
+        Raises:
+            OrganizationNotFoundError: There is no such organization, or the caller may not see
+                it.
         """
         page: KeyLinkPage | None = calls.first_key_links(organization, page_size)
         while page is not None:
@@ -160,6 +204,14 @@ class Organizations(Connection):
         The server proves the key before it changes anything. With the key that the link has, it
         proves it again, also in the regions that its geo has gained. While regions use the link,
         it keeps its key: the call fails with `KeyLinkInUseError`.
+
+        Raises:
+            KeyLinkNotFoundError: There is none of this name.
+            KeyLinkInUseError: Regions use it, so it keeps its key.
+            KeyLinkMovingError: An operation is moving it to another key.
+            EtagMismatchError: It has changed since the `etag`.
+            InvalidKeyLinkError: No link can have this key or description.
+            KmsError: The root key cannot be proven: a `RefusedError` or a `CouldNotTellError`.
         """
         call = calls.update_key_link(
             key_link, fields, etag, request_id, validate_only=validate_only
@@ -176,7 +228,14 @@ class Organizations(Connection):
         validate_only: bool = False,
         timeout: float | None = None,
     ) -> Removed:
-        """Deletes a key link that no region uses."""
+        """Deletes a key link that no region uses.
+
+        Raises:
+            KeyLinkNotFoundError: There is none of this name.
+            KeyLinkInUseError: Regions use it.
+            KeyLinkMovingError: An operation is moving it to another key.
+            EtagMismatchError: It has changed since the `etag`.
+        """
         call = calls.delete_key_link(
             organization, key_link, etag, request_id, validate_only=validate_only
         )

@@ -164,8 +164,10 @@ class Watching(Connection):
             on_break: Called with what has ended a stream that the watch will begin again, or None
                 if it ended without an error, or nothing came for too long.
 
-        The loop raises a `KeyfoldError` where the first stream cannot be begun, and later where
-        going on would lose something or is not allowed any more.
+        Raises:
+            ArgumentTypeError: An argument has a type that is not taken.
+            KeyfoldError: In the loop: the first stream cannot be begun or, later, going on would
+                lose something or is not allowed any more.
 
         Example:
             >>> with client.watch(["prod"]) as watch:
@@ -199,13 +201,23 @@ class Watching(Connection):
 
         Raises:
             CursorTakenError: Another reader has taken the cursor over.
+            CursorNotFoundError: There is none of this name.
+            CursorExpiredError: It has expired.
         """
         return self._ask(calls.advance_cursor(cursor, session, resume_token), timeout)
 
     def list_cursors(self, *, timeout: float | None = None) -> tuple[Cursor, ...]:
-        """Lists the caller's cursors; for an auditor of everything, those of all callers."""
+        """Lists the caller's cursors; for an auditor of everything, those of all callers.
+
+        Raises:
+            NotAllowedError: The caller is not an auditor.
+        """
         return self._ask(calls.list_cursors(), timeout)
 
     def delete_cursor(self, cursor: str, *, caller: str = "", timeout: float | None = None) -> None:
-        """Deletes a cursor of this caller, or, for an operator of everything, of another one."""
+        """Deletes a cursor of this caller, or, for an operator of everything, of another one.
+
+        Raises:
+            CursorNotFoundError: There is none of this name.
+        """
         self._ask(calls.delete_cursor(cursor, caller), timeout)

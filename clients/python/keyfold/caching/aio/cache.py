@@ -94,6 +94,9 @@ class AsyncKeyCache:
             wrapped_key: The wrapped key.
             context: The context that it was wrapped with.
             timeout: Deadline of a call, in seconds.
+
+        Raises:
+            ArgumentTypeError: An argument has a type that is not taken.
         """
         expect(str, cluster=cluster)
         name = (cluster, as_bytes(wrapped_key, "wrapped_key"), pairs(context))
@@ -115,6 +118,9 @@ class AsyncKeyCache:
             cluster: The name of the cluster.
             wrapped_keys: The wrapped keys, each with the context that it was wrapped with.
             timeout: Deadline of each call, in seconds.
+
+        Raises:
+            ArgumentTypeError: An argument has a type that is not taken.
         """
         names = [
             (cluster, bytes(wrapped_key), pairs(context)) for wrapped_key, context in wrapped_keys
@@ -143,6 +149,9 @@ class AsyncKeyCache:
             bounds: The most messages and bytes that one key encrypts, and the longest time for
                 which it does. The default is 1,000,000 messages, 64 GiB and 300 seconds.
             timeout: Deadline of a call, in seconds.
+
+        Raises:
+            ArgumentTypeError: An argument has a type that is not taken.
         """
         expect(str, cluster=cluster, region=region)
         expect(int, size=size)
