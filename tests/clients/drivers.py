@@ -101,8 +101,6 @@ class PythonDriver(Driver):
             value = work()
         except keyfold.KeyfoldError as error:
             return Outcome(error=error_form(error), printed=printed(error))
-        except (OSError, TypeError, ValueError) as error:
-            return Outcome(error={"message": str(error)}, printed=printed(error))
         if keep:
             setattr(self, keep, value)
             return Outcome()

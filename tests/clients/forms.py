@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
-from keyfold.errors import KeyfoldError, branches
+from keyfold.errors import ClosedError, KeyfoldError, branches
 
-_KINDS: Final = {
+_KINDS: Final = {ClosedError: "Closed"} | {
     kind: name.removesuffix("Error")
     for name, kind in vars(branches).items()
     if isinstance(kind, type) and issubclass(kind, KeyfoldError) and kind is not KeyfoldError

@@ -106,6 +106,8 @@ func (s *session) call(ctx context.Context, name string, given json.RawMessage) 
 		return nil, nil
 	case "next":
 		return s.nextOfWatch()
+	case "close":
+		return nil, s.client.Close()
 	}
 	switch name {
 	case "wrap":
