@@ -39,7 +39,7 @@ SYNC: Final[Mapping[str, str]] = {
     r"\bawait ": "",
     r"\basync (?=def |with |for )": "",
     r"\bAsync(?=Client\b|Iterator\b|Watch\b|Watchdog\b|Envelope\b|Keeper\b|KeySource\b)": "",
-    r"\bAsync(?=KeyCache\b|OpeningKey\b|SealingKey\b|Reader\b|Asker\b)": "",
+    r"\bAsync(?=KeyCache\b|OpeningKey\b|SealingKey\b|Reader\b|Asker\b|Landing\b)": "",
     r"\bAbstractAsync(?=ContextManager\b)": "Abstract",
     r"\basync(?=contextmanager\b)": "",
     r"\basync_(?=pause\b|work\b|this_loop\b)": "",

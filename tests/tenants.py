@@ -90,7 +90,7 @@ class Place:
         """Revokes a cluster, and returns once the cache has heard of it."""
         assert not self.client.revoke(cluster).pending
         until = time.monotonic() + 40
-        while cluster in {name for name, *_ in self.cache._holdings._shelf._keys}:
+        while cluster in {name for name, *_ in self.cache._holdings._memory.shelf._keys}:
             assert time.monotonic() < until
             time.sleep(0.01)
 

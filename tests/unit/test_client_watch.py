@@ -124,9 +124,9 @@ def test_the_first_stream_must_begin(tmp_path: Path) -> None:
             next(iter(client.watch()))
 
 
-def test_what_a_new_snapshot_leaves_out_is_told_as_gone(tmp_path: Path) -> None:
-    """C7: a caller that holds keys of it drops them, although the stream was down meanwhile."""
-    state = calls.WatchState(
+def watch_state() -> calls.WatchState:
+    """Returns the state of a watch of all clusters."""
+    return calls.WatchState(
         (),
         organization="",
         states=True,
@@ -136,8 +136,43 @@ def test_what_a_new_snapshot_leaves_out_is_told_as_gone(tmp_path: Path) -> None:
         cursor="",
     )
 
+
+class Clocks:
+    """Both clocks of the client, which stand still."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monotonic, self.wall = 1_000.0, 5_000.0
+        monkeypatch.setattr(calls, "clock", lambda: self.monotonic)
+        monkeypatch.setattr(calls, "wall", lambda: self.wall)
+
+    def advance(self, seconds: float) -> None:
+        """Lets time pass."""
+        self.monotonic += seconds
+        self.wall += seconds
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    """Gives the clocks that the client sees."""
+    return Clocks(monkeypatch)
+
+
+def beat(state: calls.WatchState, stream_age: float, store_age: float | None = 0.0) -> None:
+    """Takes a heartbeat that the server made so long after it had begun the stream."""
+    response = api.WatchEventsResponse(resume_token="token")
+    response.heartbeat.max_store_age.FromSeconds(20)
+    response.heartbeat.stream_age.FromMicroseconds(int(stream_age * 1e6))
+    if store_age is not None:
+        response.heartbeat.store_age.FromMicroseconds(int(store_age * 1e6))
+    assert len(list(state.take(response))) == 1
+
+
+def test_what_a_new_snapshot_leaves_out_is_told_as_gone(tmp_path: Path) -> None:
+    """C7: a caller that holds keys of it drops them, although the stream was down meanwhile."""
+    state = watch_state()
+
     def take(**message: Any) -> list[keyfold.WatchMessage]:
-        return list(state.take(api.WatchEventsResponse(**message), calls.Moment(0.0, 0.0)))
+        return list(state.take(api.WatchEventsResponse(**message)))
 
     there = api.ClusterState(cluster="a", exists=True)
     other = api.ClusterState(cluster="b", exists=True)
@@ -151,69 +186,91 @@ def test_what_a_new_snapshot_leaves_out_is_told_as_gone(tmp_path: Path) -> None:
     assert isinstance(ended, keyfold.SnapshotEnd)
 
 
-def test_the_age_grows_and_old_heartbeats_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R8: a cache counts from the server's look; what was there before nobody waited is no news."""
-    now = [1_000.0]
-    monkeypatch.setattr(calls, "clock", lambda: now[0])
-    monkeypatch.setattr(calls, "wall", lambda: now[0])
-    state = calls.WatchState(
-        ("a",),
-        organization="",
-        states=True,
-        events=False,
-        narrow=keyfold.EventFilter(),
-        resume_token="",
-        cursor="",
-    )
+def test_a_heartbeat_is_as_old_as_it_is_however_long_it_lay_unread(clocks: Clocks) -> None:
+    """R8: a program that has much else to do does not take what has queued up for new.
+
+    Nor does how long it waited for a message say anything: each may take long in a busy program.
+    """
+    state = watch_state()
     assert state.age == float("inf")
-
-    def beat(asked_at: float, age: float) -> None:
-        response = api.WatchEventsResponse()
-        response.heartbeat.store_age.FromMicroseconds(int(age * 1e6))
-        list(state.take(response, calls.Moment(asked_at, asked_at)))
-
-    now[0] = 1_005.0
-    beat(1_000.0, 2.0)
-    assert state.age == 7.0  # As old as if it had come when the wait began.
-    now[0] = 1_100.0
-    beat(1_100.0, 0.0)
-    assert state.age == 102.0  # It was there before anybody waited: who knows since when.
-    now[0] = 1_105.0
-    beat(1_100.0, 0.0)
-    assert state.age == 5.0
-
-
-def test_what_was_told_is_good_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R8, S3: it counts from a heartbeat of a stream that had caught up, on both clocks."""
-    now = [1_000.0, 5_000.0]
-    monkeypatch.setattr(calls, "clock", lambda: now[0])
-    monkeypatch.setattr(calls, "wall", lambda: now[1])
-    state = calls.WatchState(
-        (),
-        organization="",
-        states=True,
-        events=False,
-        narrow=keyfold.EventFilter(),
-        resume_token="",
-        cursor="",
-    )
-    assert state.good_until(15.0) == calls.NEVER
-
-    def beat(asked_at: calls.Moment, age: float | None) -> None:
-        response = api.WatchEventsResponse()
-        response.heartbeat.max_store_age.FromSeconds(20)
-        if age is not None:
-            response.heartbeat.store_age.FromMicroseconds(int(age * 1e6))
-        list(state.take(response, asked_at))
-
     state.call()
-    now[:] = [1_002.0, 5_002.0]
-    beat(calls.moment(), None)  # It has not caught up.
+    clocks.advance(5.5)
+    beat(state, 5.0, store_age=2.0)
+    assert state.age == 2.5
+    clocks.advance(60.0)  # The reader gets no turn. Then it reads what came meanwhile, one by one.
+    for made in (10.0, 15.0, 20.0):
+        clocks.advance(0.3)
+        beat(state, made)
+    assert state.age == pytest.approx(46.4)
+    beat(state, 66.0)
+    assert state.age == pytest.approx(0.4)
+    beat(state, 99.0)  # The server's clock is fast.
+    assert state.age == 0.0
+
+
+def test_what_was_told_is_good_for_a_while(clocks: Clocks) -> None:
+    """R8: it counts from a heartbeat of a stream that had caught up."""
+    state = watch_state()
     assert state.good_until(15.0) == calls.NEVER
-    beat(calls.moment(), 10.0)  # It was there at once: it came at some time after the call.
-    assert state.good_until(15.0) == calls.Moment(1_010.0, 5_010.0)
-    waits = calls.moment()
-    now[:] = [1_007.0, 8_607.0]  # The machine was paused, with its monotonic clock.
-    beat(waits, 1.0)
+    state.call()
+    clocks.advance(2.0)
+    beat(state, 1.0, store_age=None)
+    assert state.good_until(15.0) == calls.NEVER
+    beat(state, 1.0, store_age=10.0)  # Good for 20 s from the look at the store.
+    assert state.good_until(15.0) == calls.Moment(1_011.0, 5_011.0)
+    beat(state, 2.0, store_age=1.0)
     assert state.good_until(15.0) == calls.Moment(1_017.0, 5_017.0)
-    assert state.age == 3_606.0
+
+
+@pytest.mark.parametrize("by", [3_600.0, -3_600.0])
+def test_a_clock_that_was_set_ends_the_stream(clocks: Clocks, by: float) -> None:
+    """S3: after a step, or a pause of the machine, only a new stream tells how old anything is."""
+    state = watch_state()
+    state.call()
+    clocks.advance(5.0)
+    beat(state, 5.0)
+    assert not state.stepped
+    clocks.wall += by
+    clocks.advance(5.0)
+    beat(state, 10.0)
+    assert state.stepped
+    good = calls.moment().before(state.good_until(15.0))
+    assert good == (by < 0)  # What the monotonic clock says is right if the other was set back.
+    state.call()
+    assert not state.stepped
+    beat(state, 0.0)
+    assert calls.moment().before(state.good_until(15.0))
+
+
+def test_another_history_is_as_fresh_as_its_own_server_says(clocks: Clocks) -> None:
+    """R8: a server that cannot go on from the token tells older states than the one before."""
+    state = watch_state()
+    state.call()
+    beat(state, 0.0)
+    assert state.age == 0.0
+    assert state.failed(keyfold.ResumeTokenInvalidError("another log")) == 0.0
+    assert state.age == float("inf")
+    assert state.good_until(15.0) == calls.NEVER
+    state.call()
+    beat(state, 0.0, store_age=8.0)
+    assert state.age == 8.0
+
+
+def test_a_watch_that_is_closed_between_two_streams_ends(tmp_path: Path) -> None:
+    """A watch whose stream has just ended does not go on with another one for ever."""
+    with serving(tmp_path) as server, keyfold.Client(server.target) as client:
+        enable(client, server, "acme")
+        watch = client.watch()
+        begins = watch._state.call
+
+        def closed_meanwhile() -> Any:
+            call = begins()
+            watch.close()
+            return call
+
+        messages = iter(watch)
+        next(messages)
+        watch._state.call = closed_meanwhile  # type: ignore[method-assign]
+        stale = StoreStaleError("it is stale")
+        server.on_loop(lambda: server.replica.watches._end_all(lambda: stale))
+        assert not [each for each in messages if isinstance(each, keyfold.ClusterState)]

@@ -9,85 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import keyfold
-from in_process import InProcess, serving
+from in_process import serving
+from key_cache_place import CONTEXT, WAIT, Counting, Place, until
 from keyfold.caching.client.lending import OpeningKey
 from keyfold_server.domain.errors import StoreStaleError
-
-CONTEXT = {"table": "users"}
-WAIT = 40.0
-
-
-class Counting(keyfold.Client):
-    """A client that counts the calls that ask for plaintexts."""
-
-    calls = 0
-
-    def unwrap(self, *args: Any, **options: Any) -> keyfold.Unwrapped:
-        self.calls += 1
-        return super().unwrap(*args, **options)
-
-    def generate_data_key(self, *args: Any, **options: Any) -> keyfold.DataKey:
-        self.calls += 1
-        return super().generate_data_key(*args, **options)
-
-
-class Place:
-    """A server, a client, and a cluster `acme` in the regions `eu` and `us`."""
-
-    def __init__(self, server: InProcess, client: Counting) -> None:
-        self.server = server
-        self.client = client
-        for region in ("eu", "us"):
-            if f"fake:{region}" not in server.provider.uris():
-                server.provider.create_key(region)
-        self.enable()
-        self.wrapped = {region: self.wrap(region) for region in ("eu", "us")}
-
-    def enable(self, name: str = "acme", ttl: float | None = None) -> None:
-        span = None if ttl is None else timedelta(seconds=ttl)
-        policy = keyfold.RegionPolicy(cache_ttl=span)
-        specs = [
-            keyfold.RegionSpec(region, keyfold.KeySpec("FAKE", f"fake:{region}"), policy)
-            for region in ("eu", "us")
-        ]
-        self.client.enable(name, specs)
-
-    def wrap(self, region: str = "eu", cluster: str = "acme") -> bytes:
-        return self.client.wrap(cluster, region, bytes(range(32)), context=CONTEXT).wrapped_key
-
-    def use(self, cache: keyfold.KeyCache, region: str = "eu") -> bool:
-        """Opens the region's key, and returns whether memory served it."""
-        before = self.client.calls
-        with cache.opening_key("acme", self.wrapped[region], CONTEXT) as key:
-            assert bytes(key.plaintext) == bytes(range(32))
-        return self.client.calls == before
-
-    def warm(self, cache: keyfold.KeyCache, region: str = "eu") -> None:
-        """Returns once memory serves the region's key."""
-        until(lambda: self.use(cache, region))
-
-    def refused(self, cache: keyfold.KeyCache, region: str = "eu") -> keyfold.KeyfoldError | None:
-        """Returns what the next use raises, or None."""
-        try:
-            self.use(cache, region)
-        except keyfold.KeyfoldError as error:
-            return error
-        return None
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Waits until a condition holds."""
-    ends = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
 
 
 def reached(client: keyfold.Client) -> bool:
@@ -200,7 +131,7 @@ def test_what_is_taken_away_is_refused(
 ) -> None:
     """The key is wiped as the event comes, without any use, and the next use is refused."""
     place.warm(cache)
-    (held,) = cache._holdings._shelf._keys.values()
+    (held,) = cache._holdings._memory.shelf._keys.values()
     take(place)
     until(lambda: not any(held.secret))
     assert isinstance(place.refused(cache), error)
@@ -309,7 +240,7 @@ def test_a_server_of_another_store_is_believed_in_nothing(tmp_path: Path) -> Non
         with serving(tmp_path / "one", listen=listen) as server:
             old = Place(server, client)
             old.warm(cache)
-            (held,) = cache._holdings._shelf._keys.values()
+            (held,) = cache._holdings._memory.shelf._keys.values()
         with serving(tmp_path / "two", listen=listen) as server:
             # gRPC waits for up to 3 s before it connects again.
             until(lambda: reached(client))
@@ -332,7 +263,7 @@ def test_without_the_right_to_watch_it_says_so_once(
     monkeypatch.setattr("keyfold.caching.reader._UNWATCHED", 0.05)
     with caplog.at_level(logging.WARNING), keyfold.KeyCache(place.client) as cache:
         place.warm(cache)
-        (held,) = cache._holdings._shelf._keys.values()
+        (held,) = cache._holdings._memory.shelf._keys.values()
         assert held.until.monotonic - held.began.monotonic == pytest.approx(5.0)
         until(lambda: len(tries) > 2)
     (said,) = [record.getMessage() for record in caplog.records if "cache" in record.getMessage()]
@@ -346,7 +277,7 @@ def test_a_watch_that_fails_in_any_way_serves_nothing(
     """Whatever ends the reader, no key is used without news, and the next watch mends it."""
     with keyfold.KeyCache(place.client) as cache:
         place.warm(cache)
-        (held,) = cache._holdings._shelf._keys.values()
+        (held,) = cache._holdings._memory.shelf._keys.values()
         monkeypatch.setattr("keyfold.caching.reader._LONGEST", 0.05)
         tell = cache._holdings.tell
 
@@ -415,6 +346,37 @@ async def test_a_cache_for_asyncio(tmp_path: Path) -> None:
             task = cache._reader._task
             assert task is not None
             assert task.done()
+
+
+async def test_a_row_of_uses_from_memory_does_not_keep_news_away(tmp_path: Path) -> None:
+    """R8: a task that uses keys from memory without a pause hears of a revocation all the same."""
+    with serving(tmp_path) as server:
+        with Counting(server.target) as client:
+            wrapped = Place(server, client).wrapped["eu"]
+        async with (
+            keyfold.AsyncClient(server.target) as client_,
+            keyfold.AsyncKeyCache(client_, grace=600.0, max_uses=10**9) as cache,
+        ):
+            ends = time.monotonic() + WAIT
+            while len(cache) == 0:
+                async with cache.opening_key("acme", wrapped, CONTEXT):
+                    assert time.monotonic() < ends
+
+            def revoke() -> None:
+                with keyfold.Client(server.target) as other:
+                    other.revoke("acme")
+
+            other = threading.Thread(target=revoke)
+            other.start()
+            revoked = False
+            while not revoked and time.monotonic() < ends:
+                try:
+                    async with cache.opening_key("acme", wrapped, CONTEXT):
+                        pass
+                except keyfold.RevokedError:
+                    revoked = True
+            other.join()
+            assert revoked
 
 
 FORKING = """

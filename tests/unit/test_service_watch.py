@@ -323,6 +323,7 @@ async def test_heartbeats_tell_the_age_of_the_poll(house: House) -> None:
             await one.replica.watches.tick()
             await spin()
         assert [beat.age for beat in each.beats] == [0.0, 6.0]
+        assert [beat.stream for beat in each.beats] == [0.0, 6.0]
         assert each.beats[0].most == 120.0
         house.clock.advance(5.0)
         await one.poll()

@@ -1401,7 +1401,11 @@ type Heartbeat struct {
 	MaxStoreAge *durationpb.Duration `protobuf:"bytes,2,opt,name=max_store_age,json=maxStoreAge,proto3" json:"max_store_age,omitempty"`
 	// For a watch of events, the number of the last event that the stream has passed, whether or not
 	// the caller may see it; 0 otherwise.
-	Number        int64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	Number int64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	// The time since the server began this stream, by its own clock, when it made this message. A client
+	// adds it to the moment at which it asked for the stream: the message is not older than that, however
+	// long it lay unread on the way.
+	StreamAge     *durationpb.Duration `protobuf:"bytes,4,opt,name=stream_age,json=streamAge,proto3" json:"stream_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1455,6 +1459,13 @@ func (x *Heartbeat) GetNumber() int64 {
 		return x.Number
 	}
 	return 0
+}
+
+func (x *Heartbeat) GetStreamAge() *durationpb.Duration {
+	if x != nil {
+		return x.StreamAge
+	}
+	return nil
 }
 
 // The end of the states that a stream begins with, or repeats when the policy has changed: a cluster
@@ -2566,11 +2577,13 @@ const file_keyfold_v1_event_service_proto_rawDesc = "" +
 	"\fresume_token\x18\x05 \x01(\tR\vresumeToken\x12%\n" +
 	"\x0ecursor_session\x18\x06 \x01(\tR\rcursorSession\x12\x14\n" +
 	"\x05store\x18\a \x01(\tR\x05storeB\t\n" +
-	"\amessage\"\x9a\x01\n" +
+	"\amessage\"\xd4\x01\n" +
 	"\tHeartbeat\x126\n" +
 	"\tstore_age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bstoreAge\x12=\n" +
 	"\rmax_store_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vmaxStoreAge\x12\x16\n" +
-	"\x06number\x18\x03 \x01(\x03R\x06number\"\r\n" +
+	"\x06number\x18\x03 \x01(\x03R\x06number\x128\n" +
+	"\n" +
+	"stream_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tstreamAge\"\r\n" +
 	"\vSnapshotEnd\"\xfc\x01\n" +
 	"\fClusterState\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
@@ -2755,43 +2768,44 @@ var file_keyfold_v1_event_service_proto_depIdxs = []int32{
 	15, // 17: keyfold.v1.WatchEventsResponse.snapshot_end:type_name -> keyfold.v1.SnapshotEnd
 	31, // 18: keyfold.v1.Heartbeat.store_age:type_name -> google.protobuf.Duration
 	31, // 19: keyfold.v1.Heartbeat.max_store_age:type_name -> google.protobuf.Duration
-	17, // 20: keyfold.v1.ClusterState.regions:type_name -> keyfold.v1.RegionState
-	32, // 21: keyfold.v1.RegionState.state:type_name -> keyfold.v1.State
-	33, // 22: keyfold.v1.RegionState.health:type_name -> keyfold.v1.Health
-	18, // 23: keyfold.v1.RegionState.generations:type_name -> keyfold.v1.GenerationState
-	31, // 24: keyfold.v1.RegionState.cache_ttl:type_name -> google.protobuf.Duration
-	29, // 25: keyfold.v1.Cursor.advance_time:type_name -> google.protobuf.Timestamp
-	29, // 26: keyfold.v1.Cursor.expire_time:type_name -> google.protobuf.Timestamp
-	29, // 27: keyfold.v1.Cursor.create_time:type_name -> google.protobuf.Timestamp
-	19, // 28: keyfold.v1.AdvanceCursorResponse.cursor:type_name -> keyfold.v1.Cursor
-	19, // 29: keyfold.v1.ListCursorsResponse.cursors:type_name -> keyfold.v1.Cursor
-	29, // 30: keyfold.v1.ListUsageRequest.start_time:type_name -> google.protobuf.Timestamp
-	29, // 31: keyfold.v1.ListUsageRequest.end_time:type_name -> google.protobuf.Timestamp
-	31, // 32: keyfold.v1.ListUsageRequest.span:type_name -> google.protobuf.Duration
-	29, // 33: keyfold.v1.UsageCount.start_time:type_name -> google.protobuf.Timestamp
-	27, // 34: keyfold.v1.ListUsageResponse.counts:type_name -> keyfold.v1.UsageCount
-	29, // 35: keyfold.v1.ListUsageResponse.read_time:type_name -> google.protobuf.Timestamp
-	4,  // 36: keyfold.v1.EventService.ListEvents:input_type -> keyfold.v1.ListEventsRequest
-	6,  // 37: keyfold.v1.EventService.VerifyEvents:input_type -> keyfold.v1.VerifyEventsRequest
-	10, // 38: keyfold.v1.EventService.GetAnchor:input_type -> keyfold.v1.GetAnchorRequest
-	12, // 39: keyfold.v1.EventService.WatchEvents:input_type -> keyfold.v1.WatchEventsRequest
-	20, // 40: keyfold.v1.EventService.AdvanceCursor:input_type -> keyfold.v1.AdvanceCursorRequest
-	22, // 41: keyfold.v1.EventService.ListCursors:input_type -> keyfold.v1.ListCursorsRequest
-	24, // 42: keyfold.v1.EventService.DeleteCursor:input_type -> keyfold.v1.DeleteCursorRequest
-	26, // 43: keyfold.v1.EventService.ListUsage:input_type -> keyfold.v1.ListUsageRequest
-	5,  // 44: keyfold.v1.EventService.ListEvents:output_type -> keyfold.v1.ListEventsResponse
-	7,  // 45: keyfold.v1.EventService.VerifyEvents:output_type -> keyfold.v1.VerifyEventsResponse
-	11, // 46: keyfold.v1.EventService.GetAnchor:output_type -> keyfold.v1.GetAnchorResponse
-	13, // 47: keyfold.v1.EventService.WatchEvents:output_type -> keyfold.v1.WatchEventsResponse
-	21, // 48: keyfold.v1.EventService.AdvanceCursor:output_type -> keyfold.v1.AdvanceCursorResponse
-	23, // 49: keyfold.v1.EventService.ListCursors:output_type -> keyfold.v1.ListCursorsResponse
-	25, // 50: keyfold.v1.EventService.DeleteCursor:output_type -> keyfold.v1.DeleteCursorResponse
-	28, // 51: keyfold.v1.EventService.ListUsage:output_type -> keyfold.v1.ListUsageResponse
-	44, // [44:52] is the sub-list for method output_type
-	36, // [36:44] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	31, // 20: keyfold.v1.Heartbeat.stream_age:type_name -> google.protobuf.Duration
+	17, // 21: keyfold.v1.ClusterState.regions:type_name -> keyfold.v1.RegionState
+	32, // 22: keyfold.v1.RegionState.state:type_name -> keyfold.v1.State
+	33, // 23: keyfold.v1.RegionState.health:type_name -> keyfold.v1.Health
+	18, // 24: keyfold.v1.RegionState.generations:type_name -> keyfold.v1.GenerationState
+	31, // 25: keyfold.v1.RegionState.cache_ttl:type_name -> google.protobuf.Duration
+	29, // 26: keyfold.v1.Cursor.advance_time:type_name -> google.protobuf.Timestamp
+	29, // 27: keyfold.v1.Cursor.expire_time:type_name -> google.protobuf.Timestamp
+	29, // 28: keyfold.v1.Cursor.create_time:type_name -> google.protobuf.Timestamp
+	19, // 29: keyfold.v1.AdvanceCursorResponse.cursor:type_name -> keyfold.v1.Cursor
+	19, // 30: keyfold.v1.ListCursorsResponse.cursors:type_name -> keyfold.v1.Cursor
+	29, // 31: keyfold.v1.ListUsageRequest.start_time:type_name -> google.protobuf.Timestamp
+	29, // 32: keyfold.v1.ListUsageRequest.end_time:type_name -> google.protobuf.Timestamp
+	31, // 33: keyfold.v1.ListUsageRequest.span:type_name -> google.protobuf.Duration
+	29, // 34: keyfold.v1.UsageCount.start_time:type_name -> google.protobuf.Timestamp
+	27, // 35: keyfold.v1.ListUsageResponse.counts:type_name -> keyfold.v1.UsageCount
+	29, // 36: keyfold.v1.ListUsageResponse.read_time:type_name -> google.protobuf.Timestamp
+	4,  // 37: keyfold.v1.EventService.ListEvents:input_type -> keyfold.v1.ListEventsRequest
+	6,  // 38: keyfold.v1.EventService.VerifyEvents:input_type -> keyfold.v1.VerifyEventsRequest
+	10, // 39: keyfold.v1.EventService.GetAnchor:input_type -> keyfold.v1.GetAnchorRequest
+	12, // 40: keyfold.v1.EventService.WatchEvents:input_type -> keyfold.v1.WatchEventsRequest
+	20, // 41: keyfold.v1.EventService.AdvanceCursor:input_type -> keyfold.v1.AdvanceCursorRequest
+	22, // 42: keyfold.v1.EventService.ListCursors:input_type -> keyfold.v1.ListCursorsRequest
+	24, // 43: keyfold.v1.EventService.DeleteCursor:input_type -> keyfold.v1.DeleteCursorRequest
+	26, // 44: keyfold.v1.EventService.ListUsage:input_type -> keyfold.v1.ListUsageRequest
+	5,  // 45: keyfold.v1.EventService.ListEvents:output_type -> keyfold.v1.ListEventsResponse
+	7,  // 46: keyfold.v1.EventService.VerifyEvents:output_type -> keyfold.v1.VerifyEventsResponse
+	11, // 47: keyfold.v1.EventService.GetAnchor:output_type -> keyfold.v1.GetAnchorResponse
+	13, // 48: keyfold.v1.EventService.WatchEvents:output_type -> keyfold.v1.WatchEventsResponse
+	21, // 49: keyfold.v1.EventService.AdvanceCursor:output_type -> keyfold.v1.AdvanceCursorResponse
+	23, // 50: keyfold.v1.EventService.ListCursors:output_type -> keyfold.v1.ListCursorsResponse
+	25, // 51: keyfold.v1.EventService.DeleteCursor:output_type -> keyfold.v1.DeleteCursorResponse
+	28, // 52: keyfold.v1.EventService.ListUsage:output_type -> keyfold.v1.ListUsageResponse
+	45, // [45:53] is the sub-list for method output_type
+	37, // [37:45] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_keyfold_v1_event_service_proto_init() }

@@ -10,7 +10,7 @@ from typing import Self
 from keyfold.aio.connection import Connection
 from keyfold.calls import watch as calls
 from keyfold.calls.events import EVERY_EVENT, EventFilter
-from keyfold.calls.watch import PATIENCE, Moment, WatchCall, WatchState, ignored, moment
+from keyfold.calls.watch import PATIENCE, Moment, WatchCall, WatchState, ignored
 from keyfold.errors import KeyfoldError
 from keyfold.models.watch import Cursor, WatchMessage
 from keyfold.transport.failures import FAILURES
@@ -57,8 +57,8 @@ class AsyncWatch:
         """Seconds since a look of the server at its store of which this watch has told everything.
 
         It grows while nothing comes, whatever the reason; it is infinite before the first
-        heartbeat. A cache of keys counts from it, and not from the arrival of a message. It counts
-        only heartbeats that the loop has waited for, so it also grows while the loop is behind.
+        heartbeat. A cache of keys counts from it, and not from the arrival of a message: heartbeats
+        that lay unread are as old as they are.
         """
         return self._state.age
 
@@ -66,8 +66,7 @@ class AsyncWatch:
         """Returns until when a cache may rely on what the watch has told.
 
         Args:
-            silence: Most seconds without a heartbeat. Servers send one every 5 seconds, and time
-                counts from the one before, which is when the watch began to wait for it.
+            silence: Most seconds without a heartbeat. Servers send one every 5 seconds.
         """
         return self._state.good_until(silence)
 
@@ -117,13 +116,15 @@ class AsyncWatch:
         stream = self._connection.stream(call)
         try:
             with AsyncWatchdog(stream.cancel, PATIENCE) as self._watchdog:
-                asked_at = moment()
+                if self._closed:
+                    return  # `close` may have cut the stream before this one.
                 async for response in stream:
                     self._watchdog.rest()
-                    for message in self._state.take(response, asked_at):
+                    for message in self._state.take(response):
                         yield message
+                    if self._state.stepped:
+                        return
                     self._watchdog.feed()
-                    asked_at = moment()
         finally:
             stream.cancel()
 
@@ -160,7 +161,7 @@ class Watching(Connection):
             resume_token: The token of an earlier watch with the same arguments.
             cursor: The name of a cursor to begin from. The watch takes it over from whoever has it.
             on_break: Called with what has ended a stream that the watch will begin again, or None
-                if it ended without an error, or nothing came for too long.
+                if it ended without an error, nothing came for too long, or a clock was set.
 
         Raises:
             ArgumentTypeError: An argument has a type that is not taken.

@@ -86,17 +86,15 @@ class HeldKey:
 
 
 def opened(name: OpeningName, answer: Unwrapped) -> HeldKey:
-    """Returns the key of an answer, with its one user."""
+    """Returns the key of an answer."""
     return HeldKey(name, answer.region, answer.generation, bytearray(answer.plaintext))
 
 
-def made(name: SealingName, answer: DataKey, size: int) -> HeldKey:
-    """Returns the key of an answer, with its one user, who seals so many bytes with it."""
+def made(name: SealingName, answer: DataKey) -> HeldKey:
+    """Returns the key of an answer."""
     cluster, region, context = name
     opening = (cluster, answer.wrapped_key, context)
-    held = HeldKey(opening, region, answer.generation, bytearray(answer.plaintext), seals=name)
-    held.messages, held.bytes = 1, size
-    return held
+    return HeldKey(opening, region, answer.generation, bytearray(answer.plaintext), seals=name)
 
 
 class Lender(Protocol):
@@ -169,10 +167,10 @@ class BorrowedKey:
     def _give_back(self, lender: Lender) -> None:
         held, view = self._held, self._view
         self._held = self._view = None
-        if view is not None:
-            view.release()
         if held is not None:
             lender.give_back(held)
+        if view is not None:
+            view.release()
 
 
 class LentKey(BorrowedKey):

@@ -9,7 +9,8 @@ from threading import Event, Lock, Thread
 from typing import Final, TypeAlias
 
 from keyfold.aio import AsyncWatch
-from keyfold.caching.holdings import UNWATCHED_AGE, Holdings
+from keyfold.caching.holdings import Holdings
+from keyfold.caching.limits import UNWATCHED_AGE
 from keyfold.calls.watch import AGAIN
 from keyfold.client import Watch
 from keyfold.errors import KeyfoldError, UnauthenticatedError

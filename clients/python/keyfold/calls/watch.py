@@ -42,9 +42,8 @@ _SHORTEST: Final = 0.1
 _LONGEST: Final = 5.0
 """Most seconds before a stream is begun again."""
 
-_WAITED: Final = 0.02
-"""Seconds of waiting after which a message counts as one that has just come. What is there at once
-may have been there for long."""
+_STEP: Final = 1.0
+"""Seconds by which the two clocks may part before what began earlier counts no more."""
 
 AGAIN: Final = (
     CancelledError,
@@ -149,6 +148,8 @@ class WatchState:
         """Returns the call that begins the stream, or begins it again."""
         self._told.clear()
         self._began = False
+        if self.stepped:
+            self._told_at = self._heard_at = NEVER
         self._begun_at = moment()
         request = api.WatchEventsRequest()
         request.CopyFrom(self._request)
@@ -170,19 +171,23 @@ class WatchState:
         at its store is too old for the server, and until nothing has come for a while.
 
         Args:
-            silence: Seconds from when the watch began to wait for the heartbeat.
+            silence: Seconds from when the server made the heartbeat.
         """
         by_store = self._told_at.after(self.max_age.total_seconds())
         by_stream = self._heard_at.after(silence)
         return Moment(*map(min, by_store, by_stream))
 
-    def take(self, response: api.WatchEventsResponse, asked_at: Moment) -> Iterator[WatchMessage]:
-        """Takes a message of the stream, and yields what the caller gets for it.
+    @property
+    def stepped(self) -> bool:
+        """Whether a clock was set, or the machine paused, since the stream was asked for.
 
-        Args:
-            response: The message.
-            asked_at: When the watch began to wait for it.
+        How old this stream's messages are cannot be told any more.
         """
+        now, begun = moment(), self._begun_at
+        return abs((now.wall - begun.wall) - (now.monotonic - begun.monotonic)) > _STEP
+
+    def take(self, response: api.WatchEventsResponse) -> Iterator[WatchMessage]:
+        """Takes a message of the stream, and yields what the caller gets for it."""
         self._pause, self._began, self._ever = 0.0, True, True
         self.cursor_session = response.cursor_session or self.cursor_session
         # The stream is begun again only when the caller asks for more, and so has dealt with this.
@@ -205,11 +210,11 @@ class WatchState:
         elif isinstance(message, Heartbeat):
             self.max_age = message.max_store_age
             if message.store_age is not None:
-                # From when the wait began: a program that was stopped meanwhile must not take an
-                # old heartbeat for a new one. One that was there at once came at some time after
-                # the stream was asked for.
-                waited = clock() - asked_at.monotonic > _WAITED
-                heard_at = asked_at if waited else self._begun_at
+                # From when the server made it, and not from when it is read: a program that was
+                # stopped, or has much else to do, must not take an old heartbeat for a new one.
+                # The stream began after it was asked for, so this errs to the safe side.
+                made_at = self._begun_at.after(message.stream_age.total_seconds())
+                heard_at = Moment(*map(min, made_at, moment()))
                 told_at = heard_at.after(-message.store_age.total_seconds())
                 if told_at.monotonic > self._told_at.monotonic:
                     self._told_at = told_at
@@ -230,8 +235,10 @@ class WatchState:
         if isinstance(error, ResumeTokenExpiredError | ResumeTokenInvalidError):
             if self._request.events or not self.resume_token:
                 raise error
-            # States are told anew from a snapshot, and nothing is lost.
+            # States are told anew from a snapshot, and nothing is lost. How fresh an earlier
+            # server was says nothing about one that does not go on from there.
             self.resume_token = ""
+            self._told_at = self._heard_at = NEVER
             return 0.0
         # A credential that expired during the stream may be replaced by now.
         renewed = isinstance(error, UnauthenticatedError) and self._began

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from threading import Lock
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 import grpc
 from google.longrunning.operations_pb2_grpc import OperationsStub
@@ -44,7 +44,11 @@ _Stubs = Mapping[
 
 
 class Connection:
-    """A channel to the servers. It sends calls and raises their failures as exceptions."""
+    """A channel to the servers. It sends calls and raises their failures as exceptions.
+
+    Attributes:
+        timeouts: The deadlines of calls that do not set their own.
+    """
 
     def __init__(
         self,
@@ -68,7 +72,7 @@ class Connection:
         """
         self._caller = Caller(token, on_behalf_of)
         self._endpoint = endpoint(target, tls, with_token=self._caller.brings_token)
-        self._timeouts = Timeouts.of_client(timeout, control_timeout)
+        self.timeouts: Final = Timeouts.of_client(timeout, control_timeout)
         self._opening = Lock()
         self._opened: tuple[grpc.Channel, _Stubs, object] | None = None
         self._closed = False
@@ -148,7 +152,7 @@ class Connection:
             try:
                 _, stubs = self._open()
                 method = getattr(stubs[call.service], call.method)
-                limit = self._timeouts.of(call.plane, timeout)
+                limit = self.timeouts.of(call.plane, timeout)
                 caller = self._caller.metadata()
                 response = method(call.request, timeout=limit, metadata=[*caller, *trace])
             except KeyfoldError as error:
@@ -174,7 +178,7 @@ class Connection:
     def _batch(
         self, parts: Iterable[Part[Response, Result]], timeout: float | None
     ) -> list[Result | KeyfoldError]:
-        self._timeouts.of(Plane.DATA, timeout)  # It raises, and is no fault of an item.
+        self.timeouts.of(Plane.DATA, timeout)  # It raises, and is no fault of an item.
         results: list[Result | KeyfoldError] = []
         for part in parts:
             try:

@@ -117,17 +117,24 @@ class Heartbeat:
             everything; None while it has not caught up.
         max_store_age: The age at which the server ends the stream.
         number: Of a watch of events, the number of the last event that the stream has passed.
+        stream_age: Time since the server began the stream, by its own clock.
     """
 
     store_age: timedelta | None
     max_store_age: timedelta
     number: int
+    stream_age: timedelta = timedelta()
 
     @classmethod
     def from_message(cls, message: api.Heartbeat) -> Heartbeat:
         """Reads the protobuf message."""
         age = message.store_age.ToTimedelta() if message.HasField("store_age") else None
-        return cls(age, message.max_store_age.ToTimedelta(), message.number)
+        return cls(
+            store_age=age,
+            max_store_age=message.max_store_age.ToTimedelta(),
+            number=message.number,
+            stream_age=message.stream_age.ToTimedelta(),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -742,6 +742,7 @@ class Heartbeat(_message.Message):
     STORE_AGE_FIELD_NUMBER: _builtins.int
     MAX_STORE_AGE_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
+    STREAM_AGE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """For a watch of events, the number of the last event that the stream has passed, whether or not
     the caller may see it; 0 otherwise.
@@ -757,16 +758,24 @@ class Heartbeat(_message.Message):
     def max_store_age(self) -> _duration_pb2.Duration:
         """The age at which the server ends the stream."""
 
+    @_builtins.property
+    def stream_age(self) -> _duration_pb2.Duration:
+        """The time since the server began this stream, by its own clock, when it made this message. A client
+        adds it to the moment at which it asked for the stream: the message is not older than that, however
+        long it lay unread on the way.
+        """
+
     def __init__(
         self,
         *,
         store_age: _duration_pb2.Duration | None = ...,
         max_store_age: _duration_pb2.Duration | None = ...,
         number: _builtins.int = ...,
+        stream_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["max_store_age", b"max_store_age", "store_age", b"store_age"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_store_age", b"max_store_age", "store_age", b"store_age", "stream_age", b"stream_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_store_age", b"max_store_age", "number", b"number", "store_age", b"store_age"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_store_age", b"max_store_age", "number", b"number", "store_age", b"store_age", "stream_age", b"stream_age"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

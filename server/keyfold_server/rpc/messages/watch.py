@@ -58,6 +58,7 @@ class WatchMessages:
             if message.age is not None:
                 rest.heartbeat.store_age.CopyFrom(span(message.age))
             rest.heartbeat.max_store_age.CopyFrom(span(message.most))
+            rest.heartbeat.stream_age.CopyFrom(span(message.stream))
         elif isinstance(message, SnapshotEnd):
             rest.snapshot_end.SetInParent()
         return rest.SerializeToString()

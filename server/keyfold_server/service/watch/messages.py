@@ -34,11 +34,13 @@ class Beat:
         most: Seconds of age at which this replica ends the stream.
         number: For a reader of events, the number of the last entry that it has passed, whether or
             not it may see it; otherwise 0.
+        stream: Seconds since the stream began.
     """
 
     age: float | None
     most: float
     number: int
+    stream: float
 
 
 @dataclass(frozen=True, slots=True)

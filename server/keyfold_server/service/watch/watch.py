@@ -104,6 +104,7 @@ class Watch:
         self._live = False
         self._finished = True
         self._fresh = NEVER
+        self._began = sources.now()
         self._beat_at = float("-inf")
 
     async def run(self) -> None:
@@ -277,9 +278,10 @@ class Watch:
         self._freshen()
         if sources.now() - self._beat_at < pulse.every:
             return False
-        self._beat_at = sources.now()
+        self._beat_at = now = sources.now()
         age = None if self._fresh is NEVER else pulse.since(self._fresh)
-        await self._put(Beat(age, pulse.most, self._at.number if request.events else 0))
+        number = self._at.number if request.events else 0
+        await self._put(Beat(age, pulse.most, number, now - self._began))
         return True
 
     def _freshen(self) -> None:

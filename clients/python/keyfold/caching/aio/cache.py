@@ -11,8 +11,9 @@ from keyfold.aio import AsyncClient, AsyncWatch
 from keyfold.arguments import checked, expect
 from keyfold.caching.aio.bunch import lent_together
 from keyfold.caching.aio.lending import AsyncAsker, AsyncOpeningKey, AsyncSealingKey
-from keyfold.caching.holdings import Holdings, Limits
+from keyfold.caching.holdings import Holdings
 from keyfold.caching.keys import DEFAULT_BOUNDS, LentKey, pairs
+from keyfold.caching.limits import Limits
 from keyfold.caching.reader import AsyncReader
 from keyfold.envelope.keys import Bounds
 from keyfold.errors import KeyfoldError

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from keyfold.aio import AsyncClient
 from keyfold.caching import keys
-from keyfold.caching.holdings import Holdings, Ticket
+from keyfold.caching.flights import AsyncLanding, Flight, Opening, Request, Sealing
+from keyfold.caching.holdings import Holdings
 from keyfold.caching.keys import BorrowedKey, HeldKey, OpeningName, SealingName
 from keyfold.caching.reader import AsyncReader
+from keyfold.calls.call import Plane
+from keyfold.calls.watch import clock, moment
 from keyfold.envelope.keys import Bounds
-from keyfold.errors import KeyfoldError
+from keyfold.errors import DeadlineError, KeyfoldError
+from keyfold.models.results import Unwrapped
 from keyfold.models.specs import UnwrapItem
+from keyfold.transport.watchdog import async_pause
+
+_TURN: Final = 128
+"""Uses after which one gives way. An event loop reads the watch only then, and a long row of uses
+from memory never waits for anything."""
 
 
 class AsyncAsker:
@@ -22,61 +30,114 @@ class AsyncAsker:
 
     Attributes:
         holdings: The keys in memory.
+        uses: How many uses there were.
     """
 
     def __init__(self, client: AsyncClient, holdings: Holdings, reader: AsyncReader) -> None:
         """Takes the client, the keys, and the reader of the watch, which the first call starts."""
         self._client = client
         self.holdings = holdings
+        self.uses = 0
         self._reader = reader
 
-    async def opened(self, name: OpeningName, timeout: float | None) -> HeldKey:
-        """Has the server open a key, and keeps the key if it may."""
-        cluster, wrapped_key, context = name
-        with self._asking(cluster) as ticket:
-            answer = await self._client.unwrap(
-                cluster, wrapped_key, context=dict(context), timeout=timeout
-            )
-        held = keys.opened(name, answer)
-        return self.holdings.keep(held, ticket, answer.max_cache_age.total_seconds())
+    async def ask(self, request: Request, timeout: float | None) -> HeldKey:
+        """Has the server open or make a key, or waits for another caller's call for it.
 
-    async def opened_together(
+        Raises:
+            DeadlineError: No call ended well within the deadline.
+        """
+        ends = clock() + self._client.timeouts.of(Plane.DATA, timeout)
+        while True:
+            landing, left = AsyncLanding(), max(0.0, ends - clock())
+            place = self.holdings.board(request, left, landing.land)
+            if isinstance(place, HeldKey):
+                return place
+            if place.leads:
+                held = await self._made(place.flight, request, left)
+            else:
+                held = await self._waited(place.flight, request, landing, left)
+            if held is not None:
+                return held
+            if clock() >= ends:
+                raise DeadlineError(
+                    "the deadline passed before a call for the key had ended; allow more time",
+                    code="DEADLINE_EXCEEDED",
+                )
+
+    async def ask_together(
         self, cluster: str, names: Sequence[OpeningName], timeout: float | None
     ) -> list[HeldKey | KeyfoldError]:
-        """Has the server open keys in a batch, and keeps those that may be kept."""
-        items = [UnwrapItem(wrapped_key, dict(context)) for _, wrapped_key, context in names]
-        with self._asking(cluster) as ticket:
-            answers = await self._client.batch_unwrap(cluster, items, timeout=timeout)
+        """Has the server open keys in a batch, which nobody else shares."""
+        ends = clock() + self._client.timeouts.of(Plane.DATA, timeout)
+        items = [UnwrapItem(wrapped_key, dict(pairs)) for _, wrapped_key, pairs in names]
+        flights = self.holdings.depart(names, ends - clock())
         opened: list[HeldKey | KeyfoldError] = []
-        for name, answer in zip(names, answers, strict=True):
-            if isinstance(answer, KeyfoldError):
-                self.holdings.failed(cluster, answer)
-                opened.append(answer)
-            else:
-                age = answer.max_cache_age.total_seconds()
-                opened.append(self.holdings.keep(keys.opened(name, answer), ticket, age))
+        try:
+            self._reader.start()
+            answers = await self._client.batch_unwrap(cluster, items, timeout=timeout)
+            for flight, name, answer in zip(flights, names, answers, strict=True):
+                opened.append(await self._one(flight, name, answer, ends))
+        except BaseException:
+            for each in opened:
+                if isinstance(each, HeldKey):
+                    self.holdings.give_back(each)
+            raise
+        finally:
+            for flight in flights:
+                self.holdings.leave(flight)
         return opened
 
-    async def made(self, name: SealingName, size: int, timeout: float | None) -> HeldKey:
-        """Has the server make a key, and keeps the key if it may."""
-        cluster, region, context = name
-        with self._asking(cluster) as ticket:
-            answer = await self._client.generate_data_key(
-                cluster, region, context=dict(context), timeout=timeout
-            )
-        held = keys.made(name, answer, size)
-        return self.holdings.keep(held, ticket, answer.max_cache_age.total_seconds())
-
-    @contextmanager
-    def _asking(self, cluster: str) -> Iterator[Ticket]:
-        """Surrounds a call: notes that it begins, and tells the holdings if it fails."""
-        ticket = self.holdings.ticket(cluster)
-        self._reader.start()
+    async def _one(
+        self, flight: Flight, name: OpeningName, answer: Unwrapped | KeyfoldError, ends: float
+    ) -> HeldKey | KeyfoldError:
+        """Returns what one answer of a batch has brought."""
+        if isinstance(answer, KeyfoldError):
+            self.holdings.failed(flight, answer)
+            return answer
+        held = keys.opened(name, answer)
+        if self.holdings.landed(flight, held, answer.max_cache_age.total_seconds()):
+            return held
         try:
-            yield ticket
+            return await self.ask(Opening(name, moment()), max(0.0, ends - clock()))
         except KeyfoldError as error:
-            self.holdings.failed(cluster, error)
+            return error
+
+    async def _made(self, flight: Flight, request: Request, left: float) -> HeldKey | None:
+        """Makes the call; None: its answer is out of date."""
+        try:
+            self._reader.start()
+            held, max_cache_age = await self._call(request, left)
+            return held if self.holdings.landed(flight, held, max_cache_age) else None
+        except KeyfoldError as error:
+            self.holdings.failed(flight, error)
             raise
+        finally:
+            self.holdings.leave(flight)
+
+    async def _waited(
+        self, flight: Flight, request: Request, landing: AsyncLanding, left: float
+    ) -> HeldKey | None:
+        """Waits for the call; None: it brought nothing for this caller."""
+        try:
+            await landing.wait(min(left, flight.left))
+        except BaseException:
+            self.holdings.give_up(flight)
+            raise
+        return self.holdings.alight(flight, request)
+
+    async def _call(self, request: Request, timeout: float) -> tuple[HeldKey, float]:
+        """Returns the server's answer, and its `max_cache_age`."""
+        if isinstance(request, Opening):
+            cluster, wrapped_key, pairs = request.name
+            opened = await self._client.unwrap(
+                cluster, wrapped_key, context=dict(pairs), timeout=timeout
+            )
+            return keys.opened(request.name, opened), opened.max_cache_age.total_seconds()
+        cluster, region, pairs = request.name
+        made = await self._client.generate_data_key(
+            cluster, region, context=dict(pairs), timeout=timeout
+        )
+        return keys.made(request.name, made), made.max_cache_age.total_seconds()
 
 
 class AsyncOpeningKey(BorrowedKey):
@@ -92,8 +153,13 @@ class AsyncOpeningKey(BorrowedKey):
 
     async def __aenter__(self) -> Self:
         asker = self._asker
+        asker.uses += 1
+        if not asker.uses % _TURN:
+            await async_pause(0.0)
         held = asker.holdings.to_open(self._name)
-        self._held = held or await asker.opened(self._name, self._timeout)
+        if held is None:
+            held = await asker.ask(Opening(self._name, moment()), self._timeout)
+        self._held = held
         return self
 
     async def __aexit__(
@@ -127,8 +193,14 @@ class AsyncSealingKey(BorrowedKey):
 
     async def __aenter__(self) -> Self:
         asker = self._asker
+        asker.uses += 1
+        if not asker.uses % _TURN:
+            await async_pause(0.0)
         held = asker.holdings.to_seal(self._name, self._size, self._bounds)
-        self._held = held or await asker.made(self._name, self._size, self._timeout)
+        if held is None:
+            request = Sealing(self._name, moment(), self._size, self._bounds)
+            held = await asker.ask(request, self._timeout)
+        self._held = held
         return self
 
     async def __aexit__(

@@ -12,8 +12,9 @@ from typing import Self
 from keyfold.arguments import checked, expect
 from keyfold.caching.client.bunch import lent_together
 from keyfold.caching.client.lending import Asker, OpeningKey, SealingKey
-from keyfold.caching.holdings import Holdings, Limits
+from keyfold.caching.holdings import Holdings
 from keyfold.caching.keys import DEFAULT_BOUNDS, LentKey, pairs
+from keyfold.caching.limits import Limits
 from keyfold.caching.reader import Reader
 from keyfold.client import Client, Watch
 from keyfold.envelope.keys import Bounds
