@@ -247,7 +247,7 @@ class Unsent(keyfold.Client):
     """A client that sends nothing: what would be sent has passed every check."""
 
     def send(self, call: Call[Any, Any], *, timeout: float | None = None) -> Any:
-        self._timeouts.of(call.plane, timeout)
+        self.timeouts.of(call.plane, timeout)
         raise keyfold.UnavailableError("sent")
 
     def stream(self, call: Call[Any, Any]) -> Any:
@@ -263,7 +263,7 @@ class AsyncUnsent(keyfold.AsyncClient):
         *,
         timeout: float | None = None,  # noqa: ASYNC109  as its base
     ) -> Any:
-        self._timeouts.of(call.plane, timeout)
+        self.timeouts.of(call.plane, timeout)
         raise keyfold.UnavailableError("sent")
 
     def stream(self, call: Call[Any, Any]) -> Any:
