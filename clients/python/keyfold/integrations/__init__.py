@@ -1,6 +1,7 @@
 """Keyfold where applications keep data. Each module needs the extra of its name.
 
 sqlalchemy  encrypted columns, each row under its tenant's key
+django      encrypted fields, the same for Django
 pyarrow     Parquet files, encrypted by pyarrow itself
 
 columns     what the mappers' modules share

@@ -29,14 +29,27 @@ class Cell:
             row may have moved since.
         group: The cells that were read together with it.
         tenants: Who opens it, for a row that may outlive what it was read with.
+        origin: What the mapper noted of the row when it was read, from which the place follows.
     """
 
-    __slots__ = ("__weakref__", "_data", "_value", "group", "message", "place", "tenants")
+    __slots__ = (
+        "__weakref__",
+        "_data",
+        "_value",
+        "group",
+        "message",
+        "origin",
+        "place",
+        "tenants",
+    )
 
-    def __init__(self, message: bytes | None, place: Place | None = None) -> None:
+    def __init__(
+        self, message: bytes | None, place: Place | None = None, origin: Any = None
+    ) -> None:
         """Takes what a database holds."""
         self.message = message
         self.place = place
+        self.origin = origin
         self.group: Group | None = None
         self.tenants: Tenants | None = None
         self._data: bytes | None = None
@@ -116,16 +129,16 @@ class Cell:
         return "Cell(<encrypted>)"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Cell:
-        copied = Cell(self.message, self.place)
+        copied = Cell(self.message, self.place, self.origin)
         copied._data = self._data
         if self._value is not _NOTHING:
             copied._value = copy.deepcopy(self._value, memo)
         return copied
 
-    def __reduce__(self) -> tuple[type[Cell], tuple[bytes, Place | None]]:
+    def __reduce__(self) -> tuple[type[Cell], tuple[bytes, Place | None, Any]]:
         if self.message is None:
             raise EncryptedColumnError(
                 "a row with a new value of an encrypted column cannot be pickled: the value is not "
                 "encrypted before the row is stored; store it first"
             )
-        return Cell, (self.message, self.place)
+        return Cell, (self.message, self.place, self.origin)

@@ -63,21 +63,35 @@ class Binary:
 
 
 class Json:
-    """What JSON can say."""
+    """What JSON can say.
+
+    Args:
+        encoder: A subclass of JSONEncoder that also writes other values.
+        decoder: A subclass of JSONDecoder that reads them.
+    """
 
     name = "JSON"
+
+    def __init__(
+        self,
+        encoder: type[json.JSONEncoder] | None = None,
+        decoder: type[json.JSONDecoder] | None = None,
+    ) -> None:
+        self._encoder = encoder
+        self._decoder = decoder
 
     def encode(self, value: Any, column: object) -> bytes:
         """Returns the JSON text's bytes."""
         try:
-            return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+            text = json.dumps(value, cls=self._encoder, separators=(",", ":"), allow_nan=False)
+            return text.encode()
         except (TypeError, ValueError, RecursionError):
             # The cause would show what the value holds.
             raise wrong_type(value, column, self.name) from None
 
     def decode(self, data: bytes) -> Any:
         """Returns what the JSON text says."""
-        return json.loads(data)
+        return json.loads(data, cls=self._decoder)
 
 
 TEXT: Final = Text()
