@@ -9,7 +9,7 @@
 //	key, err := client.GenerateDataKey(ctx, "prod", "eu", keyfold.Context{"table": "users"})
 //
 // Encrypt with key.Plaintext, store key.WrappedKey beside the data and forget the plaintext. Unwrap
-// brings it back for as long as the customer allows.
+// brings it back for as long as the customer allows; an [Envelope] does all of it for you.
 //
 // The calls that wrap and unwrap have values of their own, whose [Plaintext] does not print itself.
 // All other calls take and return the messages of the contract, package keyfoldv1, and fill in what a

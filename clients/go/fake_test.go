@@ -33,6 +33,7 @@ type fake struct {
 	// failures are the errors of the next calls, in order.
 	failures []error
 	wrap     func(*keyfoldv1.BatchWrapRequest) *keyfoldv1.BatchWrapResponse
+	generate func() *keyfoldv1.GenerateDataKeyResponse
 	list     func(*keyfoldv1.ListClustersRequest) *keyfoldv1.ListClustersResponse
 	watch    func(*keyfoldv1.WatchEventsRequest, grpc.ServerStreamingServer[keyfoldv1.WatchEventsResponse]) error
 }
@@ -103,6 +104,13 @@ func (f *fake) Unwrap(ctx context.Context, request *keyfoldv1.UnwrapRequest) (*k
 		return nil, err
 	}
 	return &keyfoldv1.UnwrapResponse{Plaintext: request.GetWrappedKey()}, nil
+}
+
+func (f *fake) GenerateDataKey(ctx context.Context, _ *keyfoldv1.GenerateDataKeyRequest) (*keyfoldv1.GenerateDataKeyResponse, error) {
+	if err := f.note(ctx); err != nil {
+		return nil, err
+	}
+	return f.generate(), nil
 }
 
 func (f *fake) Revoke(ctx context.Context, request *keyfoldv1.RevokeRequest) (*keyfoldv1.RevokeResponse, error) {

@@ -69,12 +69,24 @@ const (
 	ReasonCallerSourceFailed Reason = "CALLER_SOURCE_FAILED"
 	// ReasonClosed: the client was closed before the call, or during it.
 	ReasonClosed Reason = "CLOSED"
+	// ReasonDataTooLarge: the data is too large for one message. Divide it.
+	ReasonDataTooLarge Reason = "DATA_TOO_LARGE"
+	// ReasonNotAMessage: the bytes are not a message: they were cut, or are still in a text encoding.
+	ReasonNotAMessage Reason = "NOT_A_MESSAGE"
+	// ReasonUnsupportedMessage: the message has a version or suite that this release does not know.
+	ReasonUnsupportedMessage Reason = "UNSUPPORTED_MESSAGE"
+	// ReasonMessageContextMismatch: the message does not have the pairs that the caller demands.
+	ReasonMessageContextMismatch Reason = "MESSAGE_CONTEXT_MISMATCH"
+	// ReasonMessageCorrupt: the message was changed after it was sealed, or was sealed for another
+	// cluster.
+	ReasonMessageCorrupt Reason = "MESSAGE_CORRUPT"
 )
 
 // kindOf returns the kind of an error.
 func kindOf(reason Reason, code codes.Code, source string) Kind {
 	switch reason {
-	case ReasonArgumentValue, ReasonFileUnreadable:
+	case ReasonArgumentValue, ReasonFileUnreadable, ReasonDataTooLarge, ReasonNotAMessage,
+		ReasonUnsupportedMessage, ReasonMessageContextMismatch, ReasonMessageCorrupt:
 		return ErrInvalidInput
 	case ReasonCallerSourceFailed:
 		return ErrUnauthenticated

@@ -82,6 +82,8 @@ class PythonDriver(Driver):
             return Outcome()
         if name == "next":
             return self._outcome(self._next)
+        if name in {"seal", "open", "rekey"}:
+            return self._outcome(lambda: self._enveloped(name, **arguments))
         given = python_arguments(name, arguments)
         if timeout is not None:
             given["timeout"] = timeout
@@ -105,6 +107,14 @@ class PythonDriver(Driver):
             setattr(self, keep, value)
             return Outcome()
         return Outcome(form(value), printed=printed(value))
+
+    def _enveloped(
+        self, name: str, *, cluster: str, data: str, context: Any, own: Any = None
+    ) -> Any:
+        kind = keyfold.Envelope if self._kind is keyfold.Client else keyfold.AsyncEnvelope
+        envelope = kind(self._client, cluster, "eu", context=context)
+        given = (bytes.fromhex(data),) if name == "rekey" else (bytes.fromhex(data), own)
+        return self._finished(getattr(envelope, name)(*given))
 
     def _next(self) -> Any:
         """Returns the next message of the watch that is not a heartbeat."""

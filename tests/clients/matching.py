@@ -62,7 +62,7 @@ def filled(given: Any, kept: Mapping[str, Any]) -> Any:
 
 
 def picked(value: Any, path: str) -> Any:
-    """Returns the part of a value at a path such as `0.wrapped_key`."""
-    for name in path.split("."):
+    """Returns the part of a value at a path such as `0.wrapped_key`; all of it for no path."""
+    for name in path.split(".") if path else ():
         value = value[int(name)] if isinstance(value, list) else value[name]
     return value

@@ -248,6 +248,31 @@ def test_every_reason(driver: Driver, server: Server) -> None:
             assert list(differences(expected, found, reason)) == []
 
 
+@pytest.mark.parametrize(("sealing", "opening"), [("python", "go"), ("go", "python")])
+def test_messages_of_another_client(
+    sealing: str, opening: str, server: Server, request: pytest.FixtureRequest
+) -> None:
+    """What one client has sealed another one opens and moves, and finds as spoilt as its own."""
+    world = World(server)
+    one, other = _driver(sealing, request), _driver(opening, request)
+    try:
+        for driver in (one, other):
+            driver.open({"target": server.target})
+        bound = {"cluster": world.cluster, "context": {"table": "cards", "ü": "ö"}}
+        own = {"row": "17", "note": "ß€"}
+        for data in ("", "34313131", "00" * 100_000):
+            message = one.call("seal", bound | {"data": data, "own": own}, None).value
+            moved = other.call("rekey", bound | {"data": message}, None).value
+            for given in (message, moved):
+                assert other.call("open", bound | {"data": given, "own": own}, None).value == data
+            spoilt = message[:-2] + ("00" if message[-2:] != "00" else "01")
+            outcome = other.call("open", bound | {"data": spoilt}, None)
+            assert outcome.error["reason"] == "MESSAGE_CORRUPT"
+    finally:
+        one.close()
+        other.close()
+
+
 POLICY: Final = b"""
 [[grant]]
 callers = ["spiffe://example.org/admin"]

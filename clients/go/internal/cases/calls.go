@@ -91,12 +91,16 @@ type arguments struct {
 	WrappedOnly bool `json:"wrapped_only"`
 	Destination *keyfold.Destination
 	Items       []arguments
+	// Data is what to seal, or a message; Own is the message's context.
+	Data text
+	Own  keyfold.Context
 }
 
 func (s *session) call(ctx context.Context, name string, given json.RawMessage) (any, error) {
 	var with arguments
 	switch name {
-	case "wrap", "unwrap", "generate_data_key", "generate_data_keys", "rewrap", "batch_wrap", "batch_unwrap", "batch_rewrap":
+	case "wrap", "unwrap", "generate_data_key", "generate_data_keys", "rewrap", "batch_wrap", "batch_unwrap", "batch_rewrap",
+		"seal", "open", "rekey":
 		must(json.Unmarshal(given, &with))
 	case "watch":
 		request := &keyfoldv1.WatchEventsRequest{}
@@ -149,9 +153,27 @@ func (s *session) call(ctx context.Context, name string, given json.RawMessage) 
 			})
 		}
 		return s.client.BatchRewrap(ctx, with.Cluster, items, with.Context, with.Destination), nil
+	case "seal", "open", "rekey":
+		return s.envelope(ctx, name, with)
 	}
 	return s.control(ctx, name, given)
 }
+
+func (s *session) envelope(ctx context.Context, name string, with arguments) (any, error) {
+	envelope, err := s.client.NewEnvelope(with.Cluster, "eu", with.Context, keyfold.EnvelopeBounds{})
+	if err != nil {
+		return nil, err
+	}
+	switch name {
+	case "seal":
+		return bytesOrError(envelope.Seal(ctx, with.Data, with.Own))
+	case "open":
+		return bytesOrError(envelope.Open(ctx, with.Data, with.Own))
+	}
+	return bytesOrError(envelope.Rekey(ctx, with.Data))
+}
+
+func bytesOrError(data []byte, err error) (any, error) { return data, err }
 
 // control makes a call that takes a message of the contract; the arguments are its JSON form.
 func (s *session) control(ctx context.Context, name string, given json.RawMessage) (any, error) {

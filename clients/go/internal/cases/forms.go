@@ -29,6 +29,8 @@ func form(value any) any {
 	switch value := value.(type) {
 	case nil:
 		return nil
+	case []byte:
+		return digits(value)
 	case *keyfold.Wrapped:
 		return form(*value)
 	case keyfold.Wrapped:
