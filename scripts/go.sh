@@ -27,7 +27,7 @@ need_go() {
         echo "go: Go is not installed, and CI needs it" >&2
         exit 1
     fi
-    echo "go: Go is not installed; clients/go is not checked" >&2
+    echo "go: Go is not installed; nothing of clients/go is generated or checked" >&2
     exit 3
 }
 
