@@ -84,7 +84,7 @@ class Holdings:
     def serving(self) -> bool:
         """Whether keys are served from memory now."""
         with self._lock:
-            return self._memory.good(moment())
+            return not self._closed and self._memory.good(moment())
 
     @property
     def watched(self) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from threading import Event, Lock, Thread
@@ -13,7 +14,7 @@ from keyfold.caching.holdings import Holdings
 from keyfold.caching.limits import UNWATCHED_AGE
 from keyfold.calls.watch import AGAIN
 from keyfold.client import Watch
-from keyfold.errors import KeyfoldError, UnauthenticatedError
+from keyfold.errors import ClosedError, KeyfoldError, UnauthenticatedError
 
 log = logging.getLogger("keyfold.caching")
 
@@ -39,8 +40,15 @@ class Endings:
         self._pause = 0.0
         self._said = False
 
-    def ended(self, error: Exception) -> float:
-        """Hears what has ended a watch, and returns the seconds until the next one."""
+    def ended(self, error: Exception) -> float | None:
+        """Hears what has ended a watch.
+
+        Returns:
+            The seconds until the next one; None: there will be none, because the client is closed.
+        """
+        if isinstance(error, ClosedError):
+            self._holdings.begin(watched=None)
+            return None
         if self._holdings.watched:
             self._pause = 0.0
         if isinstance(error, KeyfoldError) and not isinstance(error, _PASSES):
@@ -89,8 +97,11 @@ class Reader:
             with self._starting:
                 if self._thread is None:
                     thread = Thread(target=self._run, name="keyfold-key-cache", daemon=True)
-                    thread.start()
-                    self._thread = thread
+                    # There may be no thread to be had, as while a program ends. Without one
+                    # each use asks the server, and the next one tries again.
+                    with contextlib.suppress(RuntimeError):
+                        thread.start()
+                        self._thread = thread
 
     def stop(self) -> None:
         """Ends the watch."""
@@ -111,6 +122,8 @@ class Reader:
                 if self._stopped.is_set():
                     return
                 wait = self._endings.ended(error)
+                if wait is None:
+                    return
                 while wait > 0 and not self._stopped.wait(min(wait, _TURN)):
                     wait -= _TURN
                     self._holdings.tidy()
@@ -143,6 +156,8 @@ class AsyncReader:
                 await self._read(lambda _: None)
             except Exception as error:  # noqa: BLE001  whatever it is: no news, and no key
                 wait = self._endings.ended(error)
+                if wait is None:
+                    return
                 while wait > 0:
                     await asyncio.sleep(min(wait, _TURN))
                     wait -= _TURN

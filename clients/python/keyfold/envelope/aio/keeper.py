@@ -15,6 +15,7 @@ from keyfold.envelope.cipher import key_of
 from keyfold.envelope.keys import Bounds, OpeningKey, SealingKey
 from keyfold.errors import KeyfoldError
 from keyfold.models.specs import Buffer, Context, UnwrapItem
+from keyfold.transport.forks import forks
 
 if TYPE_CHECKING:
     from keyfold.crypto.xaes import SharedKey
@@ -111,6 +112,7 @@ class AsyncKeeper:
         self._client = client
         self._turn = Lock()
         self._held: _Key | None = None
+        self._forks = forks()
 
     @asynccontextmanager
     async def sealing_key(
@@ -124,6 +126,9 @@ class AsyncKeeper:
         timeout: float | None,
     ) -> AsyncIterator[SealingKey]:
         """Gives out the key that it holds, or a new one, which it then holds."""
+        if self._forks != forks():
+            # A thread of the parent may hold the lock, and the key is the parent's.
+            self._turn, self._held, self._forks = Lock(), None, forks()
         made_for = (cluster, region, context)
         with self._turn:
             key = self._held

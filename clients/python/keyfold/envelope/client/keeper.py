@@ -17,6 +17,7 @@ from keyfold.envelope.cipher import key_of
 from keyfold.envelope.keys import Bounds, OpeningKey, SealingKey
 from keyfold.errors import KeyfoldError
 from keyfold.models.specs import Buffer, Context, UnwrapItem
+from keyfold.transport.forks import forks
 
 if TYPE_CHECKING:
     from keyfold.crypto.xaes import SharedKey
@@ -113,6 +114,7 @@ class Keeper:
         self._client = client
         self._turn = Lock()
         self._held: _Key | None = None
+        self._forks = forks()
 
     @contextmanager
     def sealing_key(
@@ -126,6 +128,9 @@ class Keeper:
         timeout: float | None,
     ) -> Iterator[SealingKey]:
         """Gives out the key that it holds, or a new one, which it then holds."""
+        if self._forks != forks():
+            # A thread of the parent may hold the lock, and the key is the parent's.
+            self._turn, self._held, self._forks = Lock(), None, forks()
         made_for = (cluster, region, context)
         with self._turn:
             key = self._held
