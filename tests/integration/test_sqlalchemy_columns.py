@@ -540,20 +540,28 @@ def test_a_thousand_rows_are_one_call(sessions: sessionmaker[Session], place: Pl
     writing = sessionmaker(sessions.kw["bind"], info=tenants.info)
     add(writing, *(Card(organization="acme", number=f"{row}") for row in range(1_000)))
     assert place.client.calls == {"generate_data_key": 1_000}
-    place.client.calls.clear()
-    for calls in ({"batch_unwrap": 1}, {"batch_unwrap": 1}):
+
+    def use(sessions: sessionmaker[Session]) -> None:
         with sessions() as session:
             numbers = [card.number for card in session.scalars(sa.select(Card))]
         assert sorted(map(int, numbers)) == list(range(1_000))
-        assert place.client.calls == calls
+
+    place.client.calls.clear()
+    use(writing)
+    assert place.client.calls == {"batch_unwrap": 1}
+    place.until_no_call(lambda: use(sessions), most=1)
 
 
-def test_storing_rows_takes_one_call_for_each_tenant(sessions: sessionmaker[Session]) -> None:
+def test_storing_rows_takes_one_call_for_each_tenant(
+    sessions: sessionmaker[Session], place: Place
+) -> None:
     """One data key of a tenant's table serves all rows and columns of a flush."""
     names = ("acme", "globex")
     cards = [Card(organization=names[row % 2], number="n", note="x") for row in range(200)]
-    add(sessions, *cards)
-    assert add_calls(sessions) == {"generate_data_key": 2}
+    info = Tenants(place.client, "eu").info
+    place.client.calls.clear()
+    add(sessionmaker(sessions.kw["bind"], info=info), *cards)
+    assert place.client.calls == {"generate_data_key": 2}
 
 
 def test_reading_in_parts_opens_each_part(sessions: sessionmaker[Session]) -> None:

@@ -169,8 +169,7 @@ class CryptoFactory(encryption.CryptoFactory):
         parquet_file_path: Any,
         filesystem: Any = None,
         double_wrapping: bool = False,  # noqa: FBT001, FBT002  pyarrow's signature
-        cache_lifetime_seconds: float = 600,
-        read_kms_url: bool = False,  # noqa: FBT001, FBT002
+        **options: Any,
     ) -> None:
         """Moves the keys of a file to their regions' newest generations; see pyarrow.
 
@@ -191,8 +190,7 @@ class CryptoFactory(encryption.CryptoFactory):
             parquet_file_path,
             filesystem,
             double_wrapping,
-            cache_lifetime_seconds,
-            read_kms_url,
+            **options,
         )
 
 
