@@ -52,7 +52,7 @@ from keyfold_server.service.life.restoration import RestoreRequest, RestoreResul
 from keyfold_server.service.life.revocation import BanResult, RevokeRequest, RevokeResult
 from keyfold_server.service.life.rotation import RotateRequest, RotateResult
 from keyfold_server.service.replica import Replica
-from keyfold_server.service.upkeep.sweep import SLOTS
+from keyfold_server.service.upkeep.turns import SLOTS
 from keyfold_server.service.upkeep.verification import TURNS
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore

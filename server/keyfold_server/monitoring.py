@@ -1,7 +1,8 @@
 """The address of KEYFOLD_METRICS: `/livez`, `/readyz` and `/metrics`, over plain HTTP.
 
 It runs in threads of its own, so that it answers while the event loop does not. It asks for no
-credential, so no answer has a key, a caller's name or a customer's name.
+credential, so no answer has a key, or the name of a cluster or an organization. The only names are
+those of cursors and of the callers that own them, without which nobody could find a dead reader.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Final
 
 from opentelemetry import trace
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
 
 from keyfold_server.domain import attempts
 from keyfold_server.domain.errors import KeyfoldError
@@ -23,8 +23,16 @@ from keyfold_server.domain.errors import KeyfoldError
 OK: Final = "OK"
 """The outcome of a successful call. The outcome of any other call is its error's reason."""
 
+# Every counter and histogram would have a second series with the time at which it began.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
 _FAST: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005)
 _SLOW: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+BUILD: Final = Info(
+    "keyfold_build",
+    "The server's release, Python's, and the kinds of its transport and its store.",
+)
 
 CALLS: Final = Histogram(
     "keyfold_call_duration_seconds",
@@ -67,6 +75,14 @@ REFRESHES_NOT_ASKED: Final = Counter(
     ("provider", "reason"),
 )
 
+REVOCATION_CONFIRMED: Final = Histogram(
+    "keyfold_revocation_confirm_seconds",
+    "Time from the commit of a Revoke or RetireGeneration to its answer, by whether every live "
+    "replica had dropped the keys by then: confirmed or pending.",
+    ("outcome",),
+    buckets=_SLOW,
+)
+
 LOG_LINES_DROPPED: Final = Counter(
     "keyfold_log_lines_dropped_total",
     "Log lines about calls that were dropped, because whoever reads the log was too slow.",
@@ -98,6 +114,19 @@ TLS_HANDSHAKES_FAILED: Final = Counter(
     "keyfold_tls_handshakes_failed_total",
     "TLS handshakes with clients that failed, by BoringSSL's reason, as far as gRPC tells.",
     ("reason",),
+)
+
+CERTIFICATE_BEGINS: Final = Gauge(
+    "keyfold_tls_certificate_begins_seconds",
+    "Unix time from which the certificate that the server serves is valid, or the authority of its "
+    "clients that lasts longest.",
+    ("certificate",),
+)
+
+CERTIFICATE_EXPIRES: Final = Gauge(
+    "keyfold_tls_certificate_expires_seconds",
+    "Unix time at which that certificate expires. The server looks at its files at each handshake.",
+    ("certificate",),
 )
 
 SERVING: Final = Gauge(
@@ -136,6 +165,16 @@ KEKS_IN_GRACE: Final = Gauge(
     "KEKs in use on outage grace, while their KMS is out of reach. A restart would end their use.",
 )
 
+SWEEP_AGE: Final = Gauge(
+    "keyfold_sweep_age_seconds",
+    "Time since the part of the sweep that waits longest was last finished, or since the start.",
+)
+
+SWEEP_INTERVAL: Final = Gauge(
+    "keyfold_sweep_interval_seconds",
+    "Time in which the sweep should come to each of its parts once: KEYFOLD_SWEEP_INTERVAL.",
+)
+
 STORE_AGE: Final = Gauge(
     "keyfold_store_age_seconds",
     "Time since this replica last began to read the store's changes successfully.",
@@ -151,6 +190,13 @@ CANNOT_WRAP: Final = Gauge(
     "keyfold_regions_cannot_wrap",
     "Enabled regions whose root key unwraps but does not wrap, so that their next rotation would "
     "fail, on the one replica that counts regions.",
+)
+
+ROOT_KEY_FAILING: Final = Gauge(
+    "keyfold_root_key_failing_seconds",
+    "Time for which a root key of an enabled region has had one health that is not HEALTHY: the "
+    "longest, by health, on the one replica that counts regions.",
+    ("health",),
 )
 
 REGIONS_ERASED: Final = Counter(
@@ -176,7 +222,7 @@ WATCHES: Final = Gauge("keyfold_watches", "Streams of WatchEvents that are open 
 CURSOR_LAG_ENTRIES: Final = Gauge(
     "keyfold_cursor_lag_entries",
     "Entries of the log after each live cursor, by the caller that owns it and its name, on the "
-    "one replica that shows them.",
+    "one replica that shows them. Of many cursors it shows those that have waited longest.",
     ("owner", "cursor"),
 )
 
@@ -256,7 +302,7 @@ def kms_call(
             span.set_attribute("keyfold.provider.region", call.region)
             span.set_attribute("keyfold.provider.attempts", made.count)
             labels = (provider, call.region, operation, str(made.count), outcome)
-            KMS_CALLS.labels(*labels).observe(perf_counter() - began)
+            KMS_CALLS.labels(*labels).observe(perf_counter() - began, _exemplar(span))
 
 
 @contextmanager
@@ -273,7 +319,18 @@ def store_call(operation: str) -> Iterator[trace.Span]:
             _failed(span, error)
             raise
         finally:
-            STORE_CALLS.labels(operation, outcome).observe(perf_counter() - began)
+            STORE_CALLS.labels(operation, outcome).observe(perf_counter() - began, _exemplar(span))
+
+
+def exemplar(trace_id: str) -> dict[str, str] | None:
+    """Returns what leads from a histogram's bucket to a trace; None for a call without one."""
+    return {"trace_id": trace_id} if trace_id else None
+
+
+def _exemplar(span: trace.Span) -> dict[str, str] | None:
+    if not span.is_recording():
+        return None
+    return exemplar(format(span.get_span_context().trace_id, "032x"))
 
 
 def _provider_request(span: trace.Span, request_id: str | None) -> None:

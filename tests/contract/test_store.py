@@ -1070,6 +1070,21 @@ def test_root_keys_that_only_unwrap_are_counted(store: SqlStore) -> None:
     assert store.cannot_wrap() == 0
 
 
+def test_the_root_key_that_has_failed_for_longest_is_found(store: SqlStore) -> None:
+    """S12: of each health the oldest counts, and only of root keys that an enabled region uses."""
+    cluster = enabled(store)
+    root = f"root:{cluster.regions[0].newest.current.root_id}"
+    seen = Observation(root, Health.UNREACHABLE, NOW - 5_000, NOW)
+    store.observe([seen, replace(seen, subject="root:of-nobody", since=1)])
+    assert store.failing() == {"UNREACHABLE": NOW - 5_000}
+    store.observe([replace(seen, health=Health.HEALTHY)])
+    assert store.failing() == {}
+    store.observe([replace(seen, health=Health.KEY_DISABLED)])
+    assert store.failing() == {"KEY_DISABLED": NOW - 5_000}
+    applied(store, revoking("acme"))
+    assert store.failing() == {}
+
+
 def test_whose_kek_it_is(store: SqlStore) -> None:
     """A KEK's id leads to its cluster."""
     cluster = enabled(store)

@@ -31,6 +31,7 @@ from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import ClusterView
 from keyfold_server.service.loading.freshness import REFRESH_AT
 from keyfold_server.service.upkeep import sweep
+from keyfold_server.service.upkeep.turns import SLOTS
 from replicas import House, Member, entered, spin
 
 KEKS: Final = 2_000
@@ -343,9 +344,9 @@ async def test_a_root_key_in_use_costs_at_most_1_25_calls_per_ttl_and_the_sweep(
         assert served(member, range(first, first + roots)) == roots
         refreshes += len(asked) - before
         before = len(asked)
-        due = int(step * STEP / interval * sweep.SLOTS)
+        due = int(step * STEP / interval * SLOTS)
         for turn in range(turns, due):
-            await member.replica.sweep.turn(turn % sweep.SLOTS)
+            await member.replica.sweep.turn(turn % SLOTS)
         proofs += len(asked) - before
         turns = due
     sweeps = seconds / interval

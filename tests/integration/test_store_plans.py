@@ -98,7 +98,7 @@ GROW: Final = {
 }
 """Tables that grow with clusters, with time or with calls."""
 
-COUNTS: Final = {"census", "cannot_wrap"}
+COUNTS: Final = {"census", "cannot_wrap", "failing"}
 """Methods that count all regions; of all replicas one at a time calls them."""
 
 BEAT: Final = Heartbeat("one", 0, b"", 120.0, NOW)

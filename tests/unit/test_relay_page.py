@@ -65,10 +65,8 @@ def test_the_sample_shows_the_defaults() -> None:
 def test_the_page_lists_every_metric_and_exit_code() -> None:
     """What an operator alerts on is on the page, and nothing that does not exist."""
     listed = set(re.findall(r"`(keyfold_relay_\w+)`", PAGE))
-    there = {
-        f"{family.name}_total" if family.type == "counter" else family.name
-        for family in Meters().registry.collect()
-    }
+    suffixes = {"counter": "_total", "info": "_info"}
+    there = {family.name + suffixes.get(family.type, "") for family in Meters().registry.collect()}
     assert listed == there
     codes = set(map(int, re.findall(r"(?m)^\| (\d) \|", PAGE)))
     assert codes == set(map(int, ExitCode))

@@ -1,4 +1,4 @@
-"""Gauges: which replica counts the regions in the store (protocol S12)."""
+"""The metrics that say how things stand: what they show, and on which replica (protocol S12)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from keyfold_server.domain.errors import StoreUnavailableError
+from keyfold_server.domain.health import Health, Observation, root_subject
+from keyfold_server.service.upkeep.turns import SLOTS
 from replicas import House, Member, house_in
 
 
@@ -50,3 +53,51 @@ async def test_one_replica_counts_the_regions(house: House) -> None:
     assert await counted(two)
     assert shown() == 1.0
     assert not await counted(one)
+
+
+async def test_the_sweeps_age_is_that_of_its_oldest_part(house: House) -> None:
+    """F5: while one part of the root keys waits, the age grows, whatever the others do."""
+    member = await house.replica()
+    turns, sweep = member.replica.sweep.turns, member.replica.sweep
+    house.clock.advance(100.0)
+    assert turns.age >= 100.0
+    for slot in range(1, SLOTS):
+        await sweep.turn(slot)
+    assert turns.age >= 100.0
+    await sweep.turn(0)
+    assert turns.age < 1.0
+    member.line.fail("samples", StoreUnavailableError("gone"))
+    house.clock.advance(100.0)
+    for slot in range(SLOTS):
+        await sweep.turn(slot)
+    assert turns.age >= 100.0
+
+
+async def test_the_oldest_failing_root_key_shows(house: House) -> None:
+    """S12: an operator sees for how long a customer's key has failed, by what the KMS says."""
+    member = await house.replica()
+    await member.enable("a")
+    since = int(house.clock.wall() * 1000) - 90_000
+    cluster = house.store.cluster("a")
+    assert cluster is not None
+    subject = root_subject(cluster.regions[0].newest.current)
+    house.store.observe([Observation(subject, Health.KEY_DISABLED, since, since)])
+    await counted(member)
+    labels = {"health": "KEY_DISABLED"}
+    found = REGISTRY.get_sample_value("keyfold_root_key_failing_seconds", labels)
+    assert found == pytest.approx(90.0, abs=1.0)
+
+
+async def test_a_revocation_that_waits_for_a_replica_shows(house: House) -> None:
+    """R4: whoever is paged sees that a replica may still serve a revoked key."""
+    one = await house.replica()
+    await house.replica()
+    await one.enable("a")
+
+    def seen(outcome: str) -> float:
+        name = "keyfold_revocation_confirm_seconds_count"
+        return REGISTRY.get_sample_value(name, {"outcome": outcome}) or 0.0
+
+    before = seen("confirmed"), seen("pending")
+    await one.hurry().revoke("a")
+    assert (seen("confirmed"), seen("pending")) == (before[0], before[1] + 1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from keyfold.version import __version__
 
 STATES: Final = ("delivering", "retrying", "parked", "stopped")
 """What a target can be doing; one of its states is 1."""
@@ -17,6 +20,9 @@ class Meters:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        Info(
+            "keyfold_relay_build", "The relay's release, and Python's.", registry=self.registry
+        ).info({"version": __version__, "python": platform.python_version()})
         target = ("target",)
         self.delivered = Counter(
             "keyfold_relay_delivered",

@@ -9,12 +9,15 @@ import asyncio
 import ctypes
 import logging
 import os
+import platform
 import resource
 import signal
 import sys
 from collections.abc import Callable
 from typing import Final
+from urllib.parse import urlsplit
 
+from keyfold.version import __version__
 from keyfold_server import grpc_log, monitoring, observability, telemetry
 from keyfold_server.bootstrap.access import Access
 from keyfold_server.bootstrap.checking import check
@@ -220,6 +223,14 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
         log.warning("%s is not a setting; is it misspelt?", name)
     sampling = observability.traces()
     readiness = Readiness()
+    telemetry.BUILD.info(
+        {
+            "version": __version__,
+            "python": platform.python_version(),
+            "transport": settings.transport,
+            "store": urlsplit(settings.store).scheme,
+        }
+    )
     telemetry.SERVING.set_function(lambda: float(not readiness.obstacle))
     end_monitoring = monitoring.serve(settings.metrics_address(), readiness)
     call_log = CallLog(sys.stderr.fileno(), pretty=pretty)

@@ -242,6 +242,14 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
         ...
 
+    def failing(self) -> dict[str, int]:
+        """Returns since when a root key of an enabled region has failed, for the longest one.
+
+        Returns:
+            Milliseconds of Unix time by the name of a health, other than UNKNOWN and HEALTHY.
+        """
+        ...
+
     def samples(self, prefix: str) -> list[Sample]:
         """Chooses KEKs for the sweep, of root keys whose ids begin with a prefix, by root key.
 

@@ -144,7 +144,9 @@ class CallLog:
         """Measures the calls that were added, and formats their lines."""
         calls, self._calls = self._calls, []
         for call in calls:
-            _histogram(call.method, call.code, call.reason).observe(call.seconds)
+            _histogram(call.method, call.code, call.reason).observe(
+                call.seconds, telemetry.exemplar(call.trace_id)
+            )
         if self.also is not None:
             self.also(calls)
         if self._thread is not None:

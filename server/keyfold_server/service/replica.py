@@ -96,6 +96,7 @@ from keyfold_server.service.upkeep.gauges import Gauges
 from keyfold_server.service.upkeep.log_verification import LogVerification
 from keyfold_server.service.upkeep.pruning import Pruning
 from keyfold_server.service.upkeep.sweep import Sweep
+from keyfold_server.service.upkeep.turns import Turns
 from keyfold_server.service.upkeep.verification import TURNS, Verification
 from keyfold_server.service.watch import cursors, watches
 from keyfold_server.service.watch.cursors import CursorReaders
@@ -450,7 +451,7 @@ class Replica:
             self._kek_wrapper,
             self._health,
             storage,
-            timing.sweep,
+            Turns(storage, timing.sweep, clock),
             self.check_serving,
             AutoRotation(self._resolution, self.rotation, self._kek_wrapper, storage, clock),
         )
@@ -461,7 +462,9 @@ class Replica:
         self._log_verification = LogVerification(storage, self._alarm)
         self.erasure = Erasure(storage, self.changes, clock)
         self._pruning = Pruning(storage, clock, timing)
-        self.gauges = Gauges(self._cache, storage, clock, self.changes.staleness.age)
+        self.gauges = Gauges(
+            self._cache, storage, clock, self.changes.staleness.age, self.sweep.turns
+        )
 
     async def start(self) -> None:
         """Registers with the store and begins to follow it and to keep keys fresh."""

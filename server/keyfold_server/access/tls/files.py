@@ -71,7 +71,9 @@ class TlsSet:
         key: The private key in PEM.
         client_ca: The clients' authorities in PEM, or None.
         serial: The certificate's serial number in hexadecimal.
+        not_before: The beginning of the certificate's validity.
         not_after: The end of the certificate's validity.
+        authority: The validity of the clients' authority that lasts longest, or None.
         key_exposed: True if others than the key file's owner and group can read it.
     """
 
@@ -79,7 +81,9 @@ class TlsSet:
     key: bytes = field(repr=False)
     client_ca: bytes | None
     serial: str
+    not_before: datetime
     not_after: datetime
+    authority: tuple[datetime, datetime] | None
     key_exposed: bool
 
 
@@ -184,14 +188,20 @@ def _checked(texts: dict[str, bytes], now: datetime, *, exposed: bool) -> TlsSet
             "this machine's clock, or wait"
         )
     authorities = texts.get(CLIENT_CA)
+    authority = None
     if authorities is not None:
-        _check_authorities(_certificates(authorities, CLIENT_CA), now)
+        found = _certificates(authorities, CLIENT_CA)
+        _check_authorities(found, now)
+        last = max(found, key=lambda one: one.not_valid_after_utc)
+        authority = last.not_valid_before_utc, last.not_valid_after_utc
     return TlsSet(
         certificate=texts[CERTIFICATE],
         key=texts[KEY],
         client_ca=authorities,
         serial=f"{leaf.serial_number:x}",
-        not_after=leaf.not_valid_after_utc,
+        not_before=begins,
+        not_after=ends,
+        authority=authority,
         key_exposed=exposed,
     )
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import grpc
 
+from keyfold_server import telemetry
 from keyfold_server.access.tls import files as tls_files
 from keyfold_server.access.tls.files import TlsFiles, TlsSet
 from keyfold_server.domain.errors import SetupError
@@ -43,6 +44,7 @@ class ServerTls:
         self._stamp: Stamp | None = tls_files.stamp(files)
         self._serving = tls_files.read(files, clock.wall())
         self._fault = ""
+        self._show()
         if self._serving.key_exposed:
             log.warning(
                 "every user of this machine can read the TLS key; run chmod o-r on it unless a "
@@ -113,11 +115,21 @@ class ServerTls:
         self._stamp, self._fault = stamp, ""
         if found != self._serving:
             self._serving = found
+            self._show()
             log.info(
                 "TLS files reloaded",
                 extra={"serial": found.serial, "not_after": found.not_after.isoformat()},
             )
         return self._serving
+
+    def _show(self) -> None:
+        """Shows in the metrics until when the certificates are valid."""
+        shown = {"server": (self._serving.not_before, self._serving.not_after)}
+        if self._serving.authority is not None:
+            shown["client_authority"] = self._serving.authority
+        for name, (begins, ends) in shown.items():
+            telemetry.CERTIFICATE_BEGINS.labels(name).set(begins.timestamp())
+            telemetry.CERTIFICATE_EXPIRES.labels(name).set(ends.timestamp())
 
 
 class _Port:

@@ -8,8 +8,10 @@ the region is in service, and Keyfold proves the KEK when it loads it. Taking re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Final
 
+from keyfold_server import telemetry
 from keyfold_server.domain.bans import CommittedBan
 from keyfold_server.domain.changes import Decide, retired, revoked
 from keyfold_server.domain.cluster import Cluster
@@ -23,7 +25,7 @@ from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.region_names import check_regions
 from keyfold_server.domain.rights import Caller
 from keyfold_server.service.fleet.confirmations import PendingReplica
-from keyfold_server.service.life.acknowledgements import Acknowledgements
+from keyfold_server.service.life.acknowledgements import Acknowledged, Acknowledgements
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.reports import ClusterReport, Reports
 from keyfold_server.service.life.requests import MutationCall, MutationResult
@@ -151,7 +153,7 @@ class Revocation:
             return await self._revoked(call, decide)
 
         result = await self._mutations.run(call, work, lambda replayed: replayed)
-        acknowledged = await self._acknowledgements.of(call, result.number)
+        acknowledged = await self._acknowledged(call, result.number)
         if isinstance(result, CommittedBan):
             return BanResult(result, *acknowledged)
         return RevokeResult(result, *acknowledged)
@@ -197,7 +199,18 @@ class Revocation:
             return await self._mutations.commit(call, decide)
 
         result = await self._mutations.run(call, work, lambda replayed: replayed)
-        return RevokeResult(result, *await self._acknowledgements.of(call, result.number))
+        return RevokeResult(result, *await self._acknowledged(call, result.number))
+
+    async def _acknowledged(
+        self,
+        call: MutationCall[RevokeRequest] | MutationCall[RetireGenerationRequest],
+        number: int | None,
+    ) -> Acknowledged:
+        began = perf_counter()
+        told = await self._acknowledgements.of(call, number)
+        outcome = "pending" if told.pending else "confirmed"
+        telemetry.REVOCATION_CONFIRMED.labels(outcome).observe(perf_counter() - began)
+        return told
 
     async def report(self, caller: Caller, mutation: MutationResult) -> ClusterReport:
         """Returns the report of the cluster, as the answer shows it; reads in the lane (R9)."""

@@ -16,6 +16,7 @@ from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.storage import Storage
+from keyfold_server.service.upkeep.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -34,20 +35,27 @@ class Gauges:
     """Shows the gauges."""
 
     def __init__(
-        self, cache: KeyCache, storage: Storage, clock: Clock, age: Callable[[], float]
+        self,
+        cache: KeyCache,
+        storage: Storage,
+        clock: Clock,
+        age: Callable[[], float],
+        turns: Turns,
     ) -> None:
         """Takes what the gauges show.
 
         Args:
             cache: The clusters and KEKs in memory.
             storage: The store, which counts regions.
-            clock: Monotonic time.
+            clock: Time.
             age: Returns the seconds since this replica saw the store.
+            turns: Says how long the parts of the sweep wait.
         """
         self._cache = cache
         self._storage = storage
         self._clock = clock
         self._age = age
+        self._turns = turns
 
     def show(self) -> None:
         """Has the gauges show this replica from now on, each at the moment of a scrape."""
@@ -55,6 +63,8 @@ class Gauges:
         telemetry.CACHED_KEKS.set_function(lambda: self._count()[1])
         telemetry.KEKS_IN_GRACE.set_function(lambda: self._count()[2])
         telemetry.STORE_AGE.set_function(self._age)
+        telemetry.SWEEP_AGE.set_function(lambda: self._turns.age)
+        telemetry.SWEEP_INTERVAL.set(self._turns.interval)
 
     def _count(self) -> tuple[int, int, int]:
         return self._cache.count(self._clock.monotonic())
@@ -72,14 +82,20 @@ class Gauges:
         """
         census: dict[tuple[str, str], int] = {}
         cannot_wrap = 0
+        failing: dict[str, int] = {}
         try:
             if await self._storage.run(self._storage.store.claim, _CLAIM, _HOLDS):
                 census = await self._storage.run(self._storage.store.census)
                 cannot_wrap = await self._storage.run(self._storage.store.cannot_wrap)
+                failing = await self._storage.run(self._storage.store.failing)
         except KeyfoldError as error:
             log.warning("the store did not count the regions: %s", error.reason)
         finally:
             telemetry.CANNOT_WRAP.set(cannot_wrap)
+            telemetry.ROOT_KEY_FAILING.clear()
+            for health, since in failing.items():
+                age = max(0.0, self._clock.wall() - since / 1000)
+                telemetry.ROOT_KEY_FAILING.labels(health).set(age)
             telemetry.REGIONS.clear()
             for (state, health), count in census.items():
                 telemetry.REGIONS.labels(state, health).set(count)

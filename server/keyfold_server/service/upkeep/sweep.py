@@ -41,12 +41,9 @@ from keyfold_server.service.storage import Storage
 from keyfold_server.service.supervisor import Supervisor, Watched
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.upkeep.auto_rotation import AutoRotation
-from keyfold_server.service.upkeep.turns import Turns
+from keyfold_server.service.upkeep.turns import SLOTS, Turns
 
 log = logging.getLogger(__name__)
-
-SLOTS: Final = 256
-"""Slots of an interval: one for each first byte of a root key id."""
 
 AT_ONCE: Final = 16
 """Root keys under way at once."""
@@ -59,7 +56,11 @@ _PAUSE: Final = 0.1
 
 
 class Sweep:
-    """Checks keys, slot by slot."""
+    """Checks keys, slot by slot.
+
+    Attributes:
+        turns: Knows whose turn it is, and how long a slot has waited.
+    """
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Sweep:
         kek_wrapper: KekWrapper,
         health: HealthRecorder,
         storage: Storage,
-        interval: float,
+        turns: Turns,
         check_serving: Callable[[], None],
         auto_rotation: AutoRotation,
     ) -> None:
@@ -80,7 +81,7 @@ class Sweep:
             kek_wrapper: Has root keys wrap and unwrap.
             health: Records what the sweep observes.
             storage: The store.
-            interval: Seconds from one sweep to the next.
+            turns: Knows whose turn it is.
             check_serving: Raises if this replica must not use keys.
             auto_rotation: Rotates the regions that follow a root key.
         """
@@ -89,10 +90,9 @@ class Sweep:
         self._kek_wrapper = kek_wrapper
         self._health = health
         self._storage = storage
-        self._interval = interval
+        self.turns = turns
         self._check_serving = check_serving
         self._auto_rotation = auto_rotation
-        self._turns = Turns(storage, interval)
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._following = asyncio.Semaphore(_FOLLOWED)
         self._under_way: set[tuple[object, ...]] = set()
@@ -110,7 +110,7 @@ class Sweep:
             # work.
             self._tasks.start(self._watched_turn(watched, next(slots) % SLOTS))
 
-        return supervisor.start("sweep_slots", begin, self._interval / SLOTS)
+        return supervisor.start("sweep_slots", begin, self.turns.interval / SLOTS)
 
     async def stop(self) -> None:
         """Ends the turns that are under way."""
@@ -128,7 +128,7 @@ class Sweep:
             return
         prefix = f"{slot:02x}"
         try:
-            samples = await self._turns.claim(prefix)
+            samples = await self.turns.claim(prefix)
             self._failing = False
         except KeyfoldError as error:
             if not self._failing:
@@ -140,6 +140,8 @@ class Sweep:
             *(self._in_memory(root) for root in self._cache.roots(prefix)),
             *(self._root(chosen) for chosen in roots),
         )
+        if not self._failing:
+            self.turns.ended(slot)
 
     async def _in_memory(self, root: RootState) -> None:
         """Proves by itself each KEK under a root key that was used since the last turn."""
@@ -184,14 +186,14 @@ class Sweep:
                 try:
                     region, version = await self._ask(sample, wrap=sample is chosen[0])
                 except (CouldNotTellError, OverloadedError, RateLimitedError):
-                    self._turns.could_not_ask(sample.root)
+                    self.turns.could_not_ask(sample.root)
                     return None, ""
                 except KeyfoldError as error:
                     log.warning("the sweep could not check %s: %s", sample.cluster, error.reason)
                     if isinstance(error, RowNotAuthenticError | ClusterBannedError):
                         self._health.unreadable(sample.kek)
                     continue
-                self._turns.could_ask(sample.root)
+                self.turns.could_ask(sample.root)
                 newest = newest or version
                 if region is not None and sample.followed:
                     follows = region.newest.current.root

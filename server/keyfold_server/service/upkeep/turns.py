@@ -2,7 +2,7 @@
 
 A claim in the store holds the turn for most of an interval. A replica that the network cuts off
 from a KMS must not be the one that asks it for ever, and a replica that can reach the KMS must not
-wait for it.
+wait for it. Turns also know when each slot had its last one.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from keyfold_server.domain.health import COULD_NOT_TELL
-from keyfold_server.domain.ports import Sample
+from keyfold_server.domain.ports import Clock, Sample
 from keyfold_server.service.storage import Storage
+
+SLOTS: Final = 256
+"""Slots of an interval: one for each first byte of a root key id."""
 
 _PART: Final = 0.75
 """Part of the interval for which a claim holds. It is less than all of the interval, so that a
@@ -27,13 +30,28 @@ _STEPS_BACK: Final = 4
 
 
 class Turns:
-    """Claims root keys in the store."""
+    """Claims root keys in the store.
 
-    def __init__(self, storage: Storage, interval: float) -> None:
-        """Takes the store, and the seconds from one sweep to the next."""
+    Attributes:
+        interval: Seconds from one sweep to the next.
+    """
+
+    def __init__(self, storage: Storage, interval: float, clock: Clock) -> None:
+        """Takes the store, the seconds from one sweep to the next, and monotonic time."""
+        self.interval = interval
         self._storage = storage
-        self._interval = interval
+        self._clock = clock
+        self._ended = [clock.monotonic()] * SLOTS
         self._stepping_back: dict[str, int] = {}
+
+    @property
+    def age(self) -> float:
+        """Seconds since the slot that waits longest had a turn. Any thread may ask."""
+        return self._clock.monotonic() - min(self._ended)
+
+    def ended(self, slot: int) -> None:
+        """Notes that a slot had its turn, be it this replica's or another's."""
+        self._ended[slot] = self._clock.monotonic()
 
     async def claim(self, prefix: str) -> list[Sample]:
         """Returns the KEKs to ask about, or an empty list if another replica has the turn.
@@ -45,7 +63,7 @@ class Turns:
         samples = await self._storage.run(store.samples, prefix)
         if not samples:
             return []
-        holds = int(self._interval * await self._part(samples) * 1000)
+        holds = int(self.interval * await self._part(samples) * 1000)
         ours = await self._storage.run(store.claim, f"sweep:{prefix}", holds)
         return samples if ours else []
 

@@ -33,6 +33,9 @@ _HOLDS: Final = 27_000
 EVERY: Final = 30.0
 """Seconds between two turns to show how far behind cursors are."""
 
+SHOWN: Final = 100
+"""Most cursors that the metrics show, so that callers who make many do not fill Prometheus."""
+
 _SESSION: Final = 16
 
 
@@ -154,11 +157,12 @@ class CursorReaders:
             log.warning("cannot read how far behind cursors are: %s", error.reason)
         telemetry.CURSOR_LAG_ENTRIES.clear()
         telemetry.CURSOR_LAG_SECONDS.clear()
-        for report in found:
-            if report.cursor.expired_at is None:
-                labels = (report.cursor.key.owner, report.cursor.key.name)
-                telemetry.CURSOR_LAG_ENTRIES.labels(*labels).set(report.behind)
-                telemetry.CURSOR_LAG_SECONDS.labels(*labels).set(report.waiting / 1000)
+        live = [report for report in found if report.cursor.expired_at is None]
+        live.sort(key=lambda report: report.waiting, reverse=True)
+        for report in live[:SHOWN]:
+            labels = (report.cursor.key.owner, report.cursor.key.name)
+            telemetry.CURSOR_LAG_ENTRIES.labels(*labels).set(report.behind)
+            telemetry.CURSOR_LAG_SECONDS.labels(*labels).set(report.waiting / 1000)
 
 
 def taken(name: str) -> CursorTakenError:

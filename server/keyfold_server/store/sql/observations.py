@@ -58,6 +58,10 @@ class ObservationStore:
         """Counts enabled regions whose root key unwraps but did not wrap at the last try."""
         return self._transactions.read(listing.cannot_wrap)
 
+    def failing(self) -> dict[str, int]:
+        """Returns since when a root key in service has failed, by health: the longest."""
+        return self._transactions.read(listing.failing)
+
     def samples(self, prefix: str) -> list[Sample]:
         """Chooses KEKs for the sweep, of the root keys whose ids begin with `prefix`."""
         return self._transactions.read(lambda c: samples.read(c, prefix))

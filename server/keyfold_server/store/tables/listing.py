@@ -227,6 +227,21 @@ def cannot_wrap(connection: Connection) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
+def failing(connection: Connection) -> dict[str, int]:
+    """Returns since when a root key of an enabled region has failed, by health: the longest."""
+    statement = (
+        select(_ROOT.c.health, func.min(_ROOT.c.since))
+        .select_from(regions)
+        .join(_ROOT, _ROOT.c.subject == regions.c.root_subject)
+        .where(
+            regions.c.state == State.ENABLED.value,
+            _ROOT.c.health.not_in((Health.HEALTHY.value, Health.UNKNOWN.value)),
+        )
+        .group_by(_ROOT.c.health)
+    )
+    return {row[0]: row[1] for row in connection.execute(statement)}
+
+
 def _with_health(statement: Select[Any]) -> Select[Any]:
     return (
         statement.select_from(regions)
