@@ -79,12 +79,14 @@ class Service(Contender):
 
     Attributes:
         address: `HOST:PORT`.
+        token: What its callers bring; empty if nothing.
     """
 
     def __init__(self, name: str, server: Server, tls: Tls | None, headers: dict[str, str]) -> None:
         """Takes a server that is ready, and the headers that its callers send."""
         super().__init__(name, server.pid)
         self.address = server.address
+        self.token = headers.get("authorization", "").removeprefix("Bearer ")
         self._tls = tls
         self._headers = headers
 
@@ -180,18 +182,19 @@ def serving(folder: Path) -> Iterator[dict[str, Field]]:
         bao = stack.enter_context(_openbao(tls))
         fields = {}
         for way, used in (("plain", None), ("tls", tls)):
-            keyfold, echo = {}, {}
+            ours, echo = {}, {}
             for transport in TRANSPORTS:
                 own = folder / f"{transport}-{way}"
                 own.mkdir()
-                keyfold[transport] = stack.enter_context(_keyfold(own, transport, used))
+                ours[transport] = stack.enter_context(keyfold(own, transport, used))
                 echo[transport] = stack.enter_context(_echo(transport, used))
-            fields[way] = Field(keyfold, echo, bao.get(way))
+            fields[way] = Field(ours, echo, bao.get(way))
         yield fields
 
 
 @contextmanager
-def _keyfold(folder: Path, transport: str, tls: Tls | None) -> Iterator[Service]:
+def keyfold(folder: Path, transport: str, tls: Tls | None = None) -> Iterator[Service]:
+    """Runs Keyfold as in production, with a cluster in memory."""
     signing = ec.generate_private_key(ec.SECP256R1())
     settings = {
         "transport": transport,

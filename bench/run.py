@@ -43,6 +43,7 @@ CASES: Final[Mapping[str, str]] = {
     "backlog": "backlog",
     "operations": "operations",
     "client": "client",
+    "coalesce": "together",
 }
 """The cases with goals, and the module of each. `main` calls the module's `measure`."""
 

@@ -52,6 +52,7 @@ class Relay:
         requests: Every request so far, by method.
         metadata: The metadata of each of them.
         delays: Seconds for which the relay holds every call of a method.
+        holds: What the relay waits for with every call of a method.
     """
 
     def __init__(self, behind: str, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -65,6 +66,7 @@ class Relay:
         self.requests: dict[str, list[Any]] = defaultdict(list)
         self.metadata: dict[str, list[dict[str, str | bytes]]] = defaultdict(list)
         self.delays: dict[str, float] = {}
+        self.holds: dict[str, Callable[[], object]] = {}
         self._behind = behind
         self._credentials = credentials
         self._errors: dict[str, deque[WireError | None]] = defaultdict(deque)
@@ -128,6 +130,7 @@ class Relay:
         def relay(request: bytes, context: grpc.ServicerContext) -> bytes:
             error = self._note(method, kind.FromString(request), context)
             time.sleep(self.delays.get(method, 0))
+            self.holds.get(method, bool)()
             if error is not None:
                 context.abort_with_status(rpc_status.to_status(error.status()))
             return _passed_on(onward, request, context)

@@ -246,7 +246,7 @@ MACHINERY: Final = ("close", "failure", "send", "stream")
 class Unsent(keyfold.Client):
     """A client that sends nothing: what would be sent has passed every check."""
 
-    def send(self, call: Call[Any, Any], *, timeout: float | None = None) -> Any:
+    def send(self, call: Call[Any, Any], *, timeout: float | None = None, **_: Any) -> Any:
         self.timeouts.of(call.plane, timeout)
         raise keyfold.UnavailableError("sent")
 
@@ -262,6 +262,7 @@ class AsyncUnsent(keyfold.AsyncClient):
         call: Call[Any, Any],
         *,
         timeout: float | None = None,  # noqa: ASYNC109  as its base
+        **_: Any,
     ) -> Any:
         self.timeouts.of(call.plane, timeout)
         raise keyfold.UnavailableError("sent")

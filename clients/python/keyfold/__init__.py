@@ -16,6 +16,7 @@ The names that this module exports are the client's interface. Its rooms, which 
     envelope/   data sealed under data keys
     client/     the client; `make client` generates it from aio/
     aio/        the client for asyncio
+    coalescing/ calls that travel together
     transport/  how a call reaches a server: channel, TLS, the caller's token, deadlines, spans
     calls/      each call as a value: its method, its request, and how to read its response
     models/     the values that methods take and return

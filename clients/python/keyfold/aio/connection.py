@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -10,6 +10,7 @@ from typing import Any, Final, Self, cast
 import grpc
 from google.longrunning.operations_pb2_grpc import OperationsStub
 
+from keyfold.arguments import wrong_type
 from keyfold.calls.batches import Part
 from keyfold.calls.call import (
     EVENTS,
@@ -21,7 +22,10 @@ from keyfold.calls.call import (
     Response,
     Result,
 )
+from keyfold.coalescing.lane import CallerMetadata
+from keyfold.coalescing.tasks import AsyncCoalescer
 from keyfold.errors import ForkedError, KeyfoldError
+from keyfold.models.specs import Context
 from keyfold.transport.caller import Caller, OnBehalfOf, Token
 from keyfold.transport.channel import endpoint
 from keyfold.transport.failures import FAILURES, about, closed_error, failure_of
@@ -30,7 +34,7 @@ from keyfold.transport.loops import async_this_loop, elsewhere
 from keyfold.transport.target import DEFAULT_TARGET, Target
 from keyfold.transport.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT, Timeouts
 from keyfold.transport.tls import Tls
-from keyfold.transport.tracing import client_span
+from keyfold.transport.tracing import Link, client_span
 from keyfold.v1.event_service_pb2_grpc import EventServiceStub
 from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
 from keyfold.v1.organization_service_pb2_grpc import OrganizationServiceStub
@@ -57,6 +61,7 @@ class Connection:
         on_behalf_of: OnBehalfOf | None = None,
         timeout: float = DATA_TIMEOUT,
         control_timeout: float = CONTROL_TIMEOUT,
+        coalesce: bool = False,
     ) -> None:
         """Makes a client, which connects when it makes its first call.
 
@@ -71,6 +76,9 @@ class Connection:
         self._caller = Caller(token, on_behalf_of)
         self._endpoint = endpoint(target, tls, with_token=self._caller.brings_token)
         self.timeouts: Final = Timeouts.of_client(timeout, control_timeout)
+        if not isinstance(coalesce, bool):
+            raise wrong_type("coalesce", "bool", coalesce)
+        self._coalescer = AsyncCoalescer() if coalesce else None
         self._opening = Lock()
         self._opened: tuple[grpc.aio.Channel, _Stubs, object] | None = None
         self._closed = False
@@ -141,17 +149,34 @@ class Connection:
         with self._opening:
             self._closed = True
             opened = self._opened
+        if self._coalescer is not None:
+            self._coalescer.close()
         if opened is not None:
             await opened[0].close()
 
-    async def send(self, call: Call[Response, Result], *, timeout: float | None = None) -> Response:
-        """Sends a call of `keyfold.calls` and returns its response as the protobuf message."""
-        with client_span(call.method, call.service) as trace:
+    async def send(
+        self,
+        call: Call[Response, Result],
+        *,
+        timeout: float | None = None,
+        caller: CallerMetadata | None = None,
+        links: Sequence[Link] = (),
+    ) -> Response:
+        """Sends a call of `keyfold.calls` and returns its response as the protobuf message.
+
+        Args:
+            call: The call.
+            timeout: Seconds that it may take; None: the client's.
+            caller: What it says of its caller; None: what the client was made with.
+            links: For a batch, links to the spans of its calls.
+        """
+        with client_span(call.method, call.service, links) as trace:
             try:
                 _, stubs = self._open()
                 method = getattr(stubs[call.service], call.method)
                 limit = self.timeouts.of(call.plane, timeout)
-                caller = self._caller.metadata()
+                if caller is None:
+                    caller = self._caller.metadata()
                 response = await method(call.request, timeout=limit, metadata=[*caller, *trace])
             except KeyfoldError as error:
                 about(error, call)
@@ -172,6 +197,21 @@ class Connection:
 
     async def _ask(self, call: Call[Response, Result], timeout: float | None) -> Result:
         return call.result(await self.send(call, timeout=timeout))
+
+    async def _ask_together(
+        self, call: Call[Response, Result], context: Context | None, timeout: float | None
+    ) -> Result:
+        """Makes a call about one key, which may travel with others if the client coalesces."""
+        if self._coalescer is None:
+            return call.result(await self.send(call, timeout=timeout))
+        try:
+            self._open()  # It raises where nobody may touch what the parent's threads hold.
+            limit = self.timeouts.of(call.plane, timeout)
+            caller = self._caller.metadata()
+        except KeyfoldError as error:
+            about(error, call)
+            raise
+        return await self._coalescer.ask(self, call, dict(context or {}), limit, caller)
 
     async def _batch(
         self, parts: Iterable[Part[Response, Result]], timeout: float | None

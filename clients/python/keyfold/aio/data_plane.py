@@ -42,7 +42,8 @@ class DataPlane(Connection):
             >>> len(wrapped.wrapped_key)
             122
         """
-        return await self._ask(calls.wrap(cluster, region, plaintext, context), timeout)
+        call = calls.wrap(cluster, region, plaintext, context)
+        return await self._ask_together(call, context, timeout)
 
     async def unwrap(
         self,
@@ -73,7 +74,8 @@ class DataPlane(Connection):
             ...     print(error.reason)
             CONTEXT_MISMATCH
         """
-        return await self._ask(calls.unwrap(cluster, wrapped_key, context), timeout)
+        call = calls.unwrap(cluster, wrapped_key, context)
+        return await self._ask_together(call, context, timeout)
 
     async def generate_data_key(
         self,
@@ -165,7 +167,8 @@ class DataPlane(Connection):
             RefusedError: The customer's KMS refuses the root key.
             CouldNotTellError: The KMS gives no answer, for longer than keys serve without one.
         """
-        return await self._ask(calls.rewrap(cluster, wrapped_key, context, destination), timeout)
+        call = calls.rewrap(cluster, wrapped_key, context, destination)
+        return await self._ask_together(call, context, timeout)
 
     async def batch_wrap(
         self,

@@ -44,7 +44,8 @@ class DataPlane(Connection):
             >>> len(wrapped.wrapped_key)
             122
         """
-        return self._ask(calls.wrap(cluster, region, plaintext, context), timeout)
+        call = calls.wrap(cluster, region, plaintext, context)
+        return self._ask_together(call, context, timeout)
 
     def unwrap(
         self,
@@ -75,7 +76,8 @@ class DataPlane(Connection):
             ...     print(error.reason)
             CONTEXT_MISMATCH
         """
-        return self._ask(calls.unwrap(cluster, wrapped_key, context), timeout)
+        call = calls.unwrap(cluster, wrapped_key, context)
+        return self._ask_together(call, context, timeout)
 
     def generate_data_key(
         self,
@@ -167,7 +169,8 @@ class DataPlane(Connection):
             RefusedError: The customer's KMS refuses the root key.
             CouldNotTellError: The KMS gives no answer, for longer than keys serve without one.
         """
-        return self._ask(calls.rewrap(cluster, wrapped_key, context, destination), timeout)
+        call = calls.rewrap(cluster, wrapped_key, context, destination)
+        return self._ask_together(call, context, timeout)
 
     def batch_wrap(
         self,
