@@ -19,8 +19,8 @@ _NAME: Final = "KEYFOLD_TENANTS"
 def tenants() -> Tenants:
     """Returns what the setting names.
 
-    It is the path of a `Tenants`, or of a function that returns one and is called once, at the
-    first use of an encrypted field. So a function makes the client after a server has forked.
+    It is the path of a `Tenants`, or of a function that returns one, which is called at the first
+    use of an encrypted field. So a function makes the client after a server has forked.
 
     Raises:
         ImproperlyConfigured: The setting is missing, or names something else.
