@@ -93,12 +93,14 @@ imports: venv ## Check the import contracts of pyproject.toml
 	@$(bin)/lint-imports --no-logo
 
 .PHONY: docs
-docs: venv ## Generate the pages of docs/ that come from the code
+docs: venv ## Generate the pages of docs/ that come from the code, and Grafana's dashboard
 	$(bin)/python scripts/docs.py write
+	$(bin)/python scripts/dashboard.py write
 
 .PHONY: check-docs
-check-docs: venv ## Check that those pages are up to date
+check-docs: venv ## Check that those are up to date
 	@$(bin)/python scripts/docs.py check
+	@$(bin)/python scripts/dashboard.py check
 
 .PHONY: client
 client: venv ## Generate the synchronous client, and both clients' errors

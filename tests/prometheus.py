@@ -7,10 +7,12 @@ import re
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Info
+from typer import Typer
+from typer.main import get_command
 
 from keyfold.cli.output.probe import as_metrics
 from keyfold.probe import Step
@@ -97,3 +99,8 @@ def _registered(registry: CollectorRegistry) -> dict[str, frozenset[str]]:
         else:
             found[f"{name}_total" if isinstance(metric, Counter) else name] = labels
     return found
+
+
+def command(app: Typer) -> Any:
+    """Returns the command of one of the programs, to look at its options."""
+    return get_command(app)
