@@ -16,6 +16,7 @@ MODEL: Final = ROOT / "docs" / "model"
 CONFIG: Final = (MODEL / "Keyfold.cfg").read_text(encoding="utf-8")
 LANE_CONFIG: Final = (MODEL / "Lane.cfg").read_text(encoding="utf-8")
 REFUSALS_CONFIG: Final = (MODEL / "Refusals.cfg").read_text(encoding="utf-8")
+CLIENT_CONFIG: Final = (MODEL / "Client.cfg").read_text(encoding="utf-8")
 
 SAFEGUARDS: Final = re.findall(r"^    (\w+) = TRUE$", CONFIG, re.MULTILINE)
 INVARIANTS: Final = CONFIG.split("INVARIANTS")[1].split()
@@ -27,8 +28,11 @@ LANE_INVARIANTS, LANE_PROPERTIES = (
 REFUSALS_SAFEGUARDS: Final = re.findall(r"^    (\w+) = TRUE$", REFUSALS_CONFIG, re.MULTILINE)
 REFUSALS_INVARIANTS: Final = REFUSALS_CONFIG.split("INVARIANTS")[1].split()
 
+CLIENT_SAFEGUARDS: Final = re.findall(r"^    (\w+) = TRUE$", CLIENT_CONFIG, re.MULTILINE)
+CLIENT_INVARIANTS: Final = CLIENT_CONFIG.split("INVARIANTS")[1].split()
+
 MARKED: Final = {
-    *("A6", "F1", "F2", "F2b", "F8", "R1", "R2", "R3", "R4", "R9", "R10"),
+    *("A6", "D5", "F1", "F2", "F2b", "F8", "R1", "R2", "R3", "R4", "R8", "R9", "R10"),
     *("S0", "S1", "S2", "S3", "S4", "S5", "S10", "S11"),
 }
 """The rules of docs/protocol.md that the models hold; a safeguard is named after its rule."""
@@ -233,6 +237,38 @@ REFUSALS_WITHOUT: Final = (
 )
 """Safeguards of refusals and limits, and what falls without each under these events."""
 
+CLIENT_WHOLE: tuple[tuple[tuple[str, ...], int, int, int], ...] = (
+    ((), 1, 4, 1),
+    ((), 1, 2, 2),
+    (("break",), 1, 3, 1),
+    (("wait",), 1, 3, 1),
+    (("refusal", "break"), 2, 1, 1),
+    (("reuse", "wait", "break"), 2, 1, 1),
+    (("reuse", "wait", "break", "refusal"), 3, 0, 1),
+)
+"""Events that may happen to a client with every safeguard on, decisions, ticks, and messages of the
+stream that may be on their way at once."""
+
+if os.environ.get("KEYFOLD_MODEL") == "deep":
+    CLIENT_WHOLE += ((("break",), 1, 4, 1),)
+
+CLIENT_WITHOUT: Final = (
+    ("R2_drop", "ToldHasStopped", (), 1, 1),
+    ("R2_flight", "KeysAreFromAfterTheNews", (), 2, 1),
+    ("R2_refused", "RefusedHasStopped", ("refusal",), 1, 1),
+    ("R2_lent", "NothingLentPastNews", (), 1, 1),
+    ("R8_insert", "ToldHasStopped", (), 1, 1),
+    ("R8_resume", "ToldHasStopped", ("break",), 1, 1),
+    ("R8_age", "ClientsStopByTheBound", (), 1, 4),
+    ("R8_made", "ClientsStopByTheBound", (), 1, 4),
+    ("R8_silence", "AwayHasStopped", (), 1, 3),
+    ("R8_grace", "AwayHasStopped", ("break",), 1, 3),
+    ("R8_share", "EachUseAsks", ("wait",), 1, 4),
+    ("D5", "OwnClusterAlone", ("reuse",), 2, 1),
+)
+"""Safeguards of a client's cache, and what falls without each under these events, decisions and
+ticks."""
+
 
 @pytest.fixture(scope="module")
 def tlc() -> str:
@@ -371,9 +407,55 @@ def test_without_a_safeguard_of_refusals_its_invariant_falls(
     assert f"Invariant {invariant} is violated" in output
 
 
+def _check_client(
+    tlc: str, folder: Path, constants: dict[str, str], invariants: list[str]
+) -> Checked:
+    config = _with(CLIENT_CONFIG.split("INVARIANTS")[0], constants)
+    lines = "\n".join(f"    {name}" for name in invariants)
+    return _run(tlc, folder, "Client", f"{config}INVARIANTS\n{lines}\n")
+
+
+@pytest.mark.parametrize(("events", "decisions", "ticks", "messages"), CLIENT_WHOLE)
+def test_with_every_safeguard_clients_stop(
+    tlc: str, tmp_path: Path, events: tuple[str, ...], decisions: int, ticks: int, messages: int
+) -> None:
+    """R2, R8: no client's cache serves once its bound has passed, or once it has been told."""
+    constants = {
+        "Events": _set(events),
+        "MaxStore": str(decisions),
+        "MaxTime": str(ticks),
+        "MaxQueue": str(messages),
+    }
+    code, output = _check_client(tlc, tmp_path, constants, CLIENT_INVARIANTS)
+    assert code == 0, output
+    assert "No error has been found" in output
+
+
+@pytest.mark.parametrize(("safeguard", "invariant", "events", "decisions", "ticks"), CLIENT_WITHOUT)
+def test_without_a_safeguard_of_a_client_its_invariant_falls(
+    tlc: str,
+    tmp_path: Path,
+    safeguard: str,
+    invariant: str,
+    events: tuple[str, ...],
+    decisions: int,
+    ticks: int,
+) -> None:
+    """R2, R8, D5: each safeguard of a client's cache is needed; TLC shows a run without it."""
+    constants = {
+        "Events": _set(events),
+        "MaxStore": str(decisions),
+        "MaxTime": str(ticks),
+        safeguard: "FALSE",
+    }
+    code, output = _check_client(tlc, tmp_path, constants, [invariant])
+    assert code == VIOLATED, output
+    assert f"Invariant {invariant} is violated" in output
+
+
 def test_every_marked_rule_has_a_safeguard_that_is_taken_away() -> None:
     """Each marked rule and each safeguard is tried, and each invariant falls once."""
-    named = SAFEGUARDS + LANE_SAFEGUARDS + REFUSALS_SAFEGUARDS
+    named = SAFEGUARDS + LANE_SAFEGUARDS + REFUSALS_SAFEGUARDS + CLIENT_SAFEGUARDS
     assert {name.partition("_")[0] for name in named} == MARKED
     assert {case.safeguard for case in WITHOUT} == set(SAFEGUARDS)
     assert {case.invariant for case in WITHOUT} == set(INVARIANTS)
@@ -381,3 +463,5 @@ def test_every_marked_rule_has_a_safeguard_that_is_taken_away() -> None:
     assert {falls for _, falls in LANE_WITHOUT} == {*LANE_INVARIANTS, *LANE_PROPERTIES}
     assert {safeguard for safeguard, _, _ in REFUSALS_WITHOUT} == set(REFUSALS_SAFEGUARDS)
     assert {invariant for _, invariant, _ in REFUSALS_WITHOUT} == set(REFUSALS_INVARIANTS)
+    assert {safeguard for safeguard, *_ in CLIENT_WITHOUT} == set(CLIENT_SAFEGUARDS)
+    assert {invariant for _, invariant, *_ in CLIENT_WITHOUT} == set(CLIENT_INVARIANTS)

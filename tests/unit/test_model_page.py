@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-SERVER: Final = ROOT / "server" / "keyfold_server"
+ROOMS: Final = (ROOT / "server" / "keyfold_server", ROOT / "clients" / "python" / "keyfold")
 PAGE: Final = (ROOT / "docs" / "model" / "README.md").read_text(encoding="utf-8")
 IN_THE_CODE: Final = PAGE.partition("## The names in the code")[2].partition("\n## ")[0]
 
 
 def test_the_code_that_the_page_names_exists() -> None:
     """Whoever reads the model beside the code finds each name in it."""
-    code = "\n".join(path.read_text(encoding="utf-8") for path in SERVER.rglob("*.py"))
+    files = [path for room in ROOMS for path in room.rglob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
     rows = re.findall(r"^\| `.*?\| (.*) \|$", IN_THE_CODE, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}
     assert named
