@@ -43,10 +43,10 @@ SYNC: Final[Mapping[str, str]] = {
     r"\bkeyfold\.coalescing\.tasks\b": "keyfold.coalescing.threads",
     r"\bAbstractAsync(?=ContextManager\b)": "Abstract",
     r"\basync(?=contextmanager\b)": "",
-    r"\basync_(?=pause\b|work\b|this_loop\b)": "",
+    r"\basync_(?=pause\b|work\b|this_loop\b|explained\b)": "",
     r"\b__a(?=enter__|exit__|iter__)": "__",
     r"\bgrpc\.aio\.": "grpc.",
-    r"\.aio_channel\(": ".channel(",
+    r"\.aio_channel\b": ".channel",
     r"\bkeyfold(\.envelope|\.caching)?\.aio\b": r"keyfold\1.client",
 }
 """Patterns in the asyncio client, code and examples alike, and their replacements."""

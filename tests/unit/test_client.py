@@ -177,9 +177,9 @@ def test_default_deadlines(server: Served, monkeypatch: pytest.MonkeyPatch) -> N
             return Spy(method)
 
     with keyfold.Client(server.target) as client:
-        channel, stubs = client._open()
-        real = stubs[KEYS]
-        monkeypatch.setattr(client, "_opened", (channel, {KEYS: Stub()}, None))
+        line = client.line()
+        real = line.stubs[KEYS]
+        monkeypatch.setattr(line, "stubs", {KEYS: Stub()})
         client.wrap("prod", "eu", bytes(32))
         client.batch_wrap("prod", [bytes(32)], region="eu")
         client.get_status("prod")

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import keyfold
 from keyfold.calls.call import Call
 from keyfold.envelope.keys import Bounds
+from keyfold.transport.line import Line
 
 KEY: Final = keyfold.KeySpec("LOCAL", "local:acme")
 
@@ -239,7 +240,7 @@ OWN: Final[Mapping[tuple[str, str], Kind]] = {
 NOT_CHECKED: Final = {("watch", "on_break")}
 """A callable of the program's own, which the watch calls."""
 
-MACHINERY: Final = ("close", "failure", "send", "stream")
+MACHINERY: Final = ("close", "explained", "failure", "line", "send", "stream")
 """Methods that take no argument, or what only `keyfold.calls` makes."""
 
 
@@ -250,7 +251,7 @@ class Unsent(keyfold.Client):
         self.timeouts.of(call.plane, timeout)
         raise keyfold.UnavailableError("sent")
 
-    def stream(self, call: Call[Any, Any]) -> Any:
+    def stream(self, call: Call[Any, Any], line: Line) -> Any:
         raise keyfold.UnavailableError("sent")
 
 
@@ -267,7 +268,7 @@ class AsyncUnsent(keyfold.AsyncClient):
         self.timeouts.of(call.plane, timeout)
         raise keyfold.UnavailableError("sent")
 
-    def stream(self, call: Call[Any, Any]) -> Any:
+    def stream(self, call: Call[Any, Any], line: Line) -> Any:
         raise keyfold.UnavailableError("sent")
 
 

@@ -190,11 +190,11 @@ def test_a_name_may_differ_for_each_call(server: Served) -> None:
 def test_a_token_stays_on_this_machine_or_goes_over_tls(target: str, *, allowed: bool) -> None:
     """Over plain text a token goes only to loopback addresses and unix sockets."""
     if allowed:
-        assert endpoint(target, None, with_token=True).credentials is None
+        assert endpoint(target, None, with_token=True).certificates is None
     else:
         with pytest.raises(ValueError, match="use TLS"):
             endpoint(target, None, with_token=True)
-    assert "," in target or endpoint(target, Tls(), with_token=True).credentials is not None
+    assert "," in target or endpoint(target, Tls(), with_token=True).certificates is not None
 
 
 def test_a_client_with_a_token_is_not_made_for_plain_text(token_file: Path) -> None:

@@ -11,9 +11,10 @@ from keyfold.aio.connection import Connection
 from keyfold.calls import watch as calls
 from keyfold.calls.events import EVERY_EVENT, EventFilter
 from keyfold.calls.watch import PATIENCE, Moment, WatchCall, WatchState, ignored
-from keyfold.errors import KeyfoldError
+from keyfold.errors import KeyfoldError, UnavailableError
 from keyfold.models.watch import Cursor, WatchMessage
 from keyfold.transport.failures import FAILURES
+from keyfold.transport.line import Line
 from keyfold.transport.watchdog import AsyncWatchdog, async_pause
 from keyfold.v1.event_service_pb2 import WatchEventsResponse
 
@@ -98,22 +99,28 @@ class AsyncWatch:
     async def _messages(self) -> AsyncIterator[WatchMessage]:
         while not self._closed:
             ended: KeyfoldError | None = None
-            call = self._state.call()
+            call, line = self._state.call(), self._connection.line()
             try:
-                async for message in self._one_stream(call):
+                async for message in self._one_stream(call, line):
                     yield message
             except FAILURES as failed:
                 found = self._connection.failure(failed, call)
                 if not isinstance(found, KeyfoldError):
                     raise
                 ended = found
-            if not self._closed:
-                wait = self._state.failed(ended)
+            if self._closed:
+                return
+            # With renewed certificates the next stream begins at once, and nothing has failed.
+            if self._connection.line() is line:
+                try:
+                    wait = self._state.failed(ended)
+                except UnavailableError as error:  # the first stream could not be begun
+                    raise await self._connection.explained(error) from error
                 self._on_break(ended)
                 await async_pause(wait)
 
-    async def _one_stream(self, call: WatchCall) -> AsyncIterator[WatchMessage]:
-        stream = self._connection.stream(call)
+    async def _one_stream(self, call: WatchCall, line: Line) -> AsyncIterator[WatchMessage]:
+        stream = self._connection.stream(call, line)
         try:
             with AsyncWatchdog(stream.cancel, PATIENCE) as self._watchdog:
                 if self._closed:
@@ -122,7 +129,7 @@ class AsyncWatch:
                     self._watchdog.rest()
                     for message in self._state.take(response):
                         yield message
-                    if self._state.stepped:
+                    if self._state.stepped or self._connection.line() is not line:
                         return
                     self._watchdog.feed()
         finally:

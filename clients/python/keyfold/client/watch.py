@@ -13,9 +13,10 @@ from keyfold.calls import watch as calls
 from keyfold.calls.events import EVERY_EVENT, EventFilter
 from keyfold.calls.watch import PATIENCE, Moment, WatchCall, WatchState, ignored
 from keyfold.client.connection import Connection
-from keyfold.errors import KeyfoldError
+from keyfold.errors import KeyfoldError, UnavailableError
 from keyfold.models.watch import Cursor, WatchMessage
 from keyfold.transport.failures import FAILURES
+from keyfold.transport.line import Line
 from keyfold.transport.watchdog import Watchdog, pause
 from keyfold.v1.event_service_pb2 import WatchEventsResponse
 
@@ -100,22 +101,28 @@ class Watch:
     def _messages(self) -> Iterator[WatchMessage]:
         while not self._closed:
             ended: KeyfoldError | None = None
-            call = self._state.call()
+            call, line = self._state.call(), self._connection.line()
             try:
-                for message in self._one_stream(call):
+                for message in self._one_stream(call, line):
                     yield message
             except FAILURES as failed:
                 found = self._connection.failure(failed, call)
                 if not isinstance(found, KeyfoldError):
                     raise
                 ended = found
-            if not self._closed:
-                wait = self._state.failed(ended)
+            if self._closed:
+                return
+            # With renewed certificates the next stream begins at once, and nothing has failed.
+            if self._connection.line() is line:
+                try:
+                    wait = self._state.failed(ended)
+                except UnavailableError as error:  # the first stream could not be begun
+                    raise self._connection.explained(error) from error
                 self._on_break(ended)
                 pause(wait)
 
-    def _one_stream(self, call: WatchCall) -> Iterator[WatchMessage]:
-        stream = self._connection.stream(call)
+    def _one_stream(self, call: WatchCall, line: Line) -> Iterator[WatchMessage]:
+        stream = self._connection.stream(call, line)
         try:
             with Watchdog(stream.cancel, PATIENCE) as self._watchdog:
                 if self._closed:
@@ -124,7 +131,7 @@ class Watch:
                     self._watchdog.rest()
                     for message in self._state.take(response):
                         yield message
-                    if self._state.stepped:
+                    if self._state.stepped or self._connection.line() is not line:
                         return
                     self._watchdog.feed()
         finally:

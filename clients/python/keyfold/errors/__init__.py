@@ -143,6 +143,7 @@ from keyfold.errors.usage import (
     ClosedError,
     EventLoopError,
     FileUnreadableError,
+    HandshakeError,
 )
 
 __all__ = [
@@ -184,6 +185,7 @@ __all__ = [
     "GenerationInUseError",
     "GenerationNotFoundError",
     "GenerationRetiredError",
+    "HandshakeError",
     "InternalError",
     "InvalidBatchError",
     "InvalidContextError",

@@ -23,6 +23,7 @@ client raises the branch, with the reason in its attribute `reason`.
     ├── LimitError                  too many calls, or a message too large
     ├── RowNotAuthenticError        somebody else wrote into the server's store
     ├── UnavailableError            Keyfold cannot answer now, or cannot be reached
+    │   └── HandshakeError          TLS with the server does not come about
     ├── DeadlineError               no response within the deadline
     ├── ForbiddenError              the caller may not do this
     ├── UnauthenticatedError        the server does not know the caller

@@ -1,4 +1,4 @@
-"""What is wrong with how the client is used. The client finds these itself, and sends nothing.
+"""What is wrong with how the client is used. The client finds these itself, and no server.
 
 Some derive from a class of Python's own, too: from the one that Python raises for the same fault.
 A program that treats a wrong type as every other wrong type does not need to know Keyfold's name
@@ -7,7 +7,12 @@ for it, and what was written for an earlier client goes on working.
 
 from __future__ import annotations
 
-from keyfold.errors.branches import InvalidInputError, KeyfoldError, UnauthenticatedError
+from keyfold.errors.branches import (
+    InvalidInputError,
+    KeyfoldError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 
 
 class ArgumentTypeError(InvalidInputError, TypeError):
@@ -32,6 +37,17 @@ class CallerSourceError(UnauthenticatedError):
     """The program's own callable for `token` or `on_behalf_of` failed; the cause says how."""
 
     reason = "CALLER_SOURCE_FAILED"
+
+
+class HandshakeError(UnavailableError):
+    """TLS with the server does not come about; the message says which side objected to what."""
+
+    reason = "HANDSHAKE_FAILED"
+
+    @property
+    def retryable(self) -> bool:
+        """False: somebody has to change a certificate or a setting first."""
+        return False
 
 
 class ClosedError(KeyfoldError, ValueError):

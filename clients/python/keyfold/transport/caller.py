@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from keyfold.arguments import wrong_type, wrong_value
 from keyfold.errors import CallerSourceError
-from keyfold.transport.files import unreadable
+from keyfold.transport.files import Stamp, stamp, unreadable
 
 Token: TypeAlias = os.PathLike[str] | Callable[[], str]
 """The path of a token's file, or a callable that returns a token.
@@ -31,8 +31,6 @@ _MAX_FILE: Final = 64 * 1024
 
 _MAX_NAME: Final = 256
 """Most characters of a name that a server takes."""
-
-_Stamp: TypeAlias = tuple[int, ...]
 
 
 class Caller:
@@ -136,38 +134,28 @@ class _File:
 
     def token(self) -> str:
         # One attribute holds both, so that no thread pairs an old stamp with a new token.
-        stamp, token = self._read
+        read, token = self._read
         try:
-            if _stamp(self._path.stat()) == stamp:
+            if stamp(self._path.stat()) == read:
                 return token
             self._read = self._fresh()
         except (OSError, ValueError):
             return token
         return self._read[1]
 
-    def _fresh(self) -> tuple[_Stamp, str]:
+    def _fresh(self) -> tuple[Stamp, str]:
         if "\0" in str(self._path):
             raise wrong_value("the token's path has a null character; look at how it was made")
         with self._path.open("rb") as file:
             # The open file's own stamp: the path may name another file by now.
-            stamp = _stamp(os.fstat(file.fileno()))
+            found = stamp(os.fstat(file.fileno()))
             content = file.read(_MAX_FILE + 1)
         if len(content) > _MAX_FILE:
             raise wrong_value(
                 f"{self._path} holds more than {_MAX_FILE:,} bytes, so it is not a token"
             )
         text = content.decode("ascii", "replace").strip()
-        return stamp, _checked(text, f"the content of {self._path}")
-
-
-def _stamp(status: os.stat_result) -> _Stamp:
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
+        return found, _checked(text, f"the content of {self._path}")
 
 
 def _checked(token: object, what: str) -> str:

@@ -11,7 +11,7 @@ import grpc
 from keyfold.arguments import checked, wrong_value
 from keyfold.calls.call import EVENTS, KEYS, OPERATIONS, ORGANIZATIONS
 from keyfold.transport.target import Target, addresses_of, common_host, grpc_target, is_local
-from keyfold.transport.tls import Tls
+from keyfold.transport.tls import Certificates, Pems, Tls
 
 _MAX_RESPONSE: Final = 64 * 1024 * 1024
 """Most bytes of a response. A page of large clusters is more than gRPC's default of 4 MiB."""
@@ -34,24 +34,32 @@ class Endpoint:
     Attributes:
         target: The target in gRPC's own form.
         options: The channel's arguments.
-        credentials: The channel's TLS credentials; None means plain text.
+        certificates: The certificates of TLS; None means plain text.
+        addresses: The target's single addresses, as the caller wrote them.
     """
 
     target: str
     options: list[tuple[str, str | int]]
-    credentials: grpc.ChannelCredentials | None
+    certificates: Certificates | None
+    addresses: tuple[str, ...]
 
     def channel(self) -> grpc.Channel:
         """Opens a channel, which any number of threads may use."""
-        if self.credentials is None:
+        if self.certificates is None:
             return grpc.insecure_channel(self.target, self.options)
-        return grpc.secure_channel(self.target, self.credentials, self.options)
+        credentials = self.certificates.pems.credentials()
+        return grpc.secure_channel(self.target, credentials, self.options)
 
     def aio_channel(self) -> grpc.aio.Channel:
         """Opens a channel for the event loop that is running; no other loop may use it."""
-        if self.credentials is None:
+        if self.certificates is None:
             return grpc.aio.insecure_channel(self.target, self.options)
-        return grpc.aio.secure_channel(self.target, self.credentials, self.options)
+        credentials = self.certificates.pems.credentials()
+        return grpc.aio.secure_channel(self.target, credentials, self.options)
+
+    def pems(self) -> Pems | None:
+        """Returns the certificates for a new call. Another value than before is a renewed one."""
+        return None if self.certificates is None else self.certificates.fresh()
 
 
 @checked
@@ -99,10 +107,10 @@ def endpoint(target: Target, tls: Tls | None, *, with_token: bool = False) -> En
             options.append(("grpc.ssl_target_name_override", name))
     if tls is None:
         options.append(("grpc.enable_http_proxy", 0))
-        return Endpoint(uri, options, None)
+        return Endpoint(uri, options, None, tuple(addresses))
     if tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
-    return Endpoint(uri, options, tls.credentials())
+    return Endpoint(uri, options, Certificates(tls), tuple(addresses))
 
 
 def _service_config() -> str:

@@ -1,10 +1,25 @@
-"""Files that the client reads: what is said of one that it cannot."""
+"""Files that the client reads, and other programs replace."""
 
 from __future__ import annotations
 
 import os
+from typing import TypeAlias
 
 from keyfold.errors import FileUnreadableError
+
+Stamp: TypeAlias = tuple[int, ...]
+"""What changes whenever somebody replaces a file or writes into it."""
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    """Returns the stamp of a file."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
 
 
 def unreadable(path: str | os.PathLike[str], error: OSError) -> FileUnreadableError:

@@ -7,19 +7,22 @@ changes anything but its own cursors.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
+from google.protobuf.message import Message as Request
 
+from keyfold.calls.call import EVENTS
 from keyfold.errors import KeyfoldError
 from keyfold.errors.rpc_status import error_of_call
 from keyfold.transport.caller import Caller
 from keyfold.transport.channel import endpoint
+from keyfold.transport.line import Lines
+from keyfold.transport.loops import async_this_loop
 from keyfold.transport.tls import Tls
 from keyfold.v1 import event_service_pb2 as pb
-from keyfold.v1.event_service_pb2_grpc import EventServiceStub
 from keyfold_relay import cloudevents
 from keyfold_relay.cloudevents import CloudEvent
 from keyfold_relay.config import ConfigError, Server
@@ -63,33 +66,34 @@ class EventService:
             to = endpoint(server.target, tls, with_token=self._caller.brings_token)
         except (ValueError, OSError) as error:
             raise ConfigError(f"[keyfold]: {error}") from None
-        self._channel = to.aio_channel()
-        self._stub = EventServiceStub(self._channel)
+        self._lines = Lines(to, to.aio_channel, async_this_loop)
         self._name = ""
         self._store = ""
 
     async def close(self) -> None:
         """Closes the connection."""
-        await self._channel.close()
+        for channel in self._lines.close():
+            await channel.close()
 
     @asynccontextmanager
     async def watch(self, cursor: str, wanted: pb.EventFilter) -> AsyncIterator[Feed]:
         """See `Source`."""
         request = pb.WatchEventsRequest(events=True, filter=wanted, cursor=cursor)
         with _failures():
-            call = self._stub.WatchEvents(request, metadata=self._metadata())
+            line = self._lines.line()
+            stub: Any = line.stubs[EVENTS]
+            call: _Call = stub.WatchEvents(request, metadata=self._metadata())
             try:
-                yield _Stream(call, await _next(call))
+                yield _Stream(call, await _next(call), lambda: self._lines.line() is line)
             finally:
                 call.cancel()
 
     async def advance(self, cursor: str, session: str, token: str) -> None:
         """See `Source`."""
         with _failures():
-            answer = await self._stub.AdvanceCursor(
+            answer = await self._asked(
+                "AdvanceCursor",
                 pb.AdvanceCursorRequest(cursor=cursor, session=session, resume_token=token),
-                timeout=TIMEOUT,
-                metadata=self._metadata(),
             )
         self._name = answer.cursor.caller
 
@@ -100,9 +104,7 @@ class EventService:
         cursor of its own, it does not know its own name, and all of them are returned.
         """
         with _failures():
-            answer = await self._stub.ListCursors(
-                pb.ListCursorsRequest(), timeout=TIMEOUT, metadata=self._metadata()
-            )
+            answer = await self._asked("ListCursors", pb.ListCursorsRequest())
         found = (one for one in answer.cursors if self._name in ("", one.caller))
         return {cursor.name: cursor for cursor in found}
 
@@ -130,7 +132,7 @@ class EventService:
         """
         request = pb.ListEventsRequest(page_size=1)
         with _failures():
-            await self._stub.ListEvents(request, timeout=TIMEOUT, metadata=self._metadata())
+            await self._asked("ListEvents", request)
         await self.cursors()
 
     async def time(self) -> float:
@@ -139,8 +141,8 @@ class EventService:
         request = pb.ListUsageRequest(page_size=1)
         request.end_time.seconds = 0
         with _failures():
-            page = await self._stub.ListUsage(request, timeout=TIMEOUT, metadata=self._metadata())
-        return page.read_time.seconds + page.read_time.nanos / 1e9
+            page = await self._asked("ListUsage", request)
+        return float(page.read_time.seconds + page.read_time.nanos / 1e9)
 
     async def usage(self, start: int, span: int, wanted: Usage) -> list[CloudEvent]:
         """See `UsageSource`."""
@@ -155,18 +157,14 @@ class EventService:
         counts: dict[str, list[pb.UsageCount]] = {}
         with _failures():
             while True:
-                page = await self._stub.ListUsage(
-                    request, timeout=TIMEOUT, metadata=self._metadata()
-                )
+                page = await self._asked("ListUsage", request)
                 for count in page.counts:
                     counts.setdefault(count.cluster, []).append(count)
                 if not page.next_page_token:
                     break
                 request.page_token = page.next_page_token
             if counts and not self._store:
-                newest = await self._stub.ListEvents(
-                    pb.ListEventsRequest(page_size=1), timeout=TIMEOUT, metadata=self._metadata()
-                )
+                newest = await self._asked("ListEvents", pb.ListEventsRequest(page_size=1))
                 self._store = newest.store
         return [
             cloudevents.usage(some, start, span, self._store) for _, some in sorted(counts.items())
@@ -179,23 +177,24 @@ class EventService:
             NotNowError: The server does not answer, or there is no such cursor.
         """
         with _failures():
-            await self._stub.DeleteCursor(
-                pb.DeleteCursorRequest(cursor=cursor), timeout=TIMEOUT, metadata=self._metadata()
-            )
+            await self._asked("DeleteCursor", pb.DeleteCursorRequest(cursor=cursor))
 
     async def events(self, wanted: pb.EventFilter) -> AsyncIterator[CloudEvent]:
         """Yields the events that match now, oldest first, without any cursor."""
         request = pb.ListEventsRequest(filter=wanted, page_size=_PAGE)
         while True:
             with _failures():
-                page = await self._stub.ListEvents(
-                    request, timeout=TIMEOUT, metadata=self._metadata()
-                )
+                page = await self._asked("ListEvents", request)
             for event in page.events:
                 yield cloudevents.made(event, page.store)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def _asked(self, method: str, request: Request) -> Any:
+        line = self._lines.line()
+        ask = getattr(line.stubs[EVENTS], method)
+        return await ask(request, timeout=TIMEOUT, metadata=self._metadata())
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return tuple(self._caller.metadata())
@@ -205,12 +204,18 @@ class _Stream:
     """A stream of WatchEvents whose first message has arrived."""
 
     def __init__(
-        self,
-        call: _Call,
-        first: pb.WatchEventsResponse,
+        self, call: _Call, first: pb.WatchEventsResponse, goes_on: Callable[[], bool]
     ) -> None:
+        """Takes the stream.
+
+        Args:
+            call: gRPC's call.
+            first: Its first message.
+            goes_on: Returns whether new streams would still go over the same connection.
+        """
         self._call = call
         self._first = first
+        self._goes_on = goes_on
         self.session = first.cursor_session
         self._store = first.store
 
@@ -224,6 +229,8 @@ class _Stream:
                     yield Message(event, message.resume_token, event.number)
                 elif message.resume_token:
                     yield Message(None, message.resume_token, message.heartbeat.number)
+                if not self._goes_on():
+                    raise NotNowError("the relay's certificates were renewed", "RENEWED")
                 message = await _next(self._call)
 
 
