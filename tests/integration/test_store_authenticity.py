@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ from keyfold_server.domain.seats import Seat, SeatClaim
 from keyfold_server.store import schema
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.seal import Seal, encode
-from keyfold_server.store.service_key import ServiceKey
+from keyfold_server.store.service_key import ServiceKey, is_exposed
 from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.tables import log_chain, log_head
 from organization_builders import organized
@@ -660,6 +661,28 @@ def test_a_service_key_that_others_can_read(bench: Bench) -> None:
     bench.key.chmod(0o640)
     with pytest.raises(SetupError, match="chmod 600"):
         bench.open()
+
+
+@pytest.mark.parametrize(
+    ("owner", "user", "mode", "exposed"),
+    [
+        (0, 65532, 0o440, False),
+        (0, 65532, 0o640, False),
+        (0, 65532, 0o460, True),
+        (0, 65532, 0o444, True),
+        (0, 0, 0o440, True),
+        (0, 0, 0o400, False),
+        (65532, 65532, 0o440, True),
+        (65532, 65532, 0o600, False),
+        (7, 65532, 0o440, True),
+    ],
+)
+def test_a_service_key_of_root_lent_to_a_group(
+    owner: int, user: int, mode: int, *, exposed: bool
+) -> None:
+    """A1: a group may read the key of root, as in a Secret of Kubernetes, and no other's."""
+    status = os.stat_result((0o100000 | mode, 0, 0, 1, owner, 65532, 32, 0, 0, 0))
+    assert is_exposed(status, user) is exposed
 
 
 def test_a_service_key_shows_only_its_id(bench: Bench) -> None:

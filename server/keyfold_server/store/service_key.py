@@ -65,6 +65,21 @@ def is_unfinished(path: Path, store: Path) -> bool:
     return not path.exists() and _draft(path).exists() and store.stat().st_size == 0
 
 
+def is_exposed(status: os.stat_result, user: int) -> bool:
+    """Says whether others than this process may have read a key's file.
+
+    A group may read a file of root's, if this process is not root: that is how Kubernetes gives a
+    Secret, and systemd a credential, to a process of another user. PostgreSQL has the same rule for
+    its private key. A file of any other user's is for its owner alone.
+
+    Args:
+        status: The file's owner and mode.
+        user: The process's effective user id.
+    """
+    lent = status.st_uid == 0 and user != 0
+    return bool(stat.S_IMODE(status.st_mode) & (0o037 if lent else 0o077))
+
+
 def load(path: Path, *, store: Path | str) -> ServiceKey:
     """Reads the service key from its file.
 
@@ -77,7 +92,7 @@ def load(path: Path, *, store: Path | str) -> ServiceKey:
     """
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            status = os.fstat(file.fileno())
             key = file.read(SIZE + 1)
     except FileNotFoundError:
         if isinstance(store, str):
@@ -92,10 +107,10 @@ def load(path: Path, *, store: Path | str) -> ServiceKey:
         ) from None
     except OSError as error:
         raise SetupError(f"cannot read the service key {path}: {error.strerror}") from None
-    if mode & 0o077:
+    if is_exposed(status, os.geteuid()):
         raise SetupError(
-            f"the service key {path} has mode {mode:04o}, so others may have read it: "
-            f"chmod 600 {path}"
+            f"the service key {path} has mode {stat.S_IMODE(status.st_mode):04o}, so others may "
+            f"have read it: chmod 600 {path}"
         )
     if len(key) != SIZE:
         raise SetupError(

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Prints a folder with helm, kubeconform and schemas/, with which tests check the chart. Builds the two
+# programs, and takes the schemas from the OpenAPI file of Kubernetes and from the custom resources of
+# cert-manager, External Secrets and the Prometheus operator, all from Go modules. Without Go it prints
+# why and ends with exit code 3.
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+helm=v3.19.2
+kubeconform=v0.7.0
+# Where a module has what kubeconform needs to know: MODULE@VERSION FILE
+schemas='k8s.io/kubernetes@v1.34.2 api/openapi-spec/swagger.json
+github.com/cert-manager/cert-manager@v1.19.1 deploy/crds/cert-manager.io_certificates.yaml
+github.com/external-secrets/external-secrets@v0.20.4 config/crds/bases/external-secrets.io_externalsecrets.yaml
+github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml
+github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml'
+
+without() {
+    if in_ci; then
+        echo "kubernetes: $1, and CI needs it" >&2
+        exit 1
+    fi
+    echo "kubernetes: $1; the tests that need it are skipped" >&2
+    exit 3
+}
+
+program=$root/.venv/bin/python
+[ -x "$program" ] || without "run make venv first, because reading the schemas needs its PyYAML"
+folder=$cache/kubernetes-$(digest "${BASH_SOURCE[0]}" "$root/scripts/kubernetes_schemas.py")
+
+if [ ! -e "$folder" ]; then
+    command -v go >/dev/null || without "Go is not installed"
+    scratch
+    echo "building helm and kubeconform in $folder (once, a few minutes)" >&2
+    # As in grpcurl.sh: outside any module, without the caller's GOFLAGS and without cgo.
+    export CGO_ENABLED=0 GOFLAGS=-mod=mod GOBIN=$tmp/made
+    mkdir -p "$tmp/made/schemas"
+    # Without these flags helm takes the cluster that it renders for to be Kubernetes 1.20.
+    version=helm.sh/helm/v3/pkg/chartutil.k8sVersion
+    flags="-X ${version}Major=1 -X ${version}Minor=34"
+    (
+        cd "$tmp"
+        for one in "github.com/yannh/kubeconform/cmd/kubeconform@$kubeconform" "helm.sh/helm/v3/cmd/helm@$helm"; do
+            go install -trimpath -ldflags "$flags" "$one" || exit 1
+        done
+        while read -r module file; do
+            go mod download -json "$module" >"$tmp/module.json" || exit 1
+            place=$("$program" -c 'import json, sys; print(json.load(open(sys.argv[1]))["Dir"])' "$tmp/module.json") &&
+                "$program" "$root/scripts/kubernetes_schemas.py" "$place/$file" "$tmp/made/schemas" || exit 1
+        done <<<"$schemas"
+    ) >"$tmp/log" 2>&1 || { tail -n 20 "$tmp/log" >&2; without "Go could not get them"; }
+    keep "$tmp/made" "$folder"
+fi
+echo "$folder"
