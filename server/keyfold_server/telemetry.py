@@ -250,6 +250,15 @@ LOG_BROKEN: Final = Gauge(
     "wrote it; 0 while it found none.",
 )
 
+MOST_REGIONS: Final = 200
+"""Most names of providers' regions that the metrics tell apart. All clouds together have fewer; but
+callers name root keys, so they could make names up until Prometheus is full."""
+
+OTHER_REGION: Final = "other"
+"""The label of all further regions."""
+
+_regions: Final[set[str]] = set()
+
 _tracer: Final = trace.get_tracer("keyfold")
 
 
@@ -301,7 +310,8 @@ def kms_call(
         finally:
             span.set_attribute("keyfold.provider.region", call.region)
             span.set_attribute("keyfold.provider.attempts", made.count)
-            labels = (provider, call.region, operation, str(made.count), outcome)
+            region = _known(call.region)
+            labels = (provider, region, operation, str(made.count), outcome)
             KMS_CALLS.labels(*labels).observe(perf_counter() - began, _exemplar(span))
 
 
@@ -320,6 +330,14 @@ def store_call(operation: str) -> Iterator[trace.Span]:
             raise
         finally:
             STORE_CALLS.labels(operation, outcome).observe(perf_counter() - began, _exemplar(span))
+
+
+def _known(region: str) -> str:
+    """Returns a region's name for a label: what a uri calls a region need not be one."""
+    if region not in _regions and len(_regions) >= MOST_REGIONS:
+        return OTHER_REGION
+    _regions.add(region)
+    return region
 
 
 def exemplar(trace_id: str) -> dict[str, str] | None:

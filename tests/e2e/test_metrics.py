@@ -9,12 +9,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 import keyfold
 import prometheus
 from certificates import Authority
 from e2e.conftest import StartServer
 from e2e.server import Server
+from keyfold.cli.output.probe import as_metrics
+from keyfold.probe import Step
+from keyfold_relay.meters import Meters
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -43,7 +47,10 @@ def server_fixture(start_server: StartServer) -> Server:
 
 def test_promtool_finds_nothing_wrong(server: Server) -> None:
     """Names, types, units and help texts are as Prometheus wants them."""
-    assert prometheus.promtool("check", "metrics", given=metrics_of(server)) == ""
+    relay = generate_latest(Meters().registry).decode()
+    probe = as_metrics([Step("wrap", "localhost:1", 0.1)])
+    for text in (metrics_of(server), relay, probe):
+        assert prometheus.promtool("check", "metrics", given=text) == ""
 
 
 def test_what_an_operator_needs_is_there(server: Server) -> None:

@@ -43,6 +43,34 @@ VALUES: Final[dict[str, set[str]]] = {
 """What the labels can be that an alert or a panel asks for."""
 
 
+BOUNDED: Final = {
+    "action": "operations",
+    "attempts": "tries of one call, which its deadline bounds",
+    "certificate": "two",
+    "code": "gRPC's codes",
+    "cursor": "cursors.SHOWN",
+    "health": "Health",
+    "le": "buckets",
+    "method": "the contract",
+    "operation": "the methods of providers and of the store",
+    "outcome": "reasons",
+    "owner": "cursors.SHOWN",
+    "provider": "the server's providers",
+    "python": "one",
+    "reason": "reasons of Keyfold and of BoringSSL",
+    "region": "telemetry.MOST_REGIONS",
+    "server": "those that the probe's operator names",
+    "state": "states of regions and targets",
+    "step": "the probe's steps",
+    "store": "one",
+    "target": "the relay's file",
+    "task": "the server's tasks",
+    "transport": "one",
+    "version": "one",
+}
+"""Every label, and what bounds its values."""
+
+
 def alerts() -> list[dict[str, Any]]:
     """Returns every alert of the rules."""
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
@@ -67,6 +95,13 @@ def expressions() -> dict[str, str]:
 def selectors(expression: str) -> Iterator[tuple[str, str]]:
     """Returns each metric that a query asks for, with its matchers."""
     yield from re.findall(r"\b(keyfold_\w+)(?:\{([^}]*)\})?", expression)
+
+
+def test_labels_are_few() -> None:
+    """What callers choose, such as names of clusters, is no label: they cannot fill Prometheus."""
+    known = {label for labels in prometheus.series().values() for label in labels}
+    # A server shows its build only once it runs.
+    assert known | {"store", "transport"} == set(BOUNDED)
 
 
 @pytest.mark.parametrize("name", expressions())

@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from builders import an_event
+from keyfold_server import telemetry
+from keyfold_server.domain.cursors import CursorKey
 from keyfold_server.domain.errors import StoreUnavailableError
 from keyfold_server.domain.health import Health, Observation, root_subject
+from keyfold_server.domain.log import Position
+from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.service.upkeep.turns import SLOTS
+from keyfold_server.service.watch.cursors import SHOWN
 from replicas import House, Member, house_in
 
 
@@ -101,3 +107,30 @@ async def test_a_revocation_that_waits_for_a_replica_shows(house: House) -> None
     before = seen("confirmed"), seen("pending")
     await one.hurry().revoke("a")
     assert (seen("confirmed"), seen("pending")) == (before[0], before[1] + 1)
+
+
+def test_made_up_regions_do_not_fill_prometheus() -> None:
+    """Callers name root keys, and with them regions; beyond a number they share one label."""
+    for number in range(telemetry.MOST_REGIONS + 10):
+        with telemetry.kms_call("TEST", "wrap") as call:
+            call.region = f"eu-made-up-{number}"
+    [family] = [
+        each for each in REGISTRY.collect() if each.name == "keyfold_kms_call_duration_seconds"
+    ]
+    regions = {sample.labels["region"] for sample in family.samples}
+    assert telemetry.OTHER_REGION in regions
+    assert len(regions) <= telemetry.MOST_REGIONS + 1
+
+
+async def test_many_cursors_do_not_fill_prometheus(house: House) -> None:
+    """Whoever may watch may make cursors; the metrics show a number of them."""
+    member = await house.replica()
+    await member.enable("a")
+    newest = house.store.poll(Heartbeat("reader", 0, b"", 120.0, 0))[-1]
+    begin = Position(newest.number, newest.entry_id)
+    for number in range(SHOWN + 5):
+        key = CursorKey(f"owner-{number}", "siem")
+        house.store.take_cursor(key, b"1" * 16, b"scope", begin, an_event())
+    await member.replica.watches.cursors.show()
+    [family] = [each for each in REGISTRY.collect() if each.name == "keyfold_cursor_lag_entries"]
+    assert len(family.samples) == SHOWN
