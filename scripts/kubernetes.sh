@@ -13,6 +13,7 @@ schemas='k8s.io/kubernetes@v1.34.2 api/openapi-spec/swagger.json
 github.com/cert-manager/cert-manager@v1.19.1 deploy/crds/cert-manager.io_certificates.yaml
 github.com/external-secrets/external-secrets@v0.20.4 config/crds/bases/external-secrets.io_externalsecrets.yaml
 github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml
+github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml
 github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml'
 
 without() {

@@ -244,6 +244,12 @@ def test_workload_identity() -> None:
     assert labels["azure.workload.identity/use"] == "true"
 
 
+def test_the_alerts_are_those_that_are_tested() -> None:
+    """The chart brings deploy/prometheus/keyfold.rules.yaml whole."""
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "keyfold.rules.yaml").read_text())
+    assert found(documented()["aws"], "PrometheusRule", "keyfold")["spec"] == rules
+
+
 def test_requests_come_from_the_measurement() -> None:
     """The memory that a server asks for is what bench/README.md measured, and the CPU, too."""
     values = (CHART / "values.yaml").read_text(encoding="utf-8")
