@@ -133,7 +133,7 @@ def test_another_cluster_does_not_open(client: keyfold.Client, envelope: keyfold
     other = keyfold.Envelope(client, "other", "eu", context=CARDS)
     with pytest.raises(keyfold.InvalidInputError):
         other.open(message)
-    parts = form.parse(message)
+    parts = form.parse(form.MESSAGE, message)
     moved = client.rewrap(
         "prod",
         parts.wrapped_key,
@@ -141,7 +141,7 @@ def test_another_cluster_does_not_open(client: keyfold.Client, envelope: keyfold
         destination=keyfold.Destination(cluster="other", context=CARDS),
     )
     with pytest.raises(keyfold.MessageCorruptError, match="another cluster's"):
-        other.open(form.head(moved.wrapped_key) + bytes(parts.rest))
+        other.open(form.head(form.MESSAGE, moved.wrapped_key) + bytes(parts.rest))
 
 
 # --- how long a data key serves ---
@@ -151,8 +151,8 @@ def test_one_key_seals_many_messages(server: Served, envelope: keyfold.Envelope)
     """Sealing makes one call, whatever the messages' own contexts."""
     messages = [envelope.seal(b"4111", {"row": str(row)}) for row in range(100)]
     assert calls(server, "GenerateDataKey") == 1
-    assert len({form.parse(message).nonce for message in messages}) == 100
-    assert len({form.parse(message).wrapped_key for message in messages}) == 1
+    assert len({form.parse(form.MESSAGE, message).nonce for message in messages}) == 100
+    assert len({form.parse(form.MESSAGE, message).wrapped_key for message in messages}) == 1
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_rekey(client: keyfold.Client, envelope: keyfold.Envelope) -> None:
     client.rotate("prod", [keyfold.RegionSpec("eu")], new_generation=True)
     moved = envelope.rekey(bytearray(message))
     assert moved != message
-    assert form.parse(moved).rest == form.parse(message).rest
+    assert form.parse(form.MESSAGE, moved).rest == form.parse(form.MESSAGE, message).rest
     assert envelope.rekey(moved) == moved
     assert envelope.open(message) == envelope.open(moved, {"row": "17"}) == b"4111"
     client.retire_generation("prod", "eu", 1)
@@ -296,7 +296,7 @@ def test_threads_share_an_envelope() -> None:
     with ThreadPoolExecutor(8) as pool:
         messages = [message for part in pool.map(run, range(8)) for message in part]
     assert client.made == 1
-    assert len({form.parse(message).nonce for message in messages}) == 8 * 200
+    assert len({form.parse(form.MESSAGE, message).nonce for message in messages}) == 8 * 200
 
 
 def test_threads_keep_the_bounds() -> None:
@@ -307,7 +307,7 @@ def test_threads_keep_the_bounds() -> None:
         messages = list(pool.map(lambda _: envelope.seal(b"x"), range(500)))
     uses: dict[bytes, int] = {}
     for message in messages:
-        key = form.parse(message).wrapped_key
+        key = form.parse(form.MESSAGE, message).wrapped_key
         uses[key] = uses.get(key, 0) + 1
     assert max(uses.values()) <= 7
 

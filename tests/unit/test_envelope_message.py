@@ -58,7 +58,7 @@ def test_message_is_what_the_oracle_makes(
     client = FakeDataPlane()
     envelope = keyfold.Envelope(client, "acme", "eu", context=key_context)
     message = envelope.seal(data, context)
-    parts = form.parse(message)
+    parts = form.parse(form.MESSAGE, message)
     assert parts.key_context == key_context
     assert parts.context == context
     unwrapped = client.unwrap("acme", parts.wrapped_key, context=key_context)
@@ -80,10 +80,10 @@ def test_message_is_what_the_oracle_makes(
 def test_parser_takes_any_bytes(blob: bytes) -> None:
     """Whatever the bytes, the parser reads a message or says that they are none."""
     try:
-        parts = form.parse(blob)
+        parts = form.parse(form.MESSAGE, blob)
     except (keyfold.NotAMessageError, keyfold.UnsupportedMessageError):
         return
-    head = form.head(parts.wrapped_key) + parts.bound + parts.nonce
+    head = form.head(form.MESSAGE, parts.wrapped_key) + parts.bound + parts.nonce
     assert head + bytes(parts.sealed) + parts.commitment == blob
 
 
@@ -97,10 +97,10 @@ def test_parser_takes_changed_messages(data: st.DataObject) -> None:
         end = data.draw(st.integers(start, len(blob)))
         blob[start:end] = data.draw(st.binary(max_size=6))
     try:
-        parts = form.parse(bytes(blob))
+        parts = form.parse(form.MESSAGE, bytes(blob))
     except keyfold.MessageInvalidError:
         return
-    assert form.head(parts.wrapped_key) + bytes(parts.rest) == blob
+    assert form.head(form.MESSAGE, parts.wrapped_key) + bytes(parts.rest) == blob
 
 
 # --- attacks ---
@@ -148,7 +148,7 @@ def test_reordered_parts_are_refused() -> None:
     """The parts of a message have one order."""
     envelope = envelope_of(FakeDataPlane())
     message = envelope.seal(b"4111", {"row": "17"})
-    parts = form.parse(message)
+    parts = form.parse(form.MESSAGE, message)
     at = len(message) - len(parts.rest)
     places = [at, at + len(parts.bound), at + len(parts.bound) + 24, len(message) - 32]
     pieces = [message[a:b] for a, b in pairwise([0, *places, len(message)])]
@@ -164,10 +164,10 @@ def test_another_secret_in_place_of_the_data_key(size: int) -> None:
     """A wrapped key of something else, which the server would unwrap here, opens nothing."""
     client = FakeDataPlane()
     envelope = envelope_of(client)
-    parts = form.parse(envelope.seal(b"4111"))
+    parts = form.parse(form.MESSAGE, envelope.seal(b"4111"))
     client.add("acme", b"other" * 20, {"table": "cards"}, bytes(size))
     with pytest.raises(keyfold.MessageCorruptError):
-        envelope.open(form.head(b"other" * 20) + bytes(parts.rest))
+        envelope.open(form.head(form.MESSAGE, b"other" * 20) + bytes(parts.rest))
 
 
 def test_one_data_key_in_another_place() -> None:
@@ -176,16 +176,20 @@ def test_one_data_key_in_another_place() -> None:
     Whoever may rewrap can move a wrapped key, but the message is bound to its place itself.
     """
     client = FakeDataPlane()
-    parts = form.parse(envelope_of(client).seal(b"4111"))
+    parts = form.parse(form.MESSAGE, envelope_of(client).seal(b"4111"))
     key = client.unwrap("acme", parts.wrapped_key, context={"table": "cards"}).plaintext
     for cluster, context in (("acme", {}), ("other", {"table": "cards"})):
         client.add(cluster, parts.wrapped_key, context, key)
     with pytest.raises(keyfold.MessageCorruptError):
-        keyfold.Envelope(client, "other", "eu").open(form.head(parts.wrapped_key) + parts.rest)
+        keyfold.Envelope(client, "other", "eu").open(
+            form.head(form.MESSAGE, parts.wrapped_key) + parts.rest
+        )
     moved = form.encode_context({}) + form.encode_context({"table": "cards"})
     rest = moved + bytes(parts.rest)[len(parts.bound) :]
     with pytest.raises(keyfold.MessageCorruptError):
-        keyfold.Envelope(client, "acme", "eu").open(form.head(parts.wrapped_key) + rest)
+        keyfold.Envelope(client, "acme", "eu").open(
+            form.head(form.MESSAGE, parts.wrapped_key) + rest
+        )
 
 
 def test_context_of_the_envelope_is_that_of_the_key() -> None:
@@ -262,7 +266,7 @@ def test_pair_of_the_envelope_may_be_given_again() -> None:
     """A pair that the envelope has anyway is no contradiction."""
     envelope = envelope_of(FakeDataPlane())
     message = envelope.seal(b"x", {"table": "cards", "row": "17"})
-    assert form.parse(message).context == {"row": "17"}
+    assert form.parse(form.MESSAGE, message).context == {"row": "17"}
     assert envelope.open(message, {"table": "cards", "row": "17"}) == b"x"
 
 

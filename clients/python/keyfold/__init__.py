@@ -36,7 +36,7 @@ from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import ClusterFilter
 from keyfold.calls.usage import UsageFilter
 from keyfold.client import Client, Watch
-from keyfold.envelope import AsyncEnvelope, Envelope
+from keyfold.envelope import AsyncEnvelope, Envelope, SealingStream
 from keyfold.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -69,6 +69,7 @@ from keyfold.errors import (
     EtagMismatchError,
     EventLoopError,
     ExternalIdNotIssuedError,
+    ExtraMissingError,
     FieldViolation,
     FileUnreadableError,
     ForbiddenError,
@@ -313,6 +314,7 @@ __all__ = [
     "EventKind",
     "EventLoopError",
     "ExternalIdNotIssuedError",
+    "ExtraMissingError",
     "FieldViolation",
     "FileUnreadableError",
     "ForbiddenError",
@@ -443,6 +445,7 @@ __all__ = [
     "Rewrapped",
     "Rotated",
     "RowNotAuthenticError",
+    "SealingStream",
     "SeatNotReservedError",
     "SeatsExhaustedError",
     "SnapshotEnd",

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from keyfold.crypto.faults import CommitmentError, TagError
-from keyfold.envelope.message import NONCE_SIZE, Message
+from keyfold.envelope.message import MESSAGE, NONCE_SIZE, Kind, Message
 from keyfold.errors import MessageCorruptError
 from keyfold.models.specs import Buffer
 
@@ -24,7 +24,9 @@ def key_of(secret: Buffer) -> SharedKey:
     from keyfold.crypto.xaes import KEY_SIZE, SharedKey
 
     if len(secret) != KEY_SIZE:
-        raise _corrupt(f"its wrapped key holds a secret of {len(secret)} bytes, and no data key")
+        raise corrupt(
+            MESSAGE, f"its wrapped key holds a secret of {len(secret)} bytes, and no data key"
+        )
     return SharedKey(secret)
 
 
@@ -51,14 +53,17 @@ def open_message(key: SharedKey, message: Message, aad: bytes) -> bytes:
     try:
         return key.open(message.nonce, message.sealed, aad, message.commitment)
     except CommitmentError as error:
-        fault = "it was changed, cut or extended, or has another message's wrapped key"
-        raise _corrupt(fault) from error
+        name = message.kind.name
+        fault = f"it was changed, cut or extended, or has another {name}'s wrapped key"
+        raise corrupt(message.kind, fault) from error
     except TagError as error:
-        raise _corrupt("its data or context was changed, or it is another cluster's") from error
+        fault = "its data or context was changed, or it is another cluster's"
+        raise corrupt(message.kind, fault) from error
 
 
-def _corrupt(fault: str) -> MessageCorruptError:
+def corrupt(kind: Kind, fault: str) -> MessageCorruptError:
+    """Returns an error about a message that does not open."""
     return MessageCorruptError(
-        f"the message does not open: {fault}; restore it from where it was stored first",
+        f"the {kind.name} does not open: {fault}; restore it from where it was stored first",
         code="INVALID_ARGUMENT",
     )

@@ -1,4 +1,4 @@
-"""The bytes of a message.
+"""The bytes of a message, and of the header of a stream, which is one of another kind.
 
     "KFM" ‖ version(1) ‖ suite(1) ‖ lp(wrapped key) ‖ key's context ‖ message's context
     ‖ nonce(24) ‖ ciphertext ‖ tag(16) ‖ commitment(32)
@@ -7,15 +7,19 @@ The additional authenticated data (AAD) is what stands before the nonce, with th
 the place of the wrapped key. So nobody can change, move or mix parts of messages, and still the
 wrapped key can be replaced without touching the data: another data key's would fail the commitment.
 
-The format never changes, since callers keep messages for years. docs/envelope.md describes it for
-readers who open messages without Keyfold, and tests/vectors/envelope.json pins it. This module
-knows no key.
+A header begins with "KFS", also in its AAD, so that neither passes for the other: whoever may
+choose the data of a message could choose the key of a stream. `header` says how it stands there.
+
+The format never changes, since callers keep messages for years. docs/envelope.md and docs/files.md
+describe it for readers who open messages without Keyfold; tests/vectors/envelope.json and
+stream.json pin it. This module knows no key.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from keyfold.arguments import check_of
@@ -35,8 +39,10 @@ MAX_DATA: Final = 1 << 30
 NONCE_SIZE: Final = 24
 """Bytes of a nonce."""
 
-_MAGIC: Final = b"KFM"
-_PREFIX: Final = _MAGIC + b"\x01\x01"
+PREFIX_SIZE: Final = 5
+"""Bytes of magic, version and suite."""
+
+_VERSION_AND_SUITE: Final = b"\x01\x01"
 _MAX_WRAPPED_KEY: Final = 4_186
 _MAX_NAME: Final = 128
 
@@ -48,10 +54,40 @@ _CHECK: Final = check_of(Context)
 _U16: Final = struct.Struct(">H")
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of message.
+
+    Attributes:
+        magic: The 3 bytes with which it begins.
+        name: What messages for people call it.
+        least: Fewest bytes of data.
+        most: Most bytes of data.
+    """
+
+    magic: bytes
+    name: str
+    least: int
+    most: int
+
+    @property
+    def prefix(self) -> bytes:
+        """What stands before the wrapped key's length."""
+        return self.magic + _VERSION_AND_SUITE
+
+
+MESSAGE: Final = Kind(b"KFM", "message", 0, MAX_DATA)
+"""A message of its own."""
+
+STREAM: Final = Kind(b"KFS", "stream", 32, 32)
+"""The header of a stream. Its data is the stream's key."""
+
+
 class Message(NamedTuple):
     """The parts of a well-formed message. Only its data key can tell whether it opens.
 
     Attributes:
+        kind: The kind of message.
         wrapped_key: The wrapped data key.
         key_context: The context that the data key was wrapped with.
         context: The pairs that this message has besides; none has a key of `key_context`.
@@ -62,6 +98,7 @@ class Message(NamedTuple):
         rest: What stands behind the wrapped key.
     """
 
+    kind: Kind
     wrapped_key: bytes
     key_context: Mapping[str, str]
     context: Mapping[str, str]
@@ -132,8 +169,8 @@ def encode_own_context(context: Context, key_context: Context) -> bytes:
     return encode_context({n: value for n, value in context.items() if n not in key_context})
 
 
-def bound_to(cluster: str) -> bytes:
-    """Returns the AAD of all messages of a cluster, up to the contexts.
+def bound_to(kind: Kind, cluster: str) -> bytes:
+    """Returns the AAD of all messages of a kind and cluster, up to the contexts.
 
     Raises:
         InvalidNameError: The name does not have 1 to 128 ASCII characters.
@@ -144,52 +181,68 @@ def bound_to(cluster: str) -> bytes:
             f"a cluster's name has 1 to {_MAX_NAME} ASCII characters",
             code="INVALID_ARGUMENT",
         )
-    return _PREFIX + _U16.pack(len(name)) + name
+    return kind.prefix + _U16.pack(len(name)) + name
 
 
-def head(wrapped_key: bytes) -> bytes:
+def head(kind: Kind, wrapped_key: bytes) -> bytes:
     """Returns the begin of a message, up to the contexts."""
-    return _PREFIX + _U16.pack(len(wrapped_key)) + wrapped_key
+    return kind.prefix + _U16.pack(len(wrapped_key)) + wrapped_key
 
 
 def moved(message: Message, wrapped_key: bytes) -> bytes:
     """Returns a message with another wrapped key, and all else as it was."""
-    return b"".join((head(wrapped_key), message.rest))
+    return b"".join((head(message.kind, wrapped_key), message.rest))
 
 
-def parse(message: bytes) -> Message:
+def check_prefix(kind: Kind, begin: bytes) -> None:
+    """Refuses what does not begin as a message of a kind.
+
+    Args:
+        kind: The kind.
+        begin: The first 5 bytes, or more.
+
+    Raises:
+        NotAMessageError: An envelope did not seal it as such, or it was cut.
+        UnsupportedMessageError: It has another version or suite.
+    """
+    if begin.startswith(kind.prefix):
+        return
+    if not begin.startswith(kind.magic) or len(begin) < PREFIX_SIZE:
+        raise not_a_message(kind, "they begin otherwise; look for a text encoding")
+    raise UnsupportedMessageError(
+        f"the {kind.name} begins with version {begin[3]} and suite {begin[4]}, and this release "
+        "knows version 1 and suite 1; open it with a newer release",
+        code="INVALID_ARGUMENT",
+    )
+
+
+def parse(kind: Kind, message: bytes) -> Message:
     """Returns the parts of a message, without authenticating it.
 
     Raises:
-        NotAMessageError: It was not sealed by an envelope, or was cut.
+        NotAMessageError: An envelope did not seal it as such, or it was cut.
         UnsupportedMessageError: It has another version or suite.
     """
-    if not message.startswith(_MAGIC) or len(message) < len(_PREFIX):
-        raise _not_a_message("they begin otherwise; look for a text encoding")
-    if not message.startswith(_PREFIX):
-        raise UnsupportedMessageError(
-            f"the message begins with version {message[3]} and suite {message[4]}, and this "
-            "release knows version 1 and suite 1; open it with a newer release",
-            code="INVALID_ARGUMENT",
-        )
+    check_prefix(kind, message)
     view = memoryview(message)
-    key_at = len(_PREFIX) + _U16.size
+    key_at = PREFIX_SIZE + _U16.size
     # A cut length has fewer bytes, and is then smaller than the real one, never larger.
-    bound_at = key_at + int.from_bytes(view[len(_PREFIX) : key_at], "big")
+    bound_at = key_at + int.from_bytes(view[PREFIX_SIZE:key_at], "big")
     if not key_at < bound_at <= key_at + _MAX_WRAPPED_KEY:
-        raise _not_a_message("they do not hold a wrapped key")
+        raise not_a_message(kind, "they do not hold a wrapped key")
     try:
         key_context, at = encoding.decode(view, bound_at)
         context, nonce_at = encoding.decode(view, at)
     except encoding.EncodingError as error:
-        raise _not_a_message("they do not hold a context") from error
+        raise not_a_message(kind, "they do not hold a context") from error
     # Otherwise it would depend on the reader which value counts.
     if not context.keys().isdisjoint(key_context):
-        raise _not_a_message("their two contexts have a key in common")
-    if not nonce_at + _LEAST_SEALED <= len(view) <= nonce_at + _LEAST_SEALED + MAX_DATA:
-        raise _not_a_message("what is sealed is too short or too long; look for truncation")
+        raise not_a_message(kind, "their two contexts have a key in common")
+    if not kind.least <= len(view) - nonce_at - _LEAST_SEALED <= kind.most:
+        raise not_a_message(kind, "what is sealed is too short or too long; look for truncation")
     sealed_at, commitment_at = nonce_at + NONCE_SIZE, len(view) - _COMMITMENT_SIZE
     return Message(
+        kind,
         message[key_at:bound_at],
         key_context,
         context,
@@ -201,5 +254,6 @@ def parse(message: bytes) -> Message:
     )
 
 
-def _not_a_message(fault: str) -> NotAMessageError:
-    return NotAMessageError(f"the bytes are not a message: {fault}", code="INVALID_ARGUMENT")
+def not_a_message(kind: Kind, fault: str) -> NotAMessageError:
+    """Returns an error about bytes that are not a message of a kind. Its text ends with `fault`."""
+    return NotAMessageError(f"the bytes are not a {kind.name}: {fault}", code="INVALID_ARGUMENT")

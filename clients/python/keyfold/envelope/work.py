@@ -1,4 +1,4 @@
-"""Where long computing happens: in a thread beside an event loop, so that the loop goes on."""
+"""Where long computing and waiting happen: in a thread beside an event loop, which so goes on."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ def work(size: int, compute: Callable[[], T]) -> T:  # noqa: ARG001  as its twin
 async def async_work(size: int, compute: Callable[[], T]) -> T:
     """Returns what a function computes from a number of bytes; in a thread, if that takes long."""
     return compute() if size < _LONG else await asyncio.to_thread(compute)
+
+
+def waiting(take_or_give: Callable[[], T]) -> T:
+    """Returns what a function returns that reads a file or pipe, or writes it."""
+    return take_or_give()
+
+
+async def async_waiting(take_or_give: Callable[[], T]) -> T:
+    """Returns what a function returns that reads a file or pipe, or writes it."""
+    return await asyncio.to_thread(take_or_give)

@@ -142,6 +142,7 @@ from keyfold.errors.usage import (
     CallerSourceError,
     ClosedError,
     EventLoopError,
+    ExtraMissingError,
     FileUnreadableError,
     HandshakeError,
 )
@@ -178,6 +179,7 @@ __all__ = [
     "EtagMismatchError",
     "EventLoopError",
     "ExternalIdNotIssuedError",
+    "ExtraMissingError",
     "FieldViolation",
     "FileUnreadableError",
     "ForbiddenError",

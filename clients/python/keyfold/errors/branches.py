@@ -31,6 +31,7 @@ client raises the branch, with the reason in its attribute `reason`.
     ├── CancelledError              the caller cancelled the call, or a stopping server did
     ├── ForkedError                 the process was forked after the client was in use
     ├── ClosedError                 the client, cache or borrowed key was closed before
+    ├── ExtraMissingError           an ImportError, too: the method needs an extra of the package
     ├── EventLoopError              the asynchronous client belongs to another event loop
     └── InternalError               a fault in the server; the message names the incident
 

@@ -56,6 +56,12 @@ class ClosedError(KeyfoldError, ValueError):
     reason = "CLOSED"
 
 
+class ExtraMissingError(KeyfoldError, ImportError):
+    """The method needs an extra of the package that is not installed; the message names it."""
+
+    reason = "EXTRA_MISSING"
+
+
 class EventLoopError(KeyfoldError, RuntimeError):
     """The asynchronous client is in use on another event loop: make one client for each loop."""
 

@@ -11,8 +11,10 @@ from keyfold.aio.data_plane import DataPlane
 from keyfold.arguments import checked, taken
 from keyfold.envelope import message as form
 from keyfold.envelope.aio.keeper import AsyncKeeper, AsyncKeySource
+from keyfold.envelope.aio.streams import AsyncStreams
 from keyfold.envelope.cipher import open_message, seal
 from keyfold.envelope.keys import Bounds, OpeningKey
+from keyfold.envelope.message import MESSAGE, STREAM, Kind
 from keyfold.envelope.work import async_work
 from keyfold.errors import KeyfoldError, MessageContextError
 from keyfold.models.results import Rewrapped
@@ -27,7 +29,7 @@ _Name = tuple[bytes, frozenset[tuple[str, str]]]
 """What tells one data key from another: its wrapped key, and the context that it opens with."""
 
 
-class AsyncEnvelope:
+class AsyncEnvelope(AsyncStreams):
     """Seals data into messages under data keys of one cluster, and opens that cluster's messages.
 
     A message carries its wrapped data key and its context, so that opening takes nothing else. One
@@ -81,7 +83,7 @@ class AsyncEnvelope:
         given = _NO_CONTEXT if context is None else context
         self._bound_key = form.encode_context(given)
         self._context = dict(given)
-        self._aad = form.bound_to(cluster)
+        self._aad = {kind: form.bound_to(kind, cluster) for kind in (MESSAGE, STREAM)}
         self._client = client
         self._cluster = cluster
         self._region = region
@@ -107,20 +109,8 @@ class AsyncEnvelope:
         """
         text = as_bytes(data, "data")
         form.check_size(text)
-        own = form.encode_own_context(_NO_CONTEXT if context is None else context, self._context)
-        bound = self._bound_key + own
-        async with self._keys.sealing_key(
-            self._cluster,
-            self._region,
-            self._context,
-            size=len(text),
-            bounds=self._bounds,
-            timeout=timeout,
-        ) as key:
-            head = form.head(key.wrapped_key) + bound
-            return await async_work(
-                len(text), partial(seal, key.key, head, self._aad + bound, text)
-            )
+        message, _ = await self._sealed(MESSAGE, text, context, timeout)
+        return message
 
     async def open(
         self, message: Buffer, context: Context | None = None, *, timeout: float | None = None
@@ -140,11 +130,8 @@ class AsyncEnvelope:
             InvalidInputError: Its wrapped key is not of this cluster, or was changed; the reason
                 is the server's.
         """
-        parts = self._demanded(message, context)
-        async with self._keys.opening_key(
-            self._cluster, parts.wrapped_key, parts.key_context, timeout=timeout
-        ) as key:
-            return await self._opened(key, parts)
+        parts = self._demanded(MESSAGE, as_bytes(message, "message"), context)
+        return await self._unsealed(parts, timeout)
 
     async def open_many(
         self,
@@ -194,11 +181,7 @@ class AsyncEnvelope:
             MessageInvalidError: It is not a message, or does not have the envelope's pairs.
             InvalidInputError: Its wrapped key is not of this cluster, or was changed.
         """
-        parts = self._parsed(message)
-        moved = await self._client.rewrap(
-            self._cluster, parts.wrapped_key, context=parts.key_context, timeout=timeout
-        )
-        return form.moved(parts, moved.wrapped_key)
+        return await self._rekeyed(self._parsed(MESSAGE, as_bytes(message, "message")), timeout)
 
     async def rekey_many(
         self, messages: Iterable[Buffer], *, timeout: float | None = None
@@ -223,10 +206,38 @@ class AsyncEnvelope:
             for parts in found
         ]
 
-    async def _opened(self, key: OpeningKey, parts: form.Message) -> bytes:
-        return await async_work(
-            len(parts.sealed), partial(open_message, key.key, parts, self._aad + parts.bound)
+    async def _sealed(
+        self, kind: Kind, data: bytes, context: Context | None, timeout: float | None
+    ) -> tuple[bytes, bytes]:
+        own = form.encode_own_context(_NO_CONTEXT if context is None else context, self._context)
+        bound = self._bound_key + own
+        aad = self._aad[kind] + bound
+        async with self._keys.sealing_key(
+            self._cluster,
+            self._region,
+            self._context,
+            size=len(data),
+            bounds=self._bounds,
+            timeout=timeout,
+        ) as key:
+            head = form.head(kind, key.wrapped_key) + bound
+            return await async_work(len(data), partial(seal, key.key, head, aad, data)), aad
+
+    async def _unsealed(self, parts: form.Message, timeout: float | None) -> bytes:
+        async with self._keys.opening_key(
+            self._cluster, parts.wrapped_key, parts.key_context, timeout=timeout
+        ) as key:
+            return await self._opened(key, parts)
+
+    async def _rekeyed(self, parts: form.Message, timeout: float | None) -> bytes:
+        moved = await self._client.rewrap(
+            self._cluster, parts.wrapped_key, context=parts.key_context, timeout=timeout
         )
+        return form.moved(parts, moved.wrapped_key)
+
+    async def _opened(self, key: OpeningKey, parts: form.Message) -> bytes:
+        compute = partial(open_message, key.key, parts, self._bound_to(parts))
+        return await async_work(len(parts.sealed), compute)
 
     async def _result(self, key: OpeningKey | KeyfoldError, parts: form.Message) -> _Result:
         if isinstance(key, KeyfoldError):
@@ -238,23 +249,26 @@ class AsyncEnvelope:
 
     def _found(self, message: Buffer, context: Context | None) -> form.Message | KeyfoldError:
         try:
-            return self._demanded(message, context)
+            return self._demanded(MESSAGE, as_bytes(message, "message"), context)
         except KeyfoldError as error:
             return error
 
-    def _demanded(self, message: Buffer, context: Context | None) -> form.Message:
-        parts = self._parsed(message)
+    def _demanded(self, kind: Kind, message: bytes, context: Context | None) -> form.Message:
+        parts = self._parsed(kind, message)
         if context is not None:
             form.check_context(context)
-            _demand(context, {**parts.key_context, **parts.context})
+            _demand(kind, context, {**parts.key_context, **parts.context})
         return parts
 
-    def _parsed(self, message: Buffer) -> form.Message:
-        parts = form.parse(as_bytes(message, "message"))
+    def _parsed(self, kind: Kind, message: bytes) -> form.Message:
+        parts = form.parse(kind, message)
         # In the key's context, which the server vouches for. In the message's own, anybody could
         # put these pairs who may make data keys with some other context.
-        _demand(self._context, parts.key_context)
+        _demand(kind, self._context, parts.key_context)
         return parts
+
+    def _bound_to(self, parts: form.Message) -> bytes:
+        return self._aad[parts.kind] + parts.bound
 
 
 def _name(parts: form.Message) -> _Name:
@@ -267,11 +281,11 @@ def _moved(parts: form.Message, answer: Rewrapped | KeyfoldError) -> _Result:
     return form.moved(parts, answer.wrapped_key)
 
 
-def _demand(pairs: Context, found: Context) -> None:
+def _demand(kind: Kind, pairs: Context, found: Context) -> None:
     for name, value in pairs.items():
         if found.get(name) != value:
             raise MessageContextError(
-                f"the message does not have the pair {name!r} that is demanded of it; check that "
-                "it belongs here",
+                f"the {kind.name} does not have the pair {name!r} that is demanded of it; check "
+                "that it belongs here",
                 code="INVALID_ARGUMENT",
             )
