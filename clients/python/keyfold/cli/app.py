@@ -30,6 +30,7 @@ from keyfold.cli.commands import (
 )
 from keyfold.cli.commands.documents.apply import apply
 from keyfold.cli.commands.documents.get import get
+from keyfold.cli.commands.files import commands as files
 from keyfold.cli.common import before_commands, with_session
 from keyfold.cli.errors import EXIT_CODES
 from keyfold.cli.output.forms import DATA, DOCUMENT, PLAN, REPORT, RESOURCES
@@ -72,6 +73,9 @@ for _name, _function, _forms in (
     ("unwrap", data_plane.unwrap, DATA),
     ("generate-data-key", data_plane.generate_data_key, DATA),
     ("rewrap", data_plane.rewrap, DATA),
+    ("encrypt", files.encrypt, DATA),
+    ("decrypt", files.decrypt, DATA),
+    ("rekey", files.rekey, DATA),
 ):
     app.command(_name)(with_session(_function, _forms))
 

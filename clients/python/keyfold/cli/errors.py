@@ -78,6 +78,7 @@ _CODES: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (
     (errors.ForbiddenError, ExitCode.PERMISSION),
     (errors.UnauthenticatedError, ExitCode.PERMISSION),
     (errors.DeadlineError, ExitCode.DEADLINE),
+    (errors.ExtraMissingError, ExitCode.INVALID),
     (IncompleteError, ExitCode.INCOMPLETE),
 )
 
@@ -160,21 +161,26 @@ def reporting(parsed: typer.Context, *, as_json: bool, target: str) -> Iterator[
         raise typer.Exit(ExitCode.INVALID) from None
 
 
-def report(error: KeyfoldError | InputError, parsed: typer.Context, *, as_json: bool) -> None:
+def report(
+    error: KeyfoldError | InputError, parsed: typer.Context, *, as_json: bool, file: str = ""
+) -> None:
     """Prints an error on stderr.
 
     Args:
         error: The error.
         parsed: The command, whose flags hints name.
         as_json: Print a JSON object instead of lines for people.
+        file: The file that it is about, if there are several. An InputError names its own.
     """
     if as_json:
-        typer.echo(json.dumps({"error": error_object(error)}), err=True)
+        about = {"file": file} if file else {}
+        typer.echo(json.dumps({**about, "error": error_object(error)}), err=True)
         return
     if isinstance(error, InputError):
         typer.echo(f"error: {one_line(str(error))}", err=True)
         return
-    typer.echo(f"error: {one_line(error.message)} ({one_line(error.reason)})", err=True)
+    about_it = f"{one_line(file)}: " if file else ""
+    typer.echo(f"error: {about_it}{one_line(error.message)} ({one_line(error.reason)})", err=True)
     for hint in _hints(error, parsed):
         typer.echo(f"hint: {one_line(hint)}", err=True)
 

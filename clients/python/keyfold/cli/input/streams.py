@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import typer
 
 from keyfold.cli.errors import InputError
+from keyfold.cli.input.replacing import taking_place
 from keyfold.cli.input.values import from_base64, to_base64
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ STDIO: Final = "-"
 
 _MAX_INPUT: Final = 64 * 1024
 """Most bytes of input for one key; a key of 4,096 bytes is far smaller, even as base64."""
-
-_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 def read_key(source: str | None, name: str, *, is_base64: bool) -> bytes:
@@ -138,7 +136,7 @@ def open_input(source: str | None) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def open_output(target: str | None, *, secret: bool) -> Iterator[BinaryIO]:
+def open_output(target: str | None, *, secret: bool, over: bool = True) -> Iterator[BinaryIO]:
     """Opens a file, or stdout for `-` and None.
 
     The block writes to a new file, which then replaces an old one in one step. A failure half way
@@ -148,6 +146,7 @@ def open_output(target: str | None, *, secret: bool) -> Iterator[BinaryIO]:
     Args:
         target: The path.
         secret: Whether only the file's owner may read it.
+        over: Whether it may replace a file. A device and a pipe take the bytes in any case.
 
     Raises:
         InputError: The file cannot be written.
@@ -163,25 +162,12 @@ def open_output(target: str | None, *, secret: bool) -> Iterator[BinaryIO]:
             with path.open("wb") as file:
                 yield file
         else:
-            with _replacing(path, 0o600 if secret else 0o666) as file:
+            with taking_place(path, 0o600 if secret else 0o666, over=over) as file:
                 yield file
     except BrokenPipeError:
         raise
     except OSError as problem:
         raise InputError(f"cannot write {target}: {problem.strerror}") from problem
-
-
-@contextmanager
-def _replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(beside, _NEW, mode), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def regular(file: BinaryIO) -> os.stat_result | None:
@@ -191,6 +177,24 @@ def regular(file: BinaryIO) -> os.stat_result | None:
     except (OSError, AttributeError):  # a test's stdin has no descriptor
         return None
     return found if stat.S_ISREG(found.st_mode) else None
+
+
+def is_same(read: BinaryIO, target: str | None) -> bool:
+    """Returns whether a file that is read is the one to write.
+
+    Args:
+        read: The file that is read.
+        target: A path, or `-` or None for stdout.
+    """
+    source = regular(read)
+    if target in (None, STDIO):
+        there = regular(sys.stdout.buffer)
+    else:
+        try:
+            there = Path(target or "").stat()
+        except OSError:  # opening it will say what is wrong
+            there = None
+    return source is not None and there is not None and os.path.samestat(source, there)
 
 
 def size_of(file: BinaryIO) -> int | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ from keyfold.cli.commands.rewrapping.report import show_census, show_summary
 from keyfold.cli.commands.rewrapping.tally import Tally
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.json_lines import read_lines
-from keyfold.cli.input.streams import STDIO, open_input, open_output, regular, size_of
+from keyfold.cli.input.streams import STDIO, is_same, open_input, open_output, size_of
 from keyfold.cli.output.progress import Progress
 from keyfold.cli.session import Session
 from keyfold.errors import KeyfoldError
@@ -190,22 +188,11 @@ def _check_apart(read: BinaryIO, files: Files) -> None:
     Raises:
         InputError: Two of the files are one.
     """
-    source = regular(read)
-    written: list[tuple[str, os.stat_result | None]] = []
-    for name, path in (("--out", files.target), ("--checkpoint", files.checkpoint)):
-        if path not in (None, STDIO):
-            written.append((name, _stat(Path(str(path)))))
-        elif name == "--out":
-            written.append(("stdout", regular(sys.stdout.buffer)))
-    for name, there in written:
-        if source is not None and there is not None and os.path.samestat(source, there):
+    named = [("stdout" if files.target in (None, STDIO) else "--out", files.target)]
+    if files.checkpoint is not None:
+        named.append(("--checkpoint", str(files.checkpoint)))
+    for name, target in named:
+        if is_same(read, target):
             raise InputError(f"{name} is the input itself; name another file")
     if files.checkpoint and Path(files.target or STDIO).resolve() == files.checkpoint.resolve():
         raise InputError("--checkpoint is --out itself; name another file")
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:  # opening it will say what is wrong
-        return None

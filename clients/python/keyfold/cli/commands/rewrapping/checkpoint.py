@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 from keyfold.cli.commands.rewrapping.tally import Count, Kek, Tally
 from keyfold.cli.errors import ExitCode, InputError
 from keyfold.cli.input.growing import lock, write_all, writing
+from keyfold.cli.input.replacing import sync_folder
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -96,7 +96,7 @@ class Checkpoint:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-        _sync_folder(path)
+        sync_folder(path)
 
     def check_options(self, path: Path, now: str) -> None:
         """Checks that the options are those of the run before.
@@ -178,7 +178,7 @@ class Resumable:
             with writing(target):
                 lock(file, target)
                 _cut(file, target, checkpoint)
-                _sync_folder(path)
+                sync_folder(path)
             yield cls(file, target, place, checkpoint)
 
     def write(self, data: bytes, read: int, digest: _Hash, tally: Tally) -> None:
@@ -237,14 +237,3 @@ def _tail(file: FileIO, end: int) -> str:
         left -= len(chunk)
     file.seek(end)
     return digest.hexdigest()
-
-
-def _sync_folder(path: Path) -> None:
-    """Makes sure that a file's name survives a crash of the machine."""
-    if sys.platform == "win32":
-        return
-    folder = os.open(path.resolve().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
