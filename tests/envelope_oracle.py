@@ -16,19 +16,26 @@ FILE: Final = VECTORS / "envelope.json"
 """The file of the vectors."""
 
 
-def message(vector: Vector) -> bytes:
+def message(vector: Vector, magic: bytes = b"KFM") -> bytes:
     """Returns the message of a vector's inputs, whatever stands in its `message`."""
-    contexts = wrapping.context_bytes(vector["key_context"])
-    contexts += wrapping.context_bytes(vector["context"])
-    aad = b"KFM\x01\x01" + prefixed(vector["cluster"].encode()) + contexts
     key, nonce = bytes.fromhex(vector["data_key"]), bytes.fromhex(vector["nonce"])
-    sealed = wrapping.seal(key, nonce, bytes.fromhex(vector["data"]), aad)
-    return begin(vector) + contexts + nonce + sealed
+    sealed = wrapping.seal(key, nonce, bytes.fromhex(vector["data"]), bound(vector, magic))
+    return begin(vector, magic) + contexts(vector) + nonce + sealed
 
 
-def begin(vector: Vector) -> bytes:
+def bound(vector: Vector, magic: bytes) -> bytes:
+    """Returns what a message is bound to: its AAD."""
+    return magic + b"\x01\x01" + prefixed(vector["cluster"].encode()) + contexts(vector)
+
+
+def contexts(vector: Vector) -> bytes:
+    """Returns both contexts as they stand in a message."""
+    return b"".join(map(wrapping.context_bytes, (vector["key_context"], vector["context"])))
+
+
+def begin(vector: Vector, magic: bytes = b"KFM") -> bytes:
     """Returns a message's bytes up to the contexts."""
-    return b"KFM\x01\x01" + prefixed(bytes.fromhex(vector["wrapped_key"]))
+    return magic + b"\x01\x01" + prefixed(bytes.fromhex(vector["wrapped_key"]))
 
 
 def wrapped(vector: Vector) -> str:
@@ -145,9 +152,7 @@ def refused_vectors(base: Vector) -> list[Vector]:
         vector = {**base, **inputs}
         if not vector["key_context"]:
             vector["context"] = {**base["context"], **base["key_context"]}
-        contexts = wrapping.context_bytes(vector["key_context"])
-        contexts += wrapping.context_bytes(vector["context"])
-        refuse(name, about, "MESSAGE_CORRUPT", head + contexts + own, **inputs)
+        refuse(name, about, "MESSAGE_CORRUPT", head + contexts(vector) + own, **inputs)
     refuse("another-cluster", "opened in another", "MESSAGE_CORRUPT", whole, cluster="orders-test")
     key = drawn("another data key", 32).hex()
     refuse("another-key", "another data key's wrapped key", "MESSAGE_CORRUPT", whole, data_key=key)

@@ -16,13 +16,15 @@ import functools
 import io
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from keyfold.envelope.cipher import corrupt
 from keyfold.envelope.header import Readable, Writable, read_some, write_all
 from keyfold.envelope.message import STREAM
 from keyfold.errors import DataTooLargeError, ExtraMissingError
-from keyfold.models.specs import Buffer
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 KEY_SIZE: Final = 32
 """Bytes of a stream's key."""
@@ -123,7 +125,7 @@ class SealingStream(io.BufferedIOBase):
         """Returns True."""
         return True
 
-    def write(self, data: Buffer, /) -> int:  # type: ignore[override]
+    def write(self, data: Buffer, /) -> int:
         """Encrypts bytes; returns how many: all.
 
         Raises:
@@ -228,18 +230,17 @@ class _OpeningStream(io.RawIOBase):
         if self._problem is not None:
             raise self._problem
         try:
-            data = self._read(len(buffer))
+            count = self._read(buffer)
         except BaseException as problem:
             self._problem = problem
             raise
-        buffer[: len(data)] = data
-        self._size += len(data)
-        return len(data)
+        self._size += count
+        return count
 
-    def _read(self, size: int) -> bytes:
-        data, failure = b"", None
+    def _read(self, buffer: Any) -> int:
+        count, failure = 0, None
         try:
-            data = self._tink.read1(size)
+            count = self._tink.readinto1(buffer)
         except tink().TinkError as error:
             failure = error
         # Also without a failure: an EOFError of the source would pass for the stream's end.
@@ -249,7 +250,7 @@ class _OpeningStream(io.RawIOBase):
             _raise_interrupt(failure)
             fault = f"after {self._size:,} bytes of data it was changed, cut or extended, or has "
             raise corrupt(STREAM, f"{fault}parts of another") from failure
-        return data
+        return count
 
 
 def opening(key: bytes, aad: bytes, source: Readable) -> io.BufferedReader:
