@@ -94,6 +94,9 @@ COMMANDS = {
     "unwrap": ["unwrap", "prod"],
     "generate-data-key": ["generate-data-key", "prod", "--region", "eu"],
     "rewrap": ["rewrap", "prod"],
+    "encrypt": ["encrypt", "prod", "-", "--region", "eu"],
+    "decrypt": ["decrypt", "prod", "-"],
+    "rekey": ["rekey", "prod", "-"],
 }
 
 
@@ -365,7 +368,7 @@ def test_clusters(cli: Cli, server: Served, monkeypatch: pytest.MonkeyPatch) -> 
         assert (request.HasField("can_wrap"), request.can_wrap) == (True, asked)
 
 
-OWN_JSON = {"probe", "watch", "get", "apply"} | {
+OWN_JSON = {"probe", "watch", "get", "apply", "encrypt", "decrypt", "rekey"} | {
     command for command in COMMANDS if command.startswith("operations ")
 }
 """The commands whose JSON is no response of one call; their own tests look at it."""
@@ -437,7 +440,14 @@ def test_no_argument_takes_a_key() -> None:
 def test_completion() -> None:
     """The shell can complete commands and options."""
     done = _run(COMP_WORDS="keyfold re", COMP_CWORD="1", _KEYFOLD_COMPLETE="complete_bash")
-    assert done.stdout.split() == ["retire-generation", "revoke", "restore", "recheck", "rewrap"]
+    assert done.stdout.split() == [
+        "retire-generation",
+        "revoke",
+        "restore",
+        "recheck",
+        "rewrap",
+        "rekey",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -506,6 +516,7 @@ def test_reader_that_leaves(server: Served) -> None:
         "--help",
         "apply --file -",
         "clusters",
+        "encrypt prod - --region eu",
         "events export",
         "events list",
         "generate-data-key prod --region eu --wrapped-only",

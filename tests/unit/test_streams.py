@@ -10,7 +10,8 @@ import json
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ import stream_oracle as oracle
 from envelope_fakes import FakeDataPlane
 from keyfold.envelope import message as form
 from keyfold.envelope import streams
+from keyfold.envelope.client.keeper import Keeper
 from keyfold.envelope.header import framed, read_header
+from keyfold.envelope.keys import OpeningKey, SealingKey
 from wrapped_key_oracle import Vector, text_of
 
 VECTORS = json.loads(oracle.FILE.read_text(encoding="utf-8"))["vectors"]
@@ -578,6 +581,40 @@ def test_one_data_key_serves_many_streams() -> None:
     assert client.made == 1
     assert len({stream[-20:] for stream in made}) == 20
     assert {opened(envelope, stream) for stream in made} == {b"4111"}
+
+
+class Lending(Keeper):
+    """Counts the keys that are lent at the moment."""
+
+    lent = 0
+
+    @contextmanager
+    def sealing_key(self, *arguments: Any, **options: Any) -> Iterator[SealingKey]:
+        with super().sealing_key(*arguments, **options) as key:
+            self.lent += 1
+            yield key
+            self.lent -= 1
+
+    @contextmanager
+    def opening_key(self, *arguments: Any, **options: Any) -> Iterator[OpeningKey]:
+        with super().opening_key(*arguments, **options) as key:
+            self.lent += 1
+            yield key
+            self.lent -= 1
+
+
+def test_a_data_key_is_lent_for_the_header_only() -> None:
+    """A stream of hours keeps no data key of a cache from being wiped."""
+    client, target = FakeDataPlane(), io.BytesIO()
+    keys = Lending(client)
+    envelope = envelope_of(client, cache=keys)
+    with envelope.seal_stream(target) as stream:
+        assert keys.lent == 0
+        stream.write(b"4111")
+    target.seek(0)
+    with envelope.open_stream(target) as reader:
+        assert keys.lent == 0
+        assert reader.read() == b"4111"
 
 
 def test_streams_count_against_the_bounds() -> None:

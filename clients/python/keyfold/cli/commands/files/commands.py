@@ -179,19 +179,25 @@ def _each(session: Session, files: list[str], step: Step) -> None:
             shown = step(name)
         except _STOPS:
             if left := len(files) - number:
-                typer.echo(f"stopped at {name}; {counted(left, 'file')} not begun", err=True)
+                typer.echo(
+                    f"stopped at {_shown(name)}; {counted(left, 'file')} not begun", err=True
+                )
             raise
         except KeyfoldError as error:
             code = code or exit_code(type(error))
-            report(error, session.parsed, as_json=as_json, file=name)
+            report(error, session.parsed, as_json=as_json, file=_shown(name))
         except InputError as error:
             code = code or ExitCode.INVALID
-            report(error, session.parsed, as_json=as_json, file=name)
+            report(error, session.parsed, as_json=as_json, file=_shown(name))
         else:
             if as_json and shown:
                 typer.echo(json.dumps(shown, ensure_ascii=False))
     if code:
         raise typer.Exit(code)
+
+
+def _shown(name: str) -> str:
+    return "stdin" if name == STDIO else name
 
 
 def _done(session: Session, name: str, place: str) -> dict[str, Any]:
@@ -212,7 +218,7 @@ class _Reading:
 
     def __init__(self, name: str, file: BinaryIO) -> None:
         self.file = file
-        self._name = "stdin" if name == STDIO else name
+        self._name = _shown(name)
         self._progress: Progress | None = None
 
     def read(self, size: int = -1, /) -> bytes:

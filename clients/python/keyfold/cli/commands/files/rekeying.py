@@ -47,7 +47,7 @@ def rekey_file(envelope: Envelope, name: str) -> bool:
         KeyfoldError: Its key cannot be moved.
     """
     path = Path(name).resolve()
-    with open_input(str(path)) as source:
+    with open_input(name) as source:
         file = source.raw  # type: ignore[attr-defined]
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
