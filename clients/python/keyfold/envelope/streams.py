@@ -1,8 +1,8 @@
 """Streams: data of any length, encrypted by Tink under a key that the stream's header holds.
 
 What follows the header is Tink's streaming AEAD as Tink makes it, key type AesGcmHkdfStreamingKey
-with segments of 1 MiB (its template AES256_GCM_HKDF_1MB). Of Tink's two types it is the faster one,
-and the header already commits to the key, which the other type would do with its HMAC.
+with segments of 1 MiB (its template AES256_GCM_HKDF_1MB). It takes a quarter of the time of Tink's
+other type, whose HMAC would commit to the key, as the header does already.
 
 Tink calls into Python to read and write, and turns what is raised there into errors of its own.
 Therefore a source keeps what it raised. What Tink writes is collected, and goes to the target from
@@ -30,7 +30,10 @@ KEY_SIZE: Final = 32
 """Bytes of a stream's key."""
 
 SEGMENT_SIZE: Final = 1 << 20
-"""Bytes of a segment of ciphertext. A reader and a writer keep a few of them in memory."""
+"""Bytes of a segment of ciphertext. A reader and a writer keep two of them in memory."""
+
+_PART: Final = 128 * 1024
+"""Bytes that are passed on at once. Larger pieces cost more: the system maps their memory anew."""
 
 _TYPE: Final = "type.googleapis.com/google.crypto.tink.AesGcmHkdfStreamingKey"
 
@@ -136,8 +139,8 @@ class SealingStream(io.BufferedIOBase):
         if self._tink is None:
             raise ValueError("the stream is closed, or has failed")
         view = memoryview(data).cast("B")
-        for at in range(0, len(view), SEGMENT_SIZE):
-            part = view[at : at + SEGMENT_SIZE]
+        for at in range(0, len(view), _PART):
+            part = view[at : at + _PART]
             self._pass_on(functools.partial(self._tink.write, part))
             self._size += len(part)
         return len(view)
@@ -261,7 +264,7 @@ def opening(key: bytes, aad: bytes, source: Readable) -> io.BufferedReader:
         aad: What the stream is bound to.
         source: Has the rest of the stream.
     """
-    return io.BufferedReader(_OpeningStream(key, aad, source), 128 * 1024)
+    return io.BufferedReader(_OpeningStream(key, aad, source), _PART)
 
 
 def _raise_interrupt(error: Exception) -> None:

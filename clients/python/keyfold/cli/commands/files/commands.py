@@ -70,8 +70,8 @@ _STOPS: Final = (
 )
 """Errors that every other file would get, too: the command stops."""
 
-_PART: Final = 1 << 20
-"""Bytes that are read at once."""
+_PART: Final = 128 * 1024
+"""Bytes that are read at once. The system gives and takes larger pieces of memory page by page."""
 
 
 def encrypt(
