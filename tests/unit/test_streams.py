@@ -125,7 +125,7 @@ def assert_is_what_the_oracle_makes(
     stream = sealed(envelope, data, context)
     header, tink = parts_of(stream)[0], stream[len(parts_of(stream)[0]) :]
     parts = form.parse(form.STREAM, read_header(io.BytesIO(header)))
-    key, _ = envelope._open(parts, None, None)
+    key = envelope._unsealed(parts, None)
     vector = {
         "cluster": "acme",
         "key_context": key_context,
@@ -345,7 +345,7 @@ def test_a_forgotten_stream_gets_no_end() -> None:
     aborted.write(b"4111")
     aborted.abort()
     aborted.close()
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(keyfold.ClosedError, match="closed"):
         aborted.write(b"x")
     for target in targets:
         assert not target.closed
@@ -549,8 +549,21 @@ def test_files_stay_open() -> None:
     with envelope.open_stream(target) as reader:
         assert reader.read() == b"4111"
     assert not target.closed
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(keyfold.ClosedError, match="closed"):
         stream.write(b"")
+
+
+@pytest.mark.parametrize("wrong", ["path", None, 7, b"stream"])
+def test_wrong_types_are_named(wrong: Any) -> None:
+    """A path or the bytes themselves are refused by name, before any call."""
+    client = FakeDataPlane()
+    envelope = envelope_of(client)
+    with pytest.raises(keyfold.ArgumentTypeError, match=r"^target must be a file to write to, not"):
+        envelope.seal_stream(wrong)
+    for method in (envelope.open_stream, envelope.rekey_header):
+        with pytest.raises(keyfold.ArgumentTypeError, match=r"^source must be a file to read from"):
+            method(wrong)
+    assert client.made == 0
 
 
 def test_text_and_archives() -> None:
@@ -631,7 +644,7 @@ def test_no_key_is_shown() -> None:
     envelope, target = envelope_of(), io.BytesIO()
     stream = envelope.seal_stream(target)
     header = form.parse(form.STREAM, read_header(io.BytesIO(target.getvalue())))
-    key, _ = envelope._open(header, None, None)
+    key = envelope._unsealed(header, None)
     for shown in (repr(stream), repr(envelope.open_stream(io.BytesIO(sealed(envelope, b""))))):
         assert key.hex() not in shown
         assert repr(key) not in shown

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from keyfold.envelope.cipher import corrupt
 from keyfold.envelope.header import Readable, Writable, read_some, write_all
 from keyfold.envelope.message import STREAM
-from keyfold.errors import DataTooLargeError, ExtraMissingError
+from keyfold.errors import ClosedError, DataTooLargeError, ExtraMissingError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -134,10 +134,12 @@ class SealingStream(io.BufferedIOBase):
         Raises:
             DataTooLargeError: The stream is longer than Tink allows: 4 PiB.
             OSError: The target does not take them. The stream then gets no end.
-            ValueError: The stream is closed, or has failed.
+            ClosedError: The stream is closed, or has failed.
         """
         if self._tink is None:
-            raise ValueError("the stream is closed, or has failed")
+            raise ClosedError(
+                "the stream is closed, or has failed; begin another", code="CANCELLED"
+            )
         view = memoryview(data).cast("B")
         for at in range(0, len(view), _PART):
             part = view[at : at + _PART]
