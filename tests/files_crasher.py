@@ -44,9 +44,9 @@ def _failing(function: Callable[..., Any]) -> Callable[..., Any]:
     return step
 
 
-def _copy(source: Any, target: Any, size: int) -> None:
-    """Copies a file as shutil does, with a step for each part."""
-    while part := source.read(size):
+def _copy(source: Any, target: Any, _: int) -> None:
+    """Copies a file as shutil does, with a step for each MiB."""
+    while part := source.read(1 << 20):
         _fails()
         target.write(part)
 
