@@ -38,8 +38,9 @@ ROOMS: Final = (KEYFOLD, KEYFOLD / "envelope", KEYFOLD / "caching")
 SYNC: Final[Mapping[str, str]] = {
     r"\bawait ": "",
     r"\basync (?=def |with |for )": "",
-    r"\bAsync(?=Client\b|Iterator\b|Watch\b|Watchdog\b|Envelope\b|Streams\b|Keeper\b|KeySource\b)": "",
+    r"\bAsync(?=Client\b|Iterator\b|Watch\b|Watchdog\b|Envelope\b|Keeper\b|KeySource\b)": "",
     r"\bAsync(?=KeyCache\b|OpeningKey\b|SealingKey\b|Reader\b|Asker\b|Landing\b|Coalescer\b)": "",
+    r"\bAsync(?=Streams\b)": "",
     r"\bkeyfold\.coalescing\.tasks\b": "keyfold.coalescing.threads",
     r"\bAbstractAsync(?=ContextManager\b)": "Abstract",
     r"\basync(?=contextmanager\b)": "",
