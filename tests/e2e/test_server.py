@@ -17,7 +17,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from e2e.conftest import StartServer
+from e2e.half_open import HELLO
 from e2e.odd_provider import SECRET, installed
-from e2e.server import NotReadyError, Server
+from e2e.server import BIN, NotReadyError, Server
 from e2e.wire import NotRefusedError, refused, spec, stubs
 from in_process import serving
 from keyfold.v1 import key_management_service_pb2 as pb
@@ -442,6 +443,40 @@ def test_no_core_dumps_and_no_ptrace(server: Server) -> None:
     status = Path(f"/proc/{server.pid}/status").read_text()
     assert "CoreDumping:\t0" in status
     assert not dumpable(server.pid)
+
+
+def limited(server: Server, limit: str) -> Server:
+    """Starts a prepared server under limits, which a shell's `ulimit` sets."""
+    out, err = (server.folder / f"{name}.0" for name in ("stdout", "stderr"))
+    with out.open("wb") as stdout, err.open("wb") as stderr:
+        server.process = subprocess.Popen(
+            ["/bin/bash", "-c", f'ulimit {limit} && exec "$0"', BIN / "keyfold-server"],
+            env=server.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+        )
+    server.wait_ready()
+    return server
+
+
+def test_more_connections_than_the_soft_limit_of_open_files(start_server: StartServer) -> None:
+    """W5: a limit of open files that shells set for other programs keeps no connection out."""
+    server = limited(start_server(ready=False, KEYFOLD_MAX_CONNECTIONS="300"), "-S -n 128")
+    host, _, port = server.target.rpartition(":")
+    with ExitStack() as stack:
+        for _ in range(200):
+            connection = stack.enter_context(closing(socket.create_connection((host, int(port)))))
+            connection.settimeout(20)
+            connection.sendall(HELLO)
+            assert connection.recv(1)
+    assert "too few for max_connections" not in server.log()
+
+
+def test_too_few_open_files_are_warned_of(start_server: StartServer) -> None:
+    """An operator hears that the hard limit keeps connections out which the settings let in."""
+    server = limited(start_server(ready=False), "-n 1000")
+    assert "too few for max_connections (10000)" in server.log()
 
 
 def dumpable(pid: int) -> bool:

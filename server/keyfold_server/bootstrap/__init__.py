@@ -6,6 +6,7 @@ This is the only package that knows all others. A test can join the parts in oth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import os
@@ -42,6 +43,9 @@ __all__ = ["bounds", "check", "migrate", "regions", "replica", "run", "serve"]
 log = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE: Final = 4
+
+_OWN_FILES: Final = 200
+"""Files that a server has open besides its connections, with room to spare."""
 
 
 def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
@@ -213,6 +217,7 @@ def _transport(settings: Settings, access: Access, joined: Replica) -> Transport
 def run(settings: Settings, ready: Callable[[str], None]) -> None:
     """Runs `serve` with logs, traces and metrics, on uvloop if it is installed."""
     _keep_memory_private()
+    most_files = _open_as_many_files_as_allowed()
     by_grpc = settings.tls_cert is not None and settings.transport == "grpc"
     if by_grpc and os.environ.get("GRPC_VERBOSITY") == grpc_log.VERBOSITY:
         end_grpc_log = grpc_log.follow()
@@ -221,6 +226,13 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     pretty = observability.logs()
     for name in unknown_variables():
         log.warning("%s is not a setting; is it misspelt?", name)
+    if most_files < settings.max_connections + _OWN_FILES:
+        log.warning(
+            "this process may have %d files open, which are too few for max_connections (%d); "
+            "raise the hard limit (ulimit -Hn, LimitNOFILE=), or lower the setting",
+            most_files,
+            settings.max_connections,
+        )
     sampling = observability.traces()
     readiness = Readiness()
     telemetry.BUILD.info(
@@ -264,3 +276,17 @@ def _keep_memory_private() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
             log.warning("the kernel did not switch core dumps and ptrace off")
+
+
+def _open_as_many_files_as_allowed() -> int:
+    """Raises the soft limit of open files to the hard one; returns the limit that holds then.
+
+    Each connection is an open file. A soft limit is often 1,024, for the sake of programs that call
+    `select`, which nothing here does. Beyond the limit nobody could connect any more.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS shows no hard limit, and refuses a soft one that it does not have.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

@@ -59,7 +59,9 @@ class BoundsSettings(BaseModel):
         default=_DEFAULTS.connections,
         ge=1,
         le=1_000_000,
-        description="The most connections of all callers. gRPC itself closes further ones.",
+        description="The most connections of all callers. gRPC itself closes further ones. Each "
+        "is an open file: the server takes as many as the hard limit of the process allows, and "
+        "warns if that is too few.",
     )
     max_request_bytes: int = Field(
         default=_DEFAULTS.request_bytes,
