@@ -8,11 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import pytest
 
+import postgres
 from e2e.conftest import SharedStore, StartServer
 from e2e.server import Server
 from e2e.wire import refusal, spec
@@ -20,6 +23,7 @@ from keyfold.v1 import event_service_pb2 as pb
 from keyfold.v1 import event_service_pb2_grpc as events
 from keyfold.v1 import key_management_service_pb2 as keys
 from keyfold.v1 import key_management_service_pb2_grpc as service
+from keyfold.v1 import resources_pb2 as res
 
 CLUSTERS: Final = 20
 WAIT: Final = 40.0
@@ -74,6 +78,10 @@ class Reader:
         got = [message for _, message in self.got]
         return [getattr(m, kind) for m in got if m.WhichOneof("message") == kind]
 
+    def move(self) -> None:
+        """Ends the stream, so that the reader goes on at its next replica."""
+        self._stream.cancel()
+
     def close(self) -> None:
         self._closed = True
         self._stream.cancel()
@@ -96,7 +104,21 @@ def enable(replica: Replica, name: str) -> None:
 @pytest.fixture
 def replicas(start_server: StartServer, shared_store: SharedStore) -> Iterator[list[Replica]]:
     """Gives two servers on one PostgreSQL."""
-    made = [Replica(server) for server in shared_store.servers(start_server, 2)]
+    yield from two_replicas(start_server, shared_store)
+
+
+@pytest.fixture
+def replicas_alone(start_server: StartServer, tmp_path: Path) -> Iterator[list[Replica]]:
+    """Gives two servers on a store of their own.
+
+    On the store of all tests, Revoke waits for a replica that another test has killed.
+    """
+    yield from two_replicas(start_server, SharedStore(postgres.shared("15"), tmp_path))
+
+
+def two_replicas(start_server: StartServer, store: SharedStore) -> Iterator[list[Replica]]:
+    """Starts two servers on a store."""
+    made = [Replica(server) for server in store.servers(start_server, 2)]
     yield made
     for each in made:
         each.channel.close()
@@ -133,6 +155,46 @@ def names() -> list[str]:
 def revocations(reader: Reader) -> list[pb.Event]:
     """The events of revocations that a reader has got."""
     return [event for event in reader.of("event") if event.action == "rpc:cluster:revoke"]
+
+
+@pytest.mark.timeout(240)
+def test_three_watchers_miss_none_of_200_revocations(replicas_alone: list[Replica]) -> None:
+    """R8: each learns of every revocation, one of them although it goes on at another replica."""
+    one, two = replicas_alone
+    turns = itertools.cycle(replicas_alone)
+    clusters = [f"many-{number:03}" for number in range(200)]
+    half = len(clusters) // 2
+
+    def revoke(replica: Replica, name: str) -> None:
+        replica.keys.Revoke(keys.RevokeRequest(cluster=name), timeout=30)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(enable, turns, clusters))
+        moving = Reader([one, two], states=True)
+        readers = [Reader([one], states=True), Reader([two], states=True), moving]
+        until(lambda: all(each.of("snapshot_end") for each in readers))
+        assert all(states_of(each, clusters) == {(0, res.STATE_ENABLED)} for each in readers)
+        list(pool.map(revoke, turns, clusters[:half]))
+        rest = pool.map(revoke, turns, clusters[half:])
+        moving.move()
+        list(rest)
+    revoked = {(1, res.STATE_REVOKED)}
+    until(lambda: all(states_of(each, clusters) == revoked for each in readers))
+    for each in readers:
+        each.close()
+    assert grpc.StatusCode.CANCELLED in {error.code() for error in moving.ends}
+    # It went on from its token: there was no second snapshot to learn the rest from.
+    assert [len(each.of("snapshot_end")) for each in readers] == [1, 1, 1]
+
+
+def states_of(reader: Reader, clusters: list[str]) -> set[tuple[int, int] | None]:
+    """The epochs and states of the one region that a reader was last told of some clusters."""
+    last = {
+        state.cluster: (state.epoch, region.state)
+        for state in reader.of("state")
+        for region in state.regions
+    }
+    return {last.get(cluster) for cluster in clusters}
 
 
 @pytest.mark.timeout(180)

@@ -205,6 +205,35 @@ async def test_states_go_on_from_a_token(house: House) -> None:
             assert not any(isinstance(m, SnapshotEnd) for m in each.messages)
 
 
+async def test_who_goes_on_at_a_replica_that_is_ahead_of_its_poll_misses_nothing(
+    house: House,
+) -> None:
+    """R8: a replica that has told of its own commit tells of it again, to whoever came since."""
+    one, two = await house.replica(), (await house.replica()).hurry()
+    await one.enable("acme")
+    await one.poll()
+    await two.poll()
+    async with reader(one, STATES) as first:
+        await first.snapshot()
+        token = first.token
+    async with reader(two, STATES) as before:
+        await before.snapshot()
+        await two.revoke("acme")
+        await settled(two)  # No poll has gone on, so the log does not tell of it there.
+        assert before.state("acme").region.state is State.REVOKED
+        async with reader(two, replace(STATES, resume_token=token)) as late:
+            await late.begun()
+            await two.poll()
+            await settled(two)
+            assert late.state("acme").region.state is State.REVOKED
+        told = len(before.states)
+        await two.enable("other")
+        await settled(two)
+        await two.poll()
+        await settled(two)
+        assert len(before.states) == told + 1  # Nobody has come since, so once is enough.
+
+
 async def test_a_token_within_a_snapshot_begins_it_again(house: House) -> None:
     """R8: a token stands for no state that its holder has not been told."""
     one = await house.replica()

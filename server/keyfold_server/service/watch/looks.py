@@ -120,6 +120,8 @@ class Looks:
         # to hear of their changes; and a count of all changes.
         self._current: dict[str, Look] = {}
         self._changes = 0
+        # What `newest` was when a reader last went on from what the log had told.
+        self._resumed = 0
         self._reading = False
         self._found: dict[int, Look] = {}
         self._last: dict[str, int] = {}
@@ -141,6 +143,15 @@ class Looks:
             self._named -= Counter(names)
         if not self._broad:
             self._current = {n: each for n, each in self._current.items() if n in self._named}
+
+    def resume(self) -> int:
+        """Returns the number from which a reader goes on that knows what the log has told so far.
+
+        Looks up to that number may show more than that, such as a commit of this replica that no
+        poll has read yet. What they show is looked at again once the log tells of it.
+        """
+        self._resumed = self.newest
+        return self.newest
 
     def after(self, number: int, limit: int) -> tuple[int, list[Look]] | None:
         """Returns the next looks after a number, without those of clusters looked at again since.
@@ -202,9 +213,9 @@ class Looks:
         self._settle()
 
     def _shows(self, entry: Entry) -> bool:
-        """Says whether the last look at a cluster shows a decision already."""
+        """Says whether the last look at a cluster shows a decision already, to every reader."""
         number, floor = self._last.get(entry.cluster or ""), entry.floor
-        if number is None or floor is None or floor.banned:
+        if number is None or number <= self._resumed or floor is None or floor.banned:
             return False
         seen = self._found[number].cluster
         return seen is not None and seen.uid == floor.uid and seen.version >= floor.version

@@ -147,7 +147,7 @@ class Watch:
     async def _begin(self, place: Place | None) -> None:
         request, sources = self._request, self._sources
         # Before any read, so that a change during the read is told afterwards.
-        self._seen, self._told = sources.looks.newest, sources.feed.newest
+        self._seen, self._told = sources.looks.resume(), sources.feed.newest
         fresh = sources.feed.fresh
         if request.events:
             self._at = sources.feed.newest if place is None else place.events
