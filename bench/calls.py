@@ -75,6 +75,20 @@ class Client:
         """Revokes a cluster."""
         return await self._next().Revoke(pb.RevokeRequest(cluster=cluster), timeout=WITHIN)
 
+    async def restore(self, cluster: str) -> None:
+        """Restores a cluster.
+
+        Raises:
+            WrongAnswerError: A region does not serve.
+        """
+        reply = await self._next().Restore(pb.RestoreRequest(cluster=cluster), timeout=WITHIN)
+        if reply.not_restored:
+            raise WrongAnswerError("Restore did not restore a region")
+
+    async def recheck(self, uri: str) -> pb.RecheckResponse:
+        """Has a root key proven now."""
+        return await self._next().Recheck(pb.RecheckRequest(key_uri=uri), timeout=WITHIN)
+
     async def key_usage(self, uri: str, size: int = 0, token: str = "") -> pb.ListKeyUsageResponse:
         """Reads a page of what needs a root key."""
         request = pb.ListKeyUsageRequest(

@@ -13,18 +13,16 @@ import asyncio
 import contextlib
 import random
 import re
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import grpc
 
-from bench import calls, servers, stock
+from bench import calls, metrics, servers, stock
 from bench.cases import REGION
 from bench.contenders import TRANSPORTS
 from bench.goals import Figure, Plan, percentile
@@ -91,17 +89,17 @@ def measure(plan: Plan) -> list[Figure]:
 
 async def _measured(folder: Path, transport: str, plan: Plan) -> list[Figure]:
     seconds = _SECONDS_QUICK if plan.quick else _SECONDS
-    metrics = f"127.0.0.1:{_free_port()}"
-    settings = {"transport": transport, "metrics": metrics, "cache_clusters": str(_CACHED)}
+    shown = f"127.0.0.1:{metrics.free_port()}"
+    settings = {"transport": transport, "metrics": shown, "cache_clusters": str(_CACHED)}
     with servers.one(folder, None, sweep_interval="10s", **settings) as server:
-        async with _traffic(server, folder, metrics, settings) as flows:
+        async with _traffic(server, folder, shown, settings) as flows:
             await asyncio.sleep(2.0)
-            before = await asyncio.to_thread(_turns, metrics)
+            before = await asyncio.to_thread(_turns, shown)
             beside = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", _IDLE, str(seconds), stdout=subprocess.PIPE
             )
             output, _ = await beside.communicate()
-            after = await asyncio.to_thread(_turns, metrics)
+            after = await asyncio.to_thread(_turns, shown)
             for flow in flows:
                 if flow.done():
                     flow.result()  # Raises what ended it.
@@ -124,7 +122,7 @@ def _bound(before: Turns, after: Turns, what: str) -> float:
 
 @contextlib.asynccontextmanager
 async def _traffic(
-    server: Server, folder: Path, metrics: str, settings: Mapping[str, str]
+    server: Server, folder: Path, shown: str, settings: Mapping[str, str]
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Lets everything happen that a server does, until the block ends."""
     async with (
@@ -169,7 +167,7 @@ async def _traffic(
             "change": change,
             "list": clusters,
             "events": entries,
-            "scrape": lambda: asyncio.to_thread(_scraped, metrics),
+            "scrape": lambda: asyncio.to_thread(metrics.scraped, shown),
             "export": lambda: asyncio.to_thread(export),
         }
         flows = [asyncio.create_task(_flow(works[kind], rate)) for kind, rate in _RATES.items()]
@@ -194,22 +192,9 @@ def _any_cluster() -> str:
     return stock.cluster(random.randrange(20, _CLUSTERS))  # noqa: S311  no secret depends on it
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _scraped(metrics: str) -> str:
-    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as answer:
-        text: str = answer.read().decode()
-        return text
-
-
-def _turns(metrics: str) -> Turns:
+def _turns(shown: str) -> Turns:
     """Returns how many turns were late by at most each bound, since the server's start."""
     turns: Turns = {"lag": {}, "held": {}}
-    for what, bound, count in _BUCKET.findall(_scraped(metrics)):
+    for what, bound, count in _BUCKET.findall(metrics.scraped(shown)):
         turns[what][float(bound)] = float(count)
     return turns

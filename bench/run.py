@@ -44,6 +44,8 @@ CASES: Final[Mapping[str, str]] = {
     "operations": "operations",
     "client": "client",
     "coalesce": "together",
+    "disable": "disabling",
+    "watchers": "watchers",
 }
 """The cases with goals, and the module of each. `main` calls the module's `measure`."""
 
@@ -166,7 +168,7 @@ def _circumstances(facts: Mapping[str, str]) -> str:
 
 def _case(case: str, plan: goals.Plan) -> list[dict[str, Any]]:
     """Measures a case with goals, prints its table and returns its part of the JSON."""
-    began = time.monotonic()
+    began, load_before = time.monotonic(), os.getloadavg()[0]
     # Imported only now, because a case does not need what another case imports.
     measure: goals.Measure = importlib.import_module(f"bench.{CASES[case]}").measure
     try:
@@ -174,7 +176,8 @@ def _case(case: str, plan: goals.Plan) -> list[dict[str, Any]]:
     except goals.SkippedError as skipped:
         print(f"\n{case}: skipped: {skipped}", flush=True)
         return []
-    print(f"\n{case}, {time.monotonic() - began:.0f} s:")
+    took = time.monotonic() - began
+    print(f"\n{case}, {took:.0f} s, load average {load_before:.1f} to {os.getloadavg()[0]:.1f}:")
     print(goals.table(measured), flush=True)
     return [figure.as_json() for figure in measured]
 

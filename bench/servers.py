@@ -85,25 +85,44 @@ def one(folder: Path, with_kms: dict[str, str] | None = None, **settings: str) -
 
 
 @contextmanager
-def replicas(folder: Path, count: int) -> Iterator[list[Server]]:
+def replicas(folder: Path, count: int, **settings: str) -> Iterator[list[Server]]:
     """Runs replicas on one PostgreSQL, each in a process of its own.
+
+    Args:
+        folder: The folder of their files.
+        count: The number of replicas.
+        **settings: See `environment`.
 
     Raises:
         SkippedError: This machine does not have PostgreSQL, and cannot install it.
     """
-    with database() as server, ExitStack() as stack:
-        name = server.create()
-        migrate_store(server.url(name), password_file=server.password_file)
-        shared = environment(
-            folder,
-            store=server.url(name),
-            store_password_file=str(server.password_file),
-            service_key=str(postgres.a_service_key(folder)),
-            metrics="off",
-        )
+    with on_postgres(folder, **settings) as shared, ExitStack() as stack:
         yield [
             stack.enter_context(running(f"replica {n}", command(), shared)) for n in range(count)
         ]
+
+
+@contextmanager
+def on_postgres(folder: Path, **settings: str) -> Iterator[dict[str, str]]:
+    """Runs a PostgreSQL with a new store, and gives the environment of the store's replicas.
+
+    Args:
+        folder: The folder of the replicas' files.
+        **settings: See `environment`.
+
+    Raises:
+        SkippedError: This machine does not have PostgreSQL, and cannot install it.
+    """
+    with database() as server:
+        name = server.create()
+        migrate_store(server.url(name), password_file=server.password_file)
+        store = {
+            "store": server.url(name),
+            "store_password_file": str(server.password_file),
+            "service_key": str(postgres.a_service_key(folder)),
+            "metrics": "off",
+        }
+        yield environment(folder, **(store | settings))
 
 
 @contextmanager
