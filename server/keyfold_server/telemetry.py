@@ -125,7 +125,7 @@ CERTIFICATE_BEGINS: Final = Gauge(
 
 CERTIFICATE_EXPIRES: Final = Gauge(
     "keyfold_tls_certificate_expires_seconds",
-    "Unix time at which that certificate expires. The server looks at its files at each handshake.",
+    "Unix time at which that certificate expires.",
     ("certificate",),
 )
 

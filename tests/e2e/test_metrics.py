@@ -102,13 +102,22 @@ def test_certificates_show_how_long_they_last(start_server: StartServer, tmp_pat
         KEYFOLD_TLS_CLIENT_CA=str(tmp_path / "client_ca"),
         KEYFOLD_POLICY=str(policy),
     )
-    text = metrics_of(server)
-    for name in ("server", "client_authority"):
-        labels = f'{{certificate="{name}"}}'
-        [begins] = re.findall(
-            rf"^keyfold_tls_certificate_begins_seconds{labels} (\S+)", text, re.MULTILINE
-        )
-        [ends] = re.findall(
-            rf"^keyfold_tls_certificate_expires_seconds{labels} (\S+)", text, re.MULTILINE
-        )
-        assert float(begins) < time.time() < float(ends)
+    before = validity(server)
+    assert before.keys() == {"server", "client_authority"}
+    assert all(begins < time.time() < ends for begins, ends in before.values())
+    renewed = authority.issue("dns:localhost", "ip:127.0.0.1", ends=timedelta(hours=9))
+    (tmp_path / "cert").write_bytes(renewed.pem)
+    (tmp_path / "key").write_bytes(renewed.key_pem)
+    # Nobody connects meanwhile.
+    assert validity(server)["server"][1] > before["server"][1] + 3600
+
+
+def validity(server: Server) -> dict[str, tuple[float, float]]:
+    """Returns from when until when each certificate of a server is valid, by its metrics."""
+    found = re.findall(
+        r'^keyfold_tls_certificate_(begins|expires)_seconds\{certificate="(\w+)"\} (\S+)',
+        metrics_of(server),
+        re.MULTILINE,
+    )
+    times = {(which, name): float(value) for which, name, value in found}
+    return {name: (times["begins", name], times["expires", name]) for _, name in times}

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -115,7 +117,6 @@ class ServerTls:
         self._stamp, self._fault = stamp, ""
         if found != self._serving:
             self._serving = found
-            self._show()
             log.info(
                 "TLS files reloaded",
                 extra={"serial": found.serial, "not_after": found.not_after.isoformat()},
@@ -123,13 +124,21 @@ class ServerTls:
         return self._serving
 
     def _show(self) -> None:
-        """Shows in the metrics until when the certificates are valid."""
-        shown = {"server": (self._serving.not_before, self._serving.not_after)}
-        if self._serving.authority is not None:
-            shown["client_authority"] = self._serving.authority
-        for name, (begins, ends) in shown.items():
-            telemetry.CERTIFICATE_BEGINS.labels(name).set(begins.timestamp())
-            telemetry.CERTIFICATE_EXPIRES.labels(name).set(ends.timestamp())
+        """Has the metrics show until when the certificates are valid, of the files at a scrape."""
+        for name, valid in self._validities().items():
+            if valid is not None:
+                begins = telemetry.CERTIFICATE_BEGINS.labels(name)
+                begins.set_function(partial(self._valid, name, 0))
+                expires = telemetry.CERTIFICATE_EXPIRES.labels(name)
+                expires.set_function(partial(self._valid, name, 1))
+
+    def _valid(self, name: str, end: int) -> float:
+        valid = self._validities()[name]
+        return float("nan") if valid is None else valid[end].timestamp()
+
+    def _validities(self) -> dict[str, tuple[datetime, datetime] | None]:
+        found = self.current()
+        return {"server": (found.not_before, found.not_after), "client_authority": found.authority}
 
 
 class _Port:
