@@ -197,7 +197,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def idle(coalescer: Coalescer) -> bool:
     """Returns whether nothing is under way, and nobody waits."""
-    return all(lane.holder is None and not lane.waiting for lane in coalescer._lanes.values())
+    return not coalescer._lanes
 
 
 def opened(begun: list[Future[keyfold.Unwrapped]]) -> list[bytes]:
@@ -235,26 +235,6 @@ def test_a_thread_sends_for_others_once(house: Threads) -> None:
     assert len(set(house.sends.senders)) == len(house.sends.sent) == 14
     for sender, keys in zip(house.sends.senders, house.sends.sent, strict=True):
         assert sender in keys
-
-
-@pytest.mark.usefixtures("patient")
-def test_those_who_travelled_together_are_expected_again(
-    house: Threads, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Right after a batch of two a call waits for the second one, and no longer than `LINGER`."""
-    monkeypatch.setattr(threads, "LINGER", LONG)
-    begun = house.begin(1) + house.begin(2, 3)
-    house.sends.let_all_go()
-    opened(begun)
-    begun = house.begin(4)
-    assert len(house.sends.sent) == 2
-    begun += house.begin(5)
-    assert opened(begun) == [key(4), key(5)]
-    assert sorted(house.sends.sent[2]) == [key(4), key(5)]
-    monkeypatch.setattr(threads, "LINGER", 0.05)
-    opened(house.begin(6, 7))
-    assert house.ask(8).plaintext == key(8)
-    assert house.sends.sent[-1] == [key(8)]
 
 
 @pytest.mark.usefixtures("patient")
@@ -303,6 +283,25 @@ def test_who_leads_and_is_interrupted_leaves_nobody_behind(
     else:
         assert sorted(map(str, ended)) == sorted(map(str, [error, None, None]))
     assert opened(first + later) == [key(1), key(5), key(6)]
+    assert idle(house.coalescer)
+
+
+@pytest.mark.usefixtures("patient")
+def test_an_interrupt_between_taking_a_batch_and_sending_it(
+    house: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that is interrupted before it has sent anything leaves nobody behind, either."""
+    first = house.begin(1)
+    batch = house.begin(2, 3, 4)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Coalescer, "_lead", interrupted)
+    house.sends.let_all_go()
+    ended = [one.exception(20) for one in batch]
+    assert sorted(map(repr, ended)) == ["KeyboardInterrupt()", "None", "None"]
+    assert opened(first) == [key(1)]
     assert idle(house.coalescer)
 
 
@@ -413,7 +412,8 @@ def test_a_batch_of_bytes() -> None:
     for number in range(MAX_ITEMS):
         call = calls.unwrap("prod", key(number) + bytes(8_000), None)
         made.waiting[lane.Passenger(call, {}, float(number), LONG, None)] = None
-    batch = made.take(made.longest())
+    batch = made.batch(made.longest())
+    made.take_off(batch)
     size = sum(one.size for one in batch)
     assert size <= MAX_BYTES < size + batch[0].size
     assert len(batch) + len(made.waiting) == MAX_ITEMS

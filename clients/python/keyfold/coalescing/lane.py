@@ -6,7 +6,7 @@ Nothing here waits or takes a lock. In `threads` the coalescer's lock guards eac
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from keyfold.calls.batches import MAX_BYTES, MAX_ITEMS
@@ -90,18 +90,22 @@ class Lane(Generic[_P]):
         """
         return max(self.waiting, key=_deadline)
 
-    def take(self, leader: _P) -> list[_P]:
-        """Takes the next batch off: its leader, and those who waited longest, as many as fit."""
-        del self.waiting[leader]
+    def batch(self, leader: _P) -> list[_P]:
+        """Returns the next batch: its leader, and those who waited longest, as many as fit."""
         batch, size = [leader], leader.size
         for one in self.waiting:
+            if one is leader:
+                continue
             size += one.size
             if len(batch) == MAX_ITEMS or size > MAX_BYTES:
                 break
             batch.append(one)
-        for one in batch[1:]:
-            del self.waiting[one]
         return batch
+
+    def take_off(self, batch: Iterable[_P]) -> None:
+        """Takes calls off, so that they wait no more."""
+        for one in batch:
+            self.waiting.pop(one, None)
 
 
 def _deadline(one: Passenger) -> float:

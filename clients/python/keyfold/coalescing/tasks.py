@@ -271,7 +271,8 @@ class AsyncCoalescer:
                 self._pass_on(sends, lane, task, caller)
                 return
             leader = lane.longest()
-        calls = lane.take(leader)
+        calls = lane.batch(leader)
+        lane.take_off(calls)
         if lane.waiting:
             self._watch(sends, lane, caller, PATIENCE)
         if len(calls) == 1:

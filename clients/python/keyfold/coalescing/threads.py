@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from threading import Lock
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from keyfold.calls.call import Call, Response, Result
 from keyfold.coalescing.batch import (
@@ -27,14 +27,6 @@ from keyfold.coalescing.batch import (
 from keyfold.coalescing.lane import PATIENCE, CallerMetadata, Lane, Passenger
 from keyfold.models.specs import Context
 from keyfold.transport.tracing import Link, waiting_span
-
-LINGER: Final = 0.0002
-"""Seconds for which a call that comes right after a batch waits for the others of that batch: their
-threads have just been woken, too, and call again if they are at work. Without this one of them
-would go alone each time, and half of all calls to the server would be such calls."""
-
-_MOST: Final = 64
-"""Lanes to keep although nothing is under way in them."""
 
 
 class Sends(Protocol):
@@ -60,16 +52,18 @@ class _Waiter(Passenger):
     """A call whose thread waits.
 
     Attributes:
+        batch: The batch that it leads; empty before it does, or if it leads none.
         lane: Its lane; None before it waits there.
         until: The deadline of the batch that it travels in, once it has an outcome.
     """
 
-    __slots__ = ("_called", "_gate", "lane", "until")
+    __slots__ = ("_called", "_gate", "batch", "lane", "until")
 
     def __init__(
         self, call: Call[Any, Any], context: Context, now: float, limit: float, link: Link | None
     ) -> None:
         super().__init__(call, context, now, limit, link)
+        self.batch: Sequence[_Waiter] = ()
         self.lane: _Lane | None = None
         self.until = self.deadline
         self._called = False
@@ -94,35 +88,14 @@ class _Waiter(Passenger):
 
 
 class _Lane(Lane[_Waiter]):
-    """A lane that expects those of its last batch to come again. Then it has no holder at first.
+    """A lane of calls whose threads wait."""
 
-    Attributes:
-        expects: How many.
-        until: Until when.
-    """
-
-    __slots__ = ("expects", "until")
-
-    def __init__(self, key: Hashable, holder: object) -> None:
-        super().__init__(key, holder)
-        self.expects = 0
-        self.until = 0.0
-
-    def expect(self, count: int) -> None:
-        """Expects so many calls."""
-        self.holder = None
-        self.expects = count
-        self.until = monotonic() + LINGER
+    __slots__ = ()
 
     def lead(self) -> _Waiter:
         """Makes one of those who wait the leader of the next batch, and returns it."""
         self.holder = leader = self.longest()
         return leader
-
-    def take(self, leader: _Waiter) -> list[_Waiter]:
-        """Takes the next batch off."""
-        self.expects = 0
-        return super().take(leader)
 
     def depose(self, other: _Waiter) -> None:
         """Has another call lead in place of one that takes too long.
@@ -134,10 +107,6 @@ class _Lane(Lane[_Waiter]):
             del self.waiting[late]
             _deliver([late], [ALONE])
         self.holder = other
-
-    def expects_more(self, now: float) -> bool:
-        """Returns whether the next batch waits for further calls."""
-        return now < self.until and len(self.waiting) < self.expects
 
 
 class Coalescer:
@@ -167,8 +136,10 @@ class Coalescer:
         key = lane_key(call, caller)
         if key is None:
             return call.result(sends.send(call, timeout=limit, caller=caller))
+        lane = None
         with self._turn:
-            lane = self._begin(key, call)
+            if key not in self._lanes:
+                lane = self._lanes[key] = _Lane(key, call)
         if lane is None:
             return self._wait(sends, key, call, context, limit, caller)
         try:
@@ -184,21 +155,6 @@ class Coalescer:
                 lane.waiting.clear()
             self._lanes.clear()
 
-    def _begin(self, key: Hashable, call: Call[Any, Any]) -> _Lane | None:
-        """Returns the lane of a call that goes at once; None if it has to wait."""
-        lane = self._lanes.get(key)
-        if lane is None:
-            if len(self._lanes) >= _MOST:
-                self._lanes = {
-                    k: lane for k, lane in self._lanes.items() if lane.holder is not None
-                }
-            lane = self._lanes[key] = _Lane(key, call)
-        elif lane.holder is None and not lane.expects_more(monotonic()):
-            lane.holder = call
-        else:
-            return None
-        return lane
-
     def _wait(
         self,
         sends: Sends,
@@ -212,17 +168,18 @@ class Coalescer:
             me = _Waiter(call, context, monotonic(), limit, link)
             try:
                 self._join(key, me)
-                batch = self._board(me)
-                if batch is None or len(batch) > 1:
-                    if batch is not None:
-                        self._lead(sends, batch, caller)
+                self._board(me)
+                if len(me.batch) > 1:
+                    self._lead(sends, me.batch, caller)
+                if len(me.batch) != 1:
                     result = settle(me, call, me.until, sends.failure)
                     if result is not ALONE:
                         return result
                 return call.result(sends.send(call, timeout=me.left(monotonic()), caller=caller))
             finally:
-                # Whatever ends the call, an interrupt at any place included.
-                self._pass_on(me.lane, me)
+                # Whatever has ended the call, such as an interrupt in any line.
+                if me.lane is not None:
+                    self._pass_on(me.lane, me)
 
     def _join(self, key: Hashable, me: _Waiter) -> None:
         """Has a call wait in its lane."""
@@ -230,15 +187,11 @@ class Coalescer:
             lane = self._lanes.get(key)
             if lane is None:  # The call that was under way has ended.
                 lane = self._lanes[key] = _Lane(key, me)
-            elif lane.holder is None:
-                lane.holder = me
             me.lane = lane
             lane.waiting[me] = None
-            if len(lane.waiting) == lane.expects and isinstance(lane.holder, _Waiter):
-                lane.holder.wake()
 
-    def _board(self, me: _Waiter) -> list[_Waiter] | None:
-        """Waits for the call's outcome, and returns None; or until it leads, and returns its batch.
+    def _board(self, me: _Waiter) -> None:
+        """Waits until the call has an outcome, or has a batch to lead.
 
         Raises:
             DeadlineError: The call's deadline passed first.
@@ -256,16 +209,16 @@ class Coalescer:
                         patience = now + PATIENCE
                         me.lane.depose(me)
                     if me.lane.holder is me:
-                        if not me.lane.expects_more(now):
-                            return me.lane.take(me)
-                        until = min(until, me.lane.until)
+                        me.batch = me.lane.batch(me)
+                        me.lane.take_off(me.batch)
+                        return
                     until = min(until, patience)
             me.sleep(until)
-        return None
 
-    def _lead(self, sends: Sends, batch: list[_Waiter], caller: CallerMetadata) -> None:
+    def _lead(self, sends: Sends, batch: Sequence[_Waiter], caller: CallerMetadata) -> None:
         """Sends a batch and gives each of its calls its outcome."""
-        me = batch[0]
+        me, lane = batch[0], batch[0].lane
+        assert lane is not None  # noqa: S101  it has waited there
         found: Sequence[Outcome] = [ALONE] * len(batch)
         try:
             response = sends.send(
@@ -280,27 +233,19 @@ class Coalescer:
         finally:
             with self._turn:
                 _deliver(batch, found)
-            self._pass_on(me.lane, me, len(batch))
+            self._pass_on(lane, me)
 
-    def _pass_on(self, lane: _Lane | None, holder: object, travelled: int = 0) -> None:
-        """Takes a call off its lane, and lets the next batch leave if that waited for this call.
-
-        Args:
-            lane: The lane; None: the call is in none yet.
-            holder: The call.
-            travelled: How many calls were in its batch, if it led one.
-        """
-        if lane is None:
-            return
+    def _pass_on(self, lane: _Lane, holder: object) -> None:
+        """Takes a call off its lane, and lets the next batch leave if that waited for this call."""
         with self._turn:
             if isinstance(holder, _Waiter):
                 lane.waiting.pop(holder, None)
+                left = [one for one in holder.batch if one.outcome is None]
+                _deliver(left, [ALONE] * len(left))
             if lane.holder is not holder:
                 return
             if lane.waiting:
                 lane.lead().wake()
-            elif travelled:
-                lane.expect(travelled)
             elif self._lanes.get(lane.key) is lane:
                 del self._lanes[lane.key]
 
