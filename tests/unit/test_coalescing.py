@@ -22,6 +22,7 @@ import keyfold
 from keyfold import calls
 from keyfold.calls.batches import MAX_BYTES, MAX_ITEMS
 from keyfold.coalescing import lane, tasks, threads
+from keyfold.coalescing.batch import ALONE
 from keyfold.coalescing.lane import PATIENCE
 from keyfold.coalescing.tasks import AsyncCoalescer
 from keyfold.coalescing.threads import Coalescer
@@ -387,6 +388,30 @@ def test_who_closes_ends_the_calls_that_wait(house: Threads) -> None:
     house.sends.let_all_go()
     assert opened(first) == [key(1)]
     assert idle(house.coalescer)
+
+
+@pytest.mark.usefixtures("patient")
+def test_an_outcome_that_comes_just_before_a_sleep(
+    house: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is answered while it is about to wait does not wait."""
+    first = house.begin(1)
+    awake = threads._Waiter.awake
+
+    def overtaken(waiter: threads._Waiter) -> None:
+        # The coalescer's lock is held, so this is as if its last holder had done it.
+        assert waiter.lane is not None
+        del waiter.lane.waiting[waiter]
+        threads._deliver([waiter], [ALONE])
+        awake(waiter)
+
+    monkeypatch.setattr(threads._Waiter, "awake", overtaken)
+    with in_time(5):
+        other = house.begin(2)
+        house.sends.let_go(1)
+        assert opened(other) == [key(2)]
+    house.sends.let_all_go()
+    assert opened(first) == [key(1)]
 
 
 @pytest.mark.usefixtures("patient")

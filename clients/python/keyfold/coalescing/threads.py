@@ -200,6 +200,9 @@ class Coalescer:
         while me.outcome is None:
             with self._turn:
                 me.awake()
+                # The outcome may have come with the waking that is now heard. None will follow.
+                if me.outcome is not None:
+                    return
                 now = monotonic()
                 if now >= me.deadline:
                     raise too_late(me.call)
