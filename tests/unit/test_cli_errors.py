@@ -131,6 +131,7 @@ def test_error_as_json(cli: Cli, server: Served) -> None:
         "message": "the key is disabled",
         "code": "FAILED_PRECONDITION",
         "source": "kms",
+        "cluster": "prod",
         "metadata": {"cluster": "prod", "region": "eu", "source": "kms"},
         "request_id": "mine",
     }

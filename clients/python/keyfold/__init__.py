@@ -26,6 +26,7 @@ The names that this module exports are the client's interface. Its rooms, which 
     crypto/     the construction of wrapped keys and messages, which the server uses, too
     version     the version of the installed package
     cli/        the command line `keyfold`
+    testing/    a real server in the process of an application's tests
 
 `keyfold.integrations` has modules of its own for SQLAlchemy, Django and pyarrow.
 """

@@ -112,19 +112,7 @@ def error_object(error: KeyfoldError | InputError) -> dict[str, Any]:
     """Returns an error as `--json` and `--batch` print it, without its empty fields."""
     if isinstance(error, InputError):
         return {"reason": "INVALID_INPUT", "message": str(error)}
-    details: dict[str, Any] = {
-        "reason": error.reason,
-        "message": error.message,
-        "code": error.code,
-        "source": error.source,
-        "metadata": error.metadata,
-        "field_violations": [
-            {"field": one.field, "description": one.description} for one in error.field_violations
-        ],
-        "retry_after": error.retry_after,
-        "request_id": error.request_id,
-    }
-    return {name: value for name, value in details.items() if value not in (None, {}, [])}
+    return error.to_dict()
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,24 @@ class KeyfoldError(Exception):
             return self.retry_after is not None
         passing = (UnavailableError, CouldNotTellError, DeadlineError, CancelledError)
         return isinstance(self, passing)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the error as a dict that `json.dumps` takes, without what is empty."""
+        details: dict[str, Any] = {
+            "reason": self.reason,
+            "message": self.message,
+            "code": self.code,
+            "source": self.source,
+            "cluster": self.cluster,
+            "metadata": self.metadata,
+            "field_violations": [
+                {"field": one.field, "description": one.description}
+                for one in self.field_violations
+            ],
+            "retry_after": self.retry_after,
+            "request_id": self.request_id,
+        }
+        return {name: value for name, value in details.items() if value not in (None, {}, [])}
 
     @property
     def source(self) -> str:

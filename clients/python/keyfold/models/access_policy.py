@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from keyfold.models.answer import Answer
 from keyfold.v1 import key_management_service_pb2 as api
 
 
 @dataclass(frozen=True, slots=True)
-class AccessStatement:
+class AccessStatement(Answer):
     """One policy or command that the customer, or the vendor, puts in place.
 
     Attributes:
@@ -42,7 +43,7 @@ class AccessStatement:
 
 
 @dataclass(frozen=True, slots=True)
-class AccessPolicy:
+class AccessPolicy(Answer):
     """The result of `get_access_policy`.
 
     Attributes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from keyfold.models.answer import Answer
 from keyfold.models.results import Change
 from keyfold.models.status import ClusterStatus, PendingReplica, time_of
 from keyfold.v1 import key_management_service_pb2 as api
 
 
 @dataclass(frozen=True, slots=True)
-class UnreadableGeneration:
+class UnreadableGeneration(Answer):
     """A generation that a deletion makes unreadable, with everything that it wrapped.
 
     Attributes:
@@ -46,7 +47,7 @@ class UnreadableGeneration:
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(Answer):
     """The result of `delete_cluster`.
 
     Attributes:

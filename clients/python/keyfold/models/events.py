@@ -9,6 +9,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
+from keyfold.models.answer import Answer
 from keyfold.models.specs import KeySpec
 from keyfold.models.status import enum_name
 from keyfold.v1 import event_service_pb2 as api
@@ -68,7 +69,7 @@ class AnchorOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class Event(Answer):
     """An entry of the server's log.
 
     Attributes:
@@ -170,7 +171,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Anchor:
+class Anchor(Answer):
     """A signed line about the newest entry of the server's log.
 
     Attributes:
@@ -190,7 +191,7 @@ class Anchor:
 
 
 @dataclass(frozen=True, slots=True)
-class AnchorCheck:
+class AnchorCheck(Answer):
     """What the log says to an anchor.
 
     Attributes:
@@ -214,7 +215,7 @@ class AnchorCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(Answer):
     """What a walk over the server's log has shown.
 
     Attributes:

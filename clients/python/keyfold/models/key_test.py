@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from keyfold.models.answer import Answer
 from keyfold.models.specs import KeySpec
 from keyfold.models.status import enum_name
 from keyfold.v1 import key_management_service_pb2 as api
 
 
 @dataclass(frozen=True, slots=True)
-class KeyTestStep:
+class KeyTestStep(Answer):
     """One step of `test_key`.
 
     Attributes:
@@ -48,7 +49,7 @@ class KeyTestStep:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaTest:
+class ReplicaTest(Answer):
     """The test of a key's replica in one region of a geo.
 
     Attributes:
@@ -81,7 +82,7 @@ class ReplicaTest:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyTest:
+class KeyTest(Answer):
     """The result of `test_key`.
 
     Attributes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from keyfold.models.answer import Answer
 from keyfold.models.status import State
 from keyfold.models.what_if import KeyImpact
 from keyfold.v1 import key_management_service_pb2 as api
@@ -41,7 +42,7 @@ class KeySelector:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyUse:
+class KeyUse(Answer):
     """One wrap of one generation's KEK by a root key.
 
     Attributes:
@@ -105,7 +106,7 @@ class KeyUse:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyUsage:
+class KeyUsage(Answer):
     """What needs some root keys, and whether they may be disabled.
 
     Attributes:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from google.longrunning import operations_proto_pb2 as longrunning
 
 from keyfold.arguments import checked
+from keyfold.models.answer import Answer
 from keyfold.models.specs import KeySpec, RegionPolicy
 from keyfold.models.status import PendingReplica, enum_name, time_of
 from keyfold.v1 import key_management_service_pb2 as api
@@ -115,7 +116,7 @@ class OperationScope:
 
 
 @dataclass(frozen=True, slots=True)
-class OperationCensus:
+class OperationCensus(Answer):
     """What an operation has before it.
 
     Attributes:
@@ -147,7 +148,7 @@ class OperationCensus:
 
 
 @dataclass(frozen=True, slots=True)
-class OperationFailure:
+class OperationFailure(Answer):
     """A region on which an operation failed, and that it stepped over.
 
     Attributes:
@@ -173,7 +174,7 @@ class OperationFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class DecisionConfirmations:
+class DecisionConfirmations(Answer):
     """Which replicas have confirmed a decision about a cluster, such as its revocation.
 
     Attributes:
@@ -203,7 +204,7 @@ class DecisionConfirmations:
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Answer):
     """An operation.
 
     Attributes:
@@ -289,7 +290,7 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class OperationStarted:
+class OperationStarted(Answer):
     """The result of `start_operation`.
 
     Attributes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from keyfold.models.answer import Answer
 from keyfold.models.specs import KeySpec
 from keyfold.models.status import enum_name, time_of
 from keyfold.v1 import organization_service_pb2 as api
@@ -49,7 +50,7 @@ class KeyLinkUse(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class IssuedIdentity:
+class IssuedIdentity(Answer):
     """A value that Keyfold issues once, and never again to somebody else.
 
     Attributes:
@@ -91,7 +92,7 @@ class IssuedIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class Organization:
+class Organization(Answer):
     """One of the vendor's customers.
 
     A caller sets the first six fields; the server sets the others.
@@ -162,7 +163,7 @@ class Organization:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyLinkUser:
+class KeyLinkUser(Answer):
     """A region that uses a key link.
 
     Attributes:
@@ -175,7 +176,7 @@ class KeyLinkUser:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyLinkReplica:
+class KeyLinkReplica(Answer):
     """The replica of a multi-Region key in one region of a geo.
 
     Attributes:
@@ -198,7 +199,7 @@ class KeyLinkReplica:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyLink:
+class KeyLink(Answer):
     """A root key that an organization has linked for one region or geo.
 
     A caller sets the first six fields; the server sets the others.
@@ -277,7 +278,7 @@ class KeyLink:
 
 
 @dataclass(frozen=True, slots=True)
-class OrganizationChanged:
+class OrganizationChanged(Answer):
     """The result of `create_organization` and of `update_organization`.
 
     Attributes:
@@ -300,7 +301,7 @@ class OrganizationChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyLinkChanged:
+class KeyLinkChanged(Answer):
     """The result of `create_key_link` and of `update_key_link`.
 
     Attributes:
@@ -322,7 +323,7 @@ class KeyLinkChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(Answer):
     """The result of `delete_organization` and of `delete_key_link`.
 
     Attributes:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from keyfold.errors import KeyfoldError
 from keyfold.errors.rpc_status import error_of
+from keyfold.models.answer import Answer
 from keyfold.models.status import Health, PendingReplica
 from keyfold.v1 import key_management_service_pb2 as api
 
 
 @dataclass(frozen=True, slots=True)
-class Rechecked:
+class Rechecked(Answer):
     """What the KMS answered about the root key of a region.
 
     Attributes:
@@ -54,7 +55,7 @@ class Rechecked:
 
 
 @dataclass(frozen=True, slots=True)
-class Recheck:
+class Recheck(Answer):
     """The result of `recheck`.
 
     Attributes:

@@ -15,13 +15,14 @@ from google.protobuf.duration_pb2 import Duration
 
 from keyfold.errors import KeyfoldError
 from keyfold.errors.rpc_status import error_of
+from keyfold.models.answer import Answer
 from keyfold.models.plaintext import Plaintext
 from keyfold.models.status import ClusterStatus, PendingReplica
 from keyfold.v1 import key_management_service_pb2 as api
 
 
 @dataclass(frozen=True, slots=True)
-class Wrapped:
+class Wrapped(Answer):
     """The result of `wrap`.
 
     Attributes:
@@ -43,7 +44,7 @@ class Wrapped:
 
 
 @dataclass(frozen=True, slots=True)
-class Unwrapped:
+class Unwrapped(Answer):
     """The result of `unwrap`.
 
     Attributes:
@@ -67,7 +68,7 @@ class Unwrapped:
 
 
 @dataclass(frozen=True, slots=True)
-class DataKey:
+class DataKey(Answer):
     """The result of `generate_data_key`.
 
     Attributes:
@@ -91,7 +92,7 @@ class DataKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Rewrapped:
+class Rewrapped(Answer):
     """The result of `rewrap`.
 
     Attributes:
@@ -112,7 +113,7 @@ class Rewrapped:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Change(Answer):
     """The part that the results of all changes of a cluster share.
 
     Attributes:
@@ -227,7 +228,7 @@ class Retired(_Acknowledged):
 
 
 @dataclass(frozen=True, slots=True)
-class NotRestored:
+class NotRestored(Answer):
     """A region that `restore` did not put into service; one that was revoked stays so.
 
     Attributes:

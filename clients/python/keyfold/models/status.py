@@ -9,6 +9,7 @@ from enum import StrEnum
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from keyfold.models.answer import Answer
 from keyfold.models.specs import KeySpec, RegionPolicy
 from keyfold.v1 import resources_pb2 as resources
 
@@ -78,7 +79,7 @@ def time_of(stamp: Timestamp) -> datetime | None:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationWrap:
+class GenerationWrap(Answer):
     """One wrap of a generation by a root key.
 
     Attributes:
@@ -97,7 +98,7 @@ class GenerationWrap:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(Answer):
     """One key encryption key (KEK) of a cluster's region.
 
     The newest generation wraps, and all but the retired ones unwrap.
@@ -144,7 +145,7 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class KmsFailure:
+class KmsFailure(Answer):
     """The last failure of a call to the customer's KMS.
 
     Attributes:
@@ -166,7 +167,7 @@ class KmsFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class RegionStatus:
+class RegionStatus(Answer):
     """The status of one region.
 
     Attributes:
@@ -261,7 +262,7 @@ class RegionStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class GeoStatus:
+class GeoStatus(Answer):
     """A geo for whose regions a cluster has one key.
 
     Attributes:
@@ -279,7 +280,7 @@ class GeoStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterStatus:
+class ClusterStatus(Answer):
     """The status of a cluster.
 
     Attributes:
@@ -316,7 +317,7 @@ class ClusterStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class PendingReplica:
+class PendingReplica(Answer):
     """A replica that has not confirmed a change yet.
 
     Attributes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from keyfold.models.answer import Answer
 from keyfold.v1 import event_service_pb2 as api
 
 
 @dataclass(frozen=True, slots=True)
-class UsageCount:
+class UsageCount(Answer):
     """How often a caller used the keys of a cluster's region in one way, with one outcome.
 
     Attributes:

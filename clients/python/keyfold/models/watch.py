@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
+from keyfold.models.answer import Answer
 from keyfold.models.events import Event
 from keyfold.models.status import Health, State
 from keyfold.v1 import event_service_pb2 as api
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationState:
+class GenerationState(Answer):
     """The state of one generation of a cluster's region.
 
     Attributes:
@@ -27,7 +28,7 @@ class GenerationState:
 
 
 @dataclass(frozen=True, slots=True)
-class RegionState:
+class RegionState(Answer):
     """The state of a region of a cluster.
 
     Attributes:
@@ -70,7 +71,7 @@ class RegionState:
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterState:
+class ClusterState(Answer):
     """The state of a cluster, as far as it matters to who uses its keys.
 
     Attributes:
@@ -109,7 +110,7 @@ class ClusterState:
 
 
 @dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(Answer):
     """A sign of life of the server.
 
     Attributes:
@@ -138,7 +139,7 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotEnd:
+class SnapshotEnd(Answer):
     """The end of a snapshot: all that exists has been told."""
 
 
@@ -161,7 +162,7 @@ def watch_message(response: api.WatchEventsResponse) -> WatchMessage | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(Answer):
     """A named place among the events, which the server keeps for a reader.
 
     Attributes:

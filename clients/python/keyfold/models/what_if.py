@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from keyfold.models.answer import Answer
 from keyfold.models.status import enum_name
 from keyfold.v1 import key_management_service_pb2 as api
 
@@ -45,7 +46,7 @@ class ImpactTime(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class KeyImpact:
+class KeyImpact(Answer):
     """What an action does to one use of a root key, if the key works today.
 
     Attributes:
