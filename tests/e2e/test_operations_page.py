@@ -107,7 +107,7 @@ def test_what_fails_is_one_line(server: Server, backup: Path) -> None:
         (("export", "--out", str(file)), "exists already"),
         (("export", "--cluster", "nope", "--out", "-"), "there is no cluster nope"),
         (("import", str(file)), "another server uses the store"),
-        (("import", str(backup / "nope")), "nope cannot be read: No such file"),
+        (("import", str(backup / "nope")), "nope: No such file"),
         (("import", str(server.store)), "is not an export of Keyfold"),
     ):
         told = server.command(*arguments, code=2)
