@@ -341,6 +341,44 @@ def test_values_without_their_row_are_refused() -> None:
     assert Ticket.objects.update(note=None) == 0
 
 
+def test_a_conflict_does_not_part_a_row_from_what_its_values_are_bound_to() -> None:
+    """An upsert is refused if the row that is there would keep its tenant, or its value, alone."""
+    card = Card.objects.create(organization="acme", number="one")
+    other = Card(id=card.id, organization="globex", number="two")
+    values = ["number", "picture", "details", "note"]
+
+    def upsert(*fields: str) -> Any:
+        with transaction.atomic(shop.Router.alias):
+            return Card.objects.bulk_create(
+                [other], update_conflicts=True, update_fields=fields, unique_fields=["id"]
+            )
+
+    for fields in (["number"], ["organization"], ["organization", "number"]):
+        with pytest.raises(EncryptedColumnError, match="use update_or_create"):
+            upsert(*fields)
+    assert Card.objects.get().number == "one"
+    upsert("organization", *values)
+    assert Card.objects.get().number == "two"
+
+
+def test_an_upsert_of_a_row_that_the_database_numbers() -> None:
+    """A value that is bound to no number opens under the one that the row has already."""
+    Account.objects.bulk_create([Account(id=7, organization="acme")])
+    Invoice.objects.bulk_create([Invoice(id=3, account_id=7, total="one")])
+    options = {"update_conflicts": True, "update_fields": ["total", "account"]}
+    Invoice.objects.bulk_create(
+        [Invoice(id=3, account_id=7, total="two")], unique_fields=["id"], **options
+    )
+    assert Invoice.objects.get().total == "two"
+
+
+def test_a_text_without_bytes_is_refused_and_not_shown() -> None:
+    """Python's own error would hold the whole text."""
+    with pytest.raises(EncryptedColumnError, match="surrogate") as caught:
+        Card(organization="acme", number=SECRET + "\ud800")
+    assert caught.value.__context__ is None
+
+
 def test_nothing_shows_or_pickles_a_plaintext() -> None:
     """Neither repr nor pickle has the value; a pickled row opens again, and copies do."""
     card = Card(organization="acme", number=SECRET)

@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    load_only,
+    make_transient,
+    mapped_column,
+    sessionmaker,
+)
 
 import keyfold
 import pages
@@ -377,6 +385,9 @@ def test_values_without_their_row_are_refused(
     statements: tuple[Callable[[Session], Any], ...] = (
         lambda session: session.execute(sa.insert(Card).values(number=value, **row)),
         lambda session: session.execute(sa.insert(Card), [{"_number_cell": value, **row}]),
+        lambda session: session.execute(sa.insert(Card), [{"number": value, **row}]),
+        lambda session: session.execute(sa.insert(Card), {"number": value, **row}),
+        lambda session: session.execute(sa.update(Card), [{"number": value, **row}]),
         lambda session: session.execute(sa.insert(TABLE), [{"number": value, **row}]),
         lambda session: session.bulk_insert_mappings(Card, [{"_number_cell": value, **row}]),
         lambda session: session.execute(sa.update(Card).values(number=value)),
@@ -398,6 +409,72 @@ def test_values_of_another_kind_are_refused_when_set(name: str, value: Any) -> N
     with pytest.raises(EncryptedColumnError, match=f"Card.{name} holds") as caught:
         Card(**{name: value})
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [str, dict])
+def test_what_no_column_can_hold_shows_no_plaintext(
+    sessions: sessionmaker[Session], kind: Any
+) -> None:
+    """Texts without bytes, and values of another kind of column, fail with an error of Keyfold.
+
+    Python's own errors hold the whole value, so they must not be in the chain.
+    """
+
+    class Again(DeclarativeBase): ...
+
+    class Changed(Again):
+        __tablename__ = "cards"
+        id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+        organization: Mapped[str]
+        picture = encrypted(kind, tenant="organization")
+
+    with sessions.begin() as session:
+        session.add(Card(organization="acme", number="1", picture=b"[\xff" + SECRET.encode()))
+    with (
+        sessions() as session,
+        pytest.raises(EncryptedColumnError, match=r"cards\.picture") as stored,
+    ):
+        _ = session.scalars(sa.select(Changed)).one().picture
+    with pytest.raises(EncryptedColumnError, match="surrogate") as given:
+        Card(organization="acme", number=SECRET + "\ud800")
+    for error in (stored.value, given.value):
+        assert error.__cause__ is None
+        assert error.__context__ is None
+
+
+def test_a_copy_of_what_was_read_in_part_is_not_lost(sessions: sessionmaker[Session]) -> None:
+    """A copy whose origin nobody knows is stored only if it opens where it goes."""
+    with sessions.begin() as session:
+        session.add(Card(organization="acme", number=SECRET))
+    for moved in (False, True):
+        with sessions() as session:
+            card = session.scalars(sa.select(Card).options(load_only(Card.number))).one()
+            session.expunge(card)
+            make_transient(card)
+            card.id, card.organization = uuid.uuid4(), "globex" if moved else "acme"
+            session.add(card)
+            with pytest.raises(keyfold.MessageContextError):
+                session.commit()
+    assert len(raw(sessions, "SELECT * FROM cards")) == 1
+
+
+def test_a_tenant_that_cannot_be_one_leaves_the_rows_beside_it(
+    sessions: sessionmaker[Session],
+) -> None:
+    """A row whose tenant somebody spoilt fails when it is read, and no other row does."""
+    with sessions.begin() as session:
+        session.add_all([Card(organization="acme", number=SECRET) for _ in range(3)])
+        session.flush()
+        spoilt = session.scalars(sa.select(Card.id)).first()
+        session.execute(sa.update(Card).where(Card.id == spoilt).values(organization="x" * 200))
+    with sessions() as session:
+        for card in sorted(session.scalars(sa.select(Card)), key=lambda card: card.id == spoilt):
+            if card.id != spoilt:
+                assert card.number == SECRET
+            else:
+                with pytest.raises(keyfold.InvalidNameError) as caught:
+                    _ = card.number
+                assert str(caught.value).count("cards.number") == 1
 
 
 def test_sessions_without_tenants_say_what_to_do(engine: sa.Engine) -> None:

@@ -75,7 +75,8 @@ class Cell:
         """Returns the value of a cell that is open."""
         if self._value is _NOTHING:
             assert self._data is not None  # noqa: S101  or it would not be open
-            self._value = codec.decode(self._data)
+            column = "of an encrypted attribute" if self.place is None else self.place.column
+            self._value = codec.decode(self._data, column)
         return self._value
 
     def open(self, tenants: Tenants, place: Place) -> None:

@@ -25,8 +25,12 @@ class Codec(Protocol):
         """
         ...
 
-    def decode(self, data: bytes) -> Any:
-        """Returns the value of bytes."""
+    def decode(self, data: bytes, column: object) -> Any:
+        """Returns the value of bytes.
+
+        Raises:
+            EncryptedColumnError: They are of another kind; the message names the column.
+        """
         ...
 
 
@@ -39,11 +43,22 @@ class Text:
         """Returns the text's bytes."""
         if not isinstance(value, str):
             raise wrong_type(value, column, self.name)
-        return value.encode()
+        # Python's own error has the whole text. So it must not even be the context of ours.
+        try:
+            return value.encode()
+        except UnicodeEncodeError:
+            pass
+        raise EncryptedColumnError(
+            f"column {column} was given a text with half of a surrogate pair, which has no bytes"
+        )
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes, column: object) -> Any:
         """Returns the text."""
-        return data.decode()
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            pass
+        raise _another_kind(column, self.name)
 
 
 class Binary:
@@ -57,7 +72,7 @@ class Binary:
             raise wrong_type(value, column, self.name)
         return bytes(value)
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes, column: object) -> Any:  # noqa: ARG002  all bytes are bytes
         """Returns the bytes."""
         return data
 
@@ -89,9 +104,13 @@ class Json:
             # The cause would show what the value holds.
             raise wrong_type(value, column, self.name) from None
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes, column: object) -> Any:
         """Returns what the JSON text says."""
-        return json.loads(data, cls=self._decoder)
+        try:
+            return json.loads(data, cls=self._decoder)
+        except (ValueError, RecursionError):
+            pass
+        raise _another_kind(column, self.name)
 
 
 TEXT: Final = Text()
@@ -103,4 +122,12 @@ def wrong_type(value: object, column: object, name: str) -> EncryptedColumnError
     """Returns the error about a value that a column does not take."""
     return EncryptedColumnError(
         f"column {column} holds {name}, and was given {type(value).__name__} that is none"
+    )
+
+
+def _another_kind(column: object, name: str) -> EncryptedColumnError:
+    """Returns the error about a value that was stored when the column held something else."""
+    return EncryptedColumnError(
+        f"a value of column {column} opens and is no {name}: it was stored when the column was "
+        "declared otherwise; read it with that declaration, and store it anew"
     )

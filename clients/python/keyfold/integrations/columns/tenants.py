@@ -57,8 +57,9 @@ class Tenants:
             place: Where it will stand.
             data: The value.
         """
+        envelope = self._envelope(place)
         try:
-            sealed: bytes = self._settled(self._envelope(place).seal(data, place.pairs))
+            sealed: bytes = self._settled(envelope.seal(data, place.pairs))
         except keyfold.KeyfoldError as error:
             raise self._at(place, error) from error
         return sealed
@@ -99,7 +100,11 @@ class Tenants:
 
     def _opened(self, messages: list[tuple[Place, bytes]]) -> list[bytes | keyfold.KeyfoldError]:
         """Opens messages of one tenant and table."""
-        envelope = self._envelope(messages[0][0])
+        try:
+            envelope = self._envelope(messages[0][0])
+        except keyfold.KeyfoldError as error:
+            # A tenant that cannot be one must not keep the rows beside it from opening.
+            return [error] * len(messages)
         found = self._many(envelope, [(message, place.pairs) for place, message in messages])
         # Values that were sealed before their row had a number say so. A value that is bound to
         # another row does not have these pairs either.

@@ -10,6 +10,7 @@ from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 from django.db.models import NOT_PROVIDED, signals
+from django.db.models.constants import OnConflict
 
 from keyfold.integrations.columns.cell import Cell
 from keyfold.integrations.columns.codecs import BINARY, TEXT, Codec, Json
@@ -41,6 +42,7 @@ class _Encrypted:
     model: Any
     name: str
     attname: str
+    column: str
 
     def __init__(
         self,
@@ -102,6 +104,32 @@ class _Encrypted:
     def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:  # noqa: ARG002, FBT001, FBT002
         """Returns the same: there is no other use of a value."""
         return self.get_db_prep_save(value, connection)
+
+    def get_placeholder(self, value: Any, compiler: Any, connection: Any) -> str:  # noqa: ARG002
+        """Returns what stands for the value in a statement.
+
+        Raises:
+            EncryptedColumnError: On conflict, the row would keep what the value is bound to, or
+                the value, without the other.
+        """
+        query = compiler.query
+        if getattr(query, "on_conflict", None) is OnConflict.UPDATE:
+            self._refuse_to_part(query)
+        return "%s"
+
+    def _refuse_to_part(self, query: Any) -> None:
+        columns = {field.column for field in self.places.deciding}
+        if self.places.column.numbered_late and all(row.pk is None for row in query.objs):
+            # The value is not bound to a number, and opens under every one.
+            columns.discard(self.model._meta.pk.column)  # noqa: SLF001
+        updated = {field.column for field in query.update_fields}
+        free = columns - {field.column for field in query.unique_fields}
+        if (free - updated) if self.column in updated else (free & updated):
+            raise EncryptedColumnError(
+                f"a value of {self} would not open in a row that is there already: it is bound to "
+                f"{', '.join(sorted(columns))}; have unique_fields name these, or use "
+                "update_or_create"
+            )
 
     # Queries
 

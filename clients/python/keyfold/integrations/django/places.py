@@ -46,15 +46,16 @@ class Places:
     @property
     def decided_by(self) -> tuple[str, ...]:
         """The attributes of a row that decide where its value stands."""
-        return tuple(field.attname for field in self._deciding)
+        return tuple(field.attname for field in self.deciding)
 
     @property
     def deciding_names(self) -> frozenset[str]:
         """The names of these, as `update_fields` may have them."""
-        return frozenset(name for field in self._deciding for name in (field.name, field.attname))
+        return frozenset(name for field in self.deciding for name in (field.name, field.attname))
 
     @property
-    def _deciding(self) -> tuple[Any, ...]:
+    def deciding(self) -> tuple[Any, ...]:
+        """The fields of a row that decide where its value stands."""
         return (*self._path[:1], *self._row)
 
     @property

@@ -14,6 +14,7 @@ rest.
 
     attribute    the attribute of a mapped class
     sealed_type  the type of its column
+    statements   refusing bulk statements, which the mapper's hooks do not see
     tenants      who seals and opens for a session
     rows         opening many rows at once
     rekeying     moving a table's values to newer keys
@@ -33,9 +34,12 @@ from keyfold.integrations.sqlalchemy.attribute import Encrypted, encrypted
 from keyfold.integrations.sqlalchemy.rekeying import rekey
 from keyfold.integrations.sqlalchemy.rows import async_open_rows, open_rows
 from keyfold.integrations.sqlalchemy.sealed_type import SealedType
+from keyfold.integrations.sqlalchemy.statements import refuse_bulk as _refuse_bulk
 from keyfold.integrations.sqlalchemy.tenants import Tenants
 
-del _sqlalchemy
+_sqlalchemy.event.listen(_sqlalchemy.orm.Session, "do_orm_execute", _refuse_bulk)
+
+del _sqlalchemy, _refuse_bulk
 
 __all__ = [
     "Cell",

@@ -69,6 +69,7 @@ class Encrypted(Generic[T]):
 
     Attributes:
         tenant: The attribute that says whose key encrypts.
+        name: The name under which the class has it.
         key: The attribute that holds the cells.
     """
 
@@ -88,11 +89,11 @@ class Encrypted(Generic[T]):
         self._row = row
         self._column_name = column
         self._nullable = nullable
-        self._name = self.key = ""
+        self.name = self.key = ""
         self._columns: dict[Mapper[Any], Column] = {}
 
     def __set_name__(self, owner: type[Any], name: str) -> None:
-        self._name = name
+        self.name = name
         self.key = f"_{name}_cell"
         column = mapped_column(
             self._column_name or name, SealedType(), nullable=self._nullable, info={"keyfold": self}
@@ -138,7 +139,7 @@ class Encrypted(Generic[T]):
     def __set__(self, row: object, value: T | None) -> None:
         if value is not None:
             # Not only when the row is stored: the traceback shows who set it.
-            self._codec.encode(value, f"{type(row).__name__}.{self._name}")
+            self._codec.encode(value, f"{type(row).__name__}.{self.name}")
         setattr(row, self.key, None if value is None else Cell.of(value))
 
     # Hooks of the mapper
@@ -151,7 +152,11 @@ class Encrypted(Generic[T]):
     def _seal_new(self, mapper: Mapper[Any], _connection: Any, row: Any) -> None:
         cell = getattr(row, self.key)
         if cell is not None:
-            self._seal(row, cell, self._new_place(mapper, row))
+            place = self._new_place(mapper, row)
+            if cell.place is None and not cell.is_open:
+                # Nobody knows whose the row was when it was read: what opens is this tenant's.
+                cell.open(cell.tenants or sessions.of(inspect(row).session), place)
+            self._seal(row, cell, place)
 
     def _seal_changed(self, mapper: Mapper[Any], _connection: Any, row: Any) -> None:
         state = inspect(row)
@@ -204,7 +209,7 @@ class Encrypted(Generic[T]):
         if not history.deleted:
             raise EncryptedColumnError(
                 f"{state.class_.__name__}.{key} was changed without having been read, so nobody "
-                f"can tell whose key encrypted {self._name}; read it first"
+                f"can tell whose key encrypted {self.name}; read it first"
             )
         return history.deleted[0]
 
