@@ -183,10 +183,7 @@ def _results(facts: Facts) -> Counter[tuple[str, str]]:
 
 
 def _status(error: KeyfoldError, cluster: str, facts: Facts, region: str = "") -> Status:
-    """Returns the status of a batch's item, which is that of a call for the item alone.
-
-    It also notes an item that does not exist (protocol C8).
-    """
+    """Returns a batch's item's status, as if alone; notes one that does not exist (protocol C8)."""
     facts.not_found |= isinstance(error, NotFoundError)
     return to_status(error.at(cluster=cluster or None, region=region or None))
 

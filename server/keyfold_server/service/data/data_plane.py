@@ -105,18 +105,9 @@ class DataPlane:
         return UnwrapResult(kek.open(wrapped, bound), kek.region, kek.generation, ttl)
 
     def generate(
-        self,
-        cluster: str,
-        region: str,
-        size: int,
-        context: Mapping[str, str],
-        call: Call,
+        self, cluster: str, region: str, size: int, context: Mapping[str, str], call: Call
     ) -> tuple[bytes, bytes, int, float]:
-        """Makes a data key and wraps it.
-
-        Returns:
-            The data key, its wrapped form, its generation, and the seconds for which the caller
-            may keep the data key.
+        """Makes a data key and wraps it; returns the data key, and then what `wrap` returns.
 
         Raises:
             InvalidSizeError: The size is not 16, 24, 32, 64 or 0, which means 32.
