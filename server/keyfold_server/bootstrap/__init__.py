@@ -6,20 +6,17 @@ This is the only package that knows all others. A test can join the parts in oth
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import logging
 import os
 import platform
-import resource
 import signal
 import sys
 from collections.abc import Callable
-from typing import Final
 from urllib.parse import urlsplit
 
 from keyfold.version import __version__
 from keyfold_server import grpc_log, monitoring, observability, telemetry
+from keyfold_server.bootstrap import process
 from keyfold_server.bootstrap.access import Access
 from keyfold_server.bootstrap.checking import check
 from keyfold_server.bootstrap.providers import catalog, key_names, regions, seats
@@ -41,11 +38,6 @@ from keyfold_server.telemetry import Sampling
 __all__ = ["bounds", "check", "migrate", "regions", "replica", "run", "serve"]
 
 log = logging.getLogger(__name__)
-
-_PR_SET_DUMPABLE: Final = 4
-
-_OWN_FILES: Final = 200
-"""Files that a server has open besides its connections, with room to spare."""
 
 
 def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
@@ -216,8 +208,7 @@ def _transport(settings: Settings, access: Access, joined: Replica) -> Transport
 
 def run(settings: Settings, ready: Callable[[str], None]) -> None:
     """Runs `serve` with logs, traces and metrics, on uvloop if it is installed."""
-    _keep_memory_private()
-    most_files = _open_as_many_files_as_allowed()
+    process.keep_memory_private()
     by_grpc = settings.tls_cert is not None and settings.transport == "grpc"
     if by_grpc and os.environ.get("GRPC_VERBOSITY") == grpc_log.VERBOSITY:
         end_grpc_log = grpc_log.follow()
@@ -226,13 +217,7 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     pretty = observability.logs()
     for name in unknown_variables():
         log.warning("%s is not a setting; is it misspelt?", name)
-    if most_files < settings.max_connections + _OWN_FILES:
-        log.warning(
-            "this process may have %d files open, which are too few for max_connections (%d); "
-            "raise the hard limit (ulimit -Hn, LimitNOFILE=), or lower the setting",
-            most_files,
-            settings.max_connections,
-        )
+    process.allow_connections(settings.max_connections)
     sampling = observability.traces()
     readiness = Readiness()
     telemetry.BUILD.info(
@@ -267,26 +252,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def _keep_memory_private() -> None:
-    """Forbids core dumps and ptrace, because both would reveal the keys in memory."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-            log.warning("the kernel did not switch core dumps and ptrace off")
-
-
-def _open_as_many_files_as_allowed() -> int:
-    """Raises the soft limit of open files to the hard one; returns the limit that holds then.
-
-    Each connection is an open file. A soft limit is often 1,024, for the sake of programs that call
-    `select`, which nothing here does. Beyond the limit nobody could connect any more.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS shows no hard limit, and refuses a soft one that it does not have.
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
