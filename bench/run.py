@@ -43,6 +43,7 @@ CASES: Final[Mapping[str, str]] = {
     "backlog": "backlog",
     "operations": "operations",
     "client": "client",
+    "clientcache": "client_cache",
     "coalesce": "together",
     "disable": "disabling",
     "watchers": "watchers",

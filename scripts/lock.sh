@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Resolves pyproject.toml into the locks in requirements/: dev (.venv), stubs, resolver; postgres,
-# localstack, moto and openbao (servers for tests); and, for installations elsewhere, client (the base
+# localstack, moto and openbao (servers for tests), awsencryption (for the benchmark); and, for installations elsewhere, client (the base
 # dependencies), cli (the base and the command line), relay (its extra and S3's SDK), server (its extra, PostgreSQL's driver and
 # uvloop), all (the extra `all`) and build (the tools that build the wheel). A locked package keeps its
 # version as long as pyproject.toml allows it; `UPGRADE=1` moves every package to the newest version
@@ -33,6 +33,7 @@ resolve postgres --group postgres-servers
 resolve localstack --group localstack
 resolve moto --group moto
 resolve openbao --group openbao
+resolve awsencryption --group awsencryption
 
 # tested NAME ...: resolves a lock for installations elsewhere, with the versions that the tests use.
 tested() {
