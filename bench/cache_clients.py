@@ -5,8 +5,8 @@
 It reads commands from standard input, a line of JSON each, and answers each with another:
 
     {"warm": CLUSTER, "key": HEX}     once every cache serves the key from memory
-    {"refused": CLUSTER, "key": HEX}  at once, and again with the moments at which each cache's use
-                                      of the key was refused first
+    {"refused": CLUSTER, "key": HEX}  at once, and again with the moment for each cache at which its
+                                      uses of the key began to be refused by every replica
 
 Moments are those of the machine's monotonic clock, which all processes share.
 """
@@ -26,6 +26,9 @@ import keyfold
 _PAUSE: Final = 0.01
 """Seconds between two uses."""
 
+_REFUSED: Final = 0.1
+"""Seconds after a refusal. What only shows that it stands must not keep others from theirs."""
+
 _LONGEST: Final = 30.0
 """Seconds after which a cache that is not warm, or still serves, has failed."""
 
@@ -37,6 +40,7 @@ class Program(keyfold.Client):
         super().__init__(addresses)
         self.calls = 0
         self.cache = keyfold.KeyCache(self)
+        self._replicas = len(addresses)
 
     def unwrap(self, *args: Any, **options: Any) -> keyfold.Unwrapped:
         """Unwraps a key."""
@@ -54,20 +58,27 @@ class Program(keyfold.Client):
         _until(lambda: self.use(cluster, key), "is not warm")
 
     def refused(self, cluster: str, key: bytes) -> float:
-        """Returns the moment of the first refusal."""
+        """Returns the moment of the first refusal after which nothing but refusals came.
+
+        Calls go round the replicas, so as many refusals one after the other as there are replicas
+        come from all of them.
+        """
+        refusals: list[float] = []
 
         def refuses() -> bool:
             try:
-                self.use(cluster, key)
+                from_memory = self.use(cluster, key)
             except keyfold.RevokedError:
-                return True
+                refusals.append(time.monotonic())
+                time.sleep(_REFUSED)
+                return len(refusals) >= self._replicas
+            if from_memory and refusals:
+                raise RuntimeError("memory served again after a refusal")
+            refusals.clear()
             return False
 
         _until(refuses, "still serves")
-        moment = time.monotonic()
-        if not refuses():
-            raise RuntimeError("a cache that had refused served again")
-        return moment
+        return refusals[0]
 
 
 def _until(condition: Callable[[], bool], failure: str) -> None:

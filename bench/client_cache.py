@@ -92,7 +92,7 @@ class _Run(NamedTuple):
 
     Attributes:
         answered: Milliseconds from the call to its answer.
-        refused: Milliseconds from the call to each cache's first refusal.
+        refused: Milliseconds from the call until each client's uses were refused for good.
         pending: Number of replicas that the answer names as pending.
     """
 
@@ -190,14 +190,8 @@ async def _runs(
             began = time.monotonic()
             reply = await through.revoke(name)
             answered = time.monotonic()
-        refused = [moment for each in programs for moment in each.hear()]
-        runs.append(
-            _Run(
-                (answered - began) * 1e3,
-                [(moment - began) * 1e3 for moment in refused],
-                len(reply.pending),
-            )
-        )
+        refused = [(at - began) * 1e3 for each in programs for at in each.hear()]
+        runs.append(_Run((answered - began) * 1e3, refused, len(reply.pending)))
     return runs
 
 

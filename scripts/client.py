@@ -44,7 +44,7 @@ SYNC: Final[Mapping[str, str]] = {
     r"\bkeyfold\.coalescing\.tasks\b": "keyfold.coalescing.threads",
     r"\bAbstractAsync(?=ContextManager\b)": "Abstract",
     r"\basync(?=contextmanager\b)": "",
-    r"\basync_(?=pause\b|work\b|waiting\b|this_loop\b|explained\b)": "",
+    r"\basync_(?=pause\b|turn\b|work\b|waiting\b|this_loop\b|explained\b)": "",
     r"\b__a(?=enter__|exit__|iter__)": "__",
     r"\bgrpc\.aio\.": "grpc.",
     r"\.aio_channel\b": ".channel",

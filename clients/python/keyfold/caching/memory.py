@@ -84,7 +84,8 @@ class Memory:
         if not now.before(held.until) or held.uses_left <= 0:
             self.shelf.drop(held)
             return False
-        return self.good(now)
+        news = self._news  # As `good`, which would be another call of each use.
+        return now.before(news.good_until) or news.watched is False
 
     # News
 

@@ -31,6 +31,15 @@ _UNWATCHED: Final = 30.0
 """Seconds after which a cache without a watch tries to begin one again."""
 
 
+def turn() -> None:
+    """Threads take turns by themselves."""
+
+
+async def async_turn() -> None:
+    """Lets the other tasks of the event loop have their turns."""
+    await asyncio.sleep(0)
+
+
 class Endings:
     """Decides what follows the end of a watch, and says once that there is none."""
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 from keyfold.caching.aio.lending import AsyncAsker
 from keyfold.caching.keys import LentKey, OpeningName
+from keyfold.caching.reader import async_turn
 from keyfold.errors import KeyfoldError
-from keyfold.transport.watchdog import async_pause
 
 
 @asynccontextmanager
@@ -16,7 +16,7 @@ async def lent_together(
     asker: AsyncAsker, cluster: str, names: Sequence[OpeningName], timeout: float | None
 ) -> AsyncIterator[list[LentKey | KeyfoldError]]:
     """Lends keys of a cluster, each of them or the error of its own, in the order of the names."""
-    await async_pause(0.0)  # As one that lends a single key does from time to time.
+    await async_turn()  # As one that lends a single key does from time to time.
     here = [asker.holdings.to_open(name) for name in names]
     lent: list[LentKey | KeyfoldError | None] = [
         None if held is None else LentKey(held) for held in here

@@ -11,14 +11,13 @@ from keyfold.caching import keys
 from keyfold.caching.flights import AsyncLanding, Flight, Opening, Request, Sealing
 from keyfold.caching.holdings import Holdings
 from keyfold.caching.keys import BorrowedKey, HeldKey, OpeningName, SealingName
-from keyfold.caching.reader import AsyncReader
+from keyfold.caching.reader import AsyncReader, async_turn
 from keyfold.calls.call import Plane
 from keyfold.calls.watch import clock, moment
 from keyfold.envelope.keys import Bounds
 from keyfold.errors import DeadlineError, KeyfoldError
 from keyfold.models.results import Unwrapped
 from keyfold.models.specs import UnwrapItem
-from keyfold.transport.watchdog import async_pause
 
 _TURN: Final = 128
 """Uses after which one gives way. An event loop reads the watch only then, and a long row of uses
@@ -155,7 +154,7 @@ class AsyncOpeningKey(BorrowedKey):
         asker = self._asker
         asker.uses += 1
         if not asker.uses % _TURN:
-            await async_pause(0.0)
+            await async_turn()
         held = asker.holdings.to_open(self._name)
         if held is None:
             held = await asker.ask(Opening(self._name, moment()), self._timeout)
@@ -195,7 +194,7 @@ class AsyncSealingKey(BorrowedKey):
         asker = self._asker
         asker.uses += 1
         if not asker.uses % _TURN:
-            await async_pause(0.0)
+            await async_turn()
         held = asker.holdings.to_seal(self._name, self._size, self._bounds)
         if held is None:
             request = Sealing(self._name, moment(), self._size, self._bounds)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from keyfold.caching.client.lending import Asker
 from keyfold.caching.keys import LentKey, OpeningName
+from keyfold.caching.reader import turn
 from keyfold.errors import KeyfoldError
-from keyfold.transport.watchdog import pause
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def lent_together(
     asker: Asker, cluster: str, names: Sequence[OpeningName], timeout: float | None
 ) -> Iterator[list[LentKey | KeyfoldError]]:
     """Lends keys of a cluster, each of them or the error of its own, in the order of the names."""
-    pause(0.0)  # As one that lends a single key does from time to time.
+    turn()  # As one that lends a single key does from time to time.
     here = [asker.holdings.to_open(name) for name in names]
     lent: list[LentKey | KeyfoldError | None] = [
         None if held is None else LentKey(held) for held in here

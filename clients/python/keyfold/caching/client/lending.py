@@ -12,7 +12,7 @@ from keyfold.caching import keys
 from keyfold.caching.flights import Flight, Landing, Opening, Request, Sealing
 from keyfold.caching.holdings import Holdings
 from keyfold.caching.keys import BorrowedKey, HeldKey, OpeningName, SealingName
-from keyfold.caching.reader import Reader
+from keyfold.caching.reader import Reader, turn
 from keyfold.calls.call import Plane
 from keyfold.calls.watch import clock, moment
 from keyfold.client import Client
@@ -20,7 +20,6 @@ from keyfold.envelope.keys import Bounds
 from keyfold.errors import DeadlineError, KeyfoldError
 from keyfold.models.results import Unwrapped
 from keyfold.models.specs import UnwrapItem
-from keyfold.transport.watchdog import pause
 
 _TURN: Final = 128
 """Uses after which one gives way. An event loop reads the watch only then, and a long row of uses
@@ -153,7 +152,7 @@ class OpeningKey(BorrowedKey):
         asker = self._asker
         asker.uses += 1
         if not asker.uses % _TURN:
-            pause(0.0)
+            turn()
         held = asker.holdings.to_open(self._name)
         if held is None:
             held = asker.ask(Opening(self._name, moment()), self._timeout)
@@ -193,7 +192,7 @@ class SealingKey(BorrowedKey):
         asker = self._asker
         asker.uses += 1
         if not asker.uses % _TURN:
-            pause(0.0)
+            turn()
         held = asker.holdings.to_seal(self._name, self._size, self._bounds)
         if held is None:
             request = Sealing(self._name, moment(), self._size, self._bounds)
