@@ -13,7 +13,8 @@ from typing import Final, TypeGuard
 
 from keyfold.errors import HandshakeError, UnavailableError
 from keyfold.transport.channel import Endpoint
-from keyfold.transport.handshake import Attempt, Objection, objection
+from keyfold.transport.handshake import Attempt, objection
+from keyfold.transport.objections import Objection
 
 _MOST: Final = 2.0
 """Most seconds that a diagnosis takes."""
