@@ -240,6 +240,17 @@ def test_a_value_that_was_copied_does_not_open() -> None:
     assert Card.objects.get(pk=two.pk).number == "n"
 
 
+def test_what_is_no_message_fails_its_own_row_alone() -> None:
+    """Text and numbers, which SQLite takes in any column, cost no memory and spoil no other row."""
+    one, two = (Card.objects.create(organization="acme", number="n") for _ in range(2))
+    raw("UPDATE shop_card SET number = 'text' WHERE id = %s", key_of(one))
+    found = {card.pk: card for card in Card.objects.all()}
+    assert found[two.pk].number == "n"
+    with pytest.raises(keyfold.MessageInvalidError):
+        _ = found[one.pk].number
+    assert not Card._meta.get_field("number").from_db_value(1 << 60).message
+
+
 def test_rows_that_the_database_numbers() -> None:
     """A first value is not bound to a number that is not known yet, but the next one is."""
     for name in ("a", "b"):

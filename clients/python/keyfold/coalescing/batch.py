@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from keyfold.calls.call import Call
-from keyfold.coalescing.lane import CallerMetadata, Passenger
+from keyfold.coalescing.lane import CallerMetadata, Outcome, Passenger
 from keyfold.errors import CancelledError, DeadlineError, KeyfoldError
 from keyfold.errors.rpc_status import error_of
 from keyfold.models.specs import Context
@@ -57,9 +57,6 @@ class Ending(Enum):
 ALONE: Final = Ending.ALONE
 CLOSED: Final = Ending.CLOSED
 LATE: Final = Ending.LATE
-
-Outcome: TypeAlias = Any
-"""A result message of a batch, what was raised for a batch that failed, or an `Ending`."""
 
 Failure: TypeAlias = Callable[[BaseException, Call[Any, Any]], BaseException]
 """Returns the error of a call for what was raised, one of `FAILURES`."""

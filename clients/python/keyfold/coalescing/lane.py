@@ -14,11 +14,13 @@ from keyfold.calls.call import Call
 from keyfold.models.specs import Context
 
 if TYPE_CHECKING:
-    from keyfold.coalescing.batch import Outcome
     from keyfold.transport.tracing import Link
 
 CallerMetadata: TypeAlias = Sequence[tuple[str, str]]
 """What a call says of its caller."""
+
+Outcome: TypeAlias = Any
+"""A result message of a batch, what was raised for a batch that failed, or an `Ending`."""
 
 PATIENCE: Final = 0.01
 """Seconds for which a call waits for the one under way. A round trip within a region takes about a

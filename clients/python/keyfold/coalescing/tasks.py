@@ -14,14 +14,13 @@ from keyfold.calls.call import Call, Response, Result
 from keyfold.coalescing.batch import (
     ALONE,
     LATE,
-    Outcome,
     batch_call,
     lane_key,
     outcome_of,
     outcomes,
     settle,
 )
-from keyfold.coalescing.lane import PATIENCE, CallerMetadata, Lane, Passenger
+from keyfold.coalescing.lane import PATIENCE, CallerMetadata, Lane, Outcome, Passenger
 from keyfold.models.specs import Context
 from keyfold.transport.tracing import Link, waiting_span
 

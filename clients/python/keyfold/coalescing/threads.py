@@ -16,7 +16,6 @@ from keyfold.calls.call import Call, Response, Result
 from keyfold.coalescing.batch import (
     ALONE,
     CLOSED,
-    Outcome,
     batch_call,
     lane_key,
     outcome_of,
@@ -24,7 +23,7 @@ from keyfold.coalescing.batch import (
     settle,
     too_late,
 )
-from keyfold.coalescing.lane import PATIENCE, CallerMetadata, Lane, Passenger
+from keyfold.coalescing.lane import PATIENCE, CallerMetadata, Lane, Outcome, Passenger
 from keyfold.models.specs import Context
 from keyfold.transport.tracing import Link, waiting_span
 

@@ -21,6 +21,8 @@ from keyfold.integrations.django.places import Places, TenantOf, path_of
 from keyfold.integrations.django.setting import tenants
 
 _MODULE: Final = "keyfold.integrations.django"
+_BYTES: Final = (bytes, bytearray, memoryview)
+"""What a database's driver gives for a binary column."""
 
 
 class _Encrypted:
@@ -71,7 +73,8 @@ class _Encrypted:
 
     def from_db_value(self, value: Any, *_: Any) -> Cell | None:
         """Returns what an instance gets."""
-        return None if value is None else Cell(bytes(value))
+        # SQLite has any type in any column. What is no bytes is no message, and its row says so.
+        return None if value is None else Cell(bytes(value) if isinstance(value, _BYTES) else b"")
 
     def pre_save(self, row: Any, add: bool) -> Cell | None:  # noqa: ARG002, FBT001  Django's
         """Returns what to store of a row: its value, encrypted for its own tenant."""
