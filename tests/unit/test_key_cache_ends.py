@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import pytest
 
 import keyfold
 from in_process import serving
-from key_cache_place import Counting, Place
+from key_cache_place import CONTEXT, Counting, Place, until
 
 BEGIN = """
 import asyncio, os, sys, threading, time
@@ -201,3 +203,54 @@ def test_a_cache_without_a_thread_asks_the_server(
         assert not place.use(cache)
         patched.undo()
         place.warm(cache)
+
+
+def test_a_cache_that_nobody_has_any_more_ends_its_watch(place: Place) -> None:
+    """An envelope that took its cache with it leaves no thread, no stream and no key behind."""
+    cache = keyfold.KeyCache(place.client)
+    envelope = keyfold.Envelope(place.client, "acme", "eu", cache=cache)
+    place.warm(cache)
+    thread, holdings = cache._reader._thread, cache._holdings
+    assert thread is not None
+    assert len(place.server.replica.watches._running) == 1
+    del cache
+    assert envelope.open(envelope.seal(b"data")) == b"data"
+    del envelope
+    gc.collect()
+    thread.join(40)
+    assert not thread.is_alive()
+    assert len(holdings) == 0
+    until(lambda: not place.server.replica.watches._running)
+
+
+async def test_a_cache_that_nobody_has_any_more_ends_its_task(tmp_path: Path) -> None:
+    """The same on an event loop."""
+    with serving(tmp_path) as server:
+        with Counting(server.target) as client:
+            wrapped = Place(server, client).wrapped["eu"]
+        async with keyfold.AsyncClient(server.target) as client_:
+            cache = keyfold.AsyncKeyCache(client_)
+            while len(cache) == 0:
+                async with cache.opening_key("acme", wrapped, CONTEXT):
+                    pass
+            task = cache._reader._task
+            assert task is not None
+            del cache
+            gc.collect()
+            await asyncio.wait_for(task, 40)
+
+
+def test_a_cache_ends_while_no_server_is_there(tmp_path: Path) -> None:
+    """However long the stream is away, its thread does not outlive the cache."""
+    with serving(tmp_path) as server, Counting(server.target) as client:
+        place = Place(server, client)
+        cache = keyfold.KeyCache(client)
+        place.warm(cache)
+        thread = cache._reader._thread
+        assert thread is not None
+        server.wait(server.stop())
+        until(lambda: not place.server.replica.watches._running)
+        del cache
+        gc.collect()
+        thread.join(40)
+        assert not thread.is_alive()

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
 from threading import Event, Lock, Thread
-from typing import Final, TypeAlias
+from typing import Final
 
-from keyfold.aio import AsyncWatch
+from keyfold.caching.aio.stream import AsyncStream
+from keyfold.caching.client.stream import Stream
 from keyfold.caching.holdings import Holdings
 from keyfold.caching.limits import UNWATCHED_AGE
 from keyfold.calls.watch import AGAIN
-from keyfold.client import Watch
-from keyfold.errors import ClosedError, KeyfoldError, UnauthenticatedError
+from keyfold.errors import KeyfoldError, UnauthenticatedError
 
 log = logging.getLogger("keyfold.caching")
 
@@ -49,15 +48,8 @@ class Endings:
         self._pause = 0.0
         self._said = False
 
-    def ended(self, error: Exception) -> float | None:
-        """Hears what has ended a watch.
-
-        Returns:
-            The seconds until the next one; None: there will be none, because the client is closed.
-        """
-        if isinstance(error, ClosedError):
-            self._holdings.begin(watched=None)
-            return None
+    def ended(self, error: Exception) -> float:
+        """Hears what has ended a watch, and returns the seconds until the next one."""
         if self._holdings.watched:
             self._pause = 0.0
         if isinstance(error, KeyfoldError) and not isinstance(error, _PASSES):
@@ -80,24 +72,16 @@ class Endings:
         return self._pause
 
 
-Read: TypeAlias = Callable[[Callable[[Watch], None]], None]
-"""Reads one watch, which it first shows, for as long as it goes on."""
-
-AsyncRead: TypeAlias = Callable[[Callable[[AsyncWatch], None]], Awaitable[None]]
-"""The same for asyncio."""
-
-
 class Reader:
-    """Follows the watch in a thread of its own, from the first start until it is stopped."""
+    """Follows the watch in a thread of its own, from the first start until nobody wants it."""
 
-    def __init__(self, read: Read, holdings: Holdings) -> None:
+    def __init__(self, stream: Stream, holdings: Holdings) -> None:
         """Takes what reads a watch, and the keys."""
-        self._read = read
+        self._stream = stream
         self._holdings = holdings
         self._endings = Endings(holdings)
         self._starting = Lock()
         self._thread: Thread | None = None
-        self._watch: Watch | None = None
         self._stopped = Event()
 
     def start(self) -> None:
@@ -114,36 +98,28 @@ class Reader:
 
     def stop(self) -> None:
         """Ends the watch."""
+        self._stream.close()
         self._stopped.set()
-        if self._watch is not None:
-            self._watch.close()
-
-    def _hold(self, watch: Watch) -> None:
-        self._watch = watch
-        if self._stopped.is_set():
-            watch.close()
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
+        stream, wait = self._stream, 0.0
+        while stream.wanted():
             try:
-                self._read(self._hold)
+                stream.read()
             except Exception as error:  # noqa: BLE001  whatever it is: no news, and no key
-                if self._stopped.is_set():
-                    return
-                wait = self._endings.ended(error)
-                if wait is None:
-                    return
-                while wait > 0 and not self._stopped.wait(min(wait, _TURN)):
-                    wait -= _TURN
-                    self._holdings.tidy()
+                wait = self._endings.ended(error) if stream.wanted() else 0.0
+            while wait > 0 and stream.wanted() and not self._stopped.wait(min(wait, _TURN)):
+                wait -= _TURN
+                self._holdings.tidy()
+        self._holdings.begin(watched=None)
 
 
 class AsyncReader:
-    """Follows the watch in a task of its own, from the first start until it is stopped."""
+    """Follows the watch in a task of its own, from the first start until nobody wants it."""
 
-    def __init__(self, read: AsyncRead, holdings: Holdings) -> None:
+    def __init__(self, stream: AsyncStream, holdings: Holdings) -> None:
         """Takes what reads a watch, and the keys."""
-        self._read = read
+        self._stream = stream
         self._holdings = holdings
         self._endings = Endings(holdings)
         self._task: asyncio.Task[None] | None = None
@@ -155,19 +131,20 @@ class AsyncReader:
 
     async def stop(self) -> None:
         """Ends the watch."""
+        self._stream.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        while True:
+        stream, wait = self._stream, 0.0
+        while stream.wanted():
             try:
-                await self._read(lambda _: None)
+                await stream.read()
             except Exception as error:  # noqa: BLE001  whatever it is: no news, and no key
-                wait = self._endings.ended(error)
-                if wait is None:
-                    return
-                while wait > 0:
-                    await asyncio.sleep(min(wait, _TURN))
-                    wait -= _TURN
-                    self._holdings.tidy()
+                wait = self._endings.ended(error) if stream.wanted() else 0.0
+            while wait > 0 and stream.wanted():
+                await asyncio.sleep(min(wait, _TURN))
+                wait -= _TURN
+                self._holdings.tidy()
+        self._holdings.begin(watched=None)

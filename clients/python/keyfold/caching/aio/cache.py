@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
 
-from keyfold.aio import AsyncClient, AsyncWatch
+from keyfold.aio import AsyncClient
 from keyfold.arguments import checked, expect
 from keyfold.caching.aio.bunch import lent_together
 from keyfold.caching.aio.lending import AsyncAsker, AsyncOpeningKey, AsyncSealingKey
+from keyfold.caching.aio.stream import AsyncStream
 from keyfold.caching.holdings import Holdings
 from keyfold.caching.keys import DEFAULT_BOUNDS, LentKey, pairs
 from keyfold.caching.limits import Limits
@@ -71,11 +72,9 @@ class AsyncKeyCache:
         max_uses: int = 1_000_000,
         grace: float = 10.0,
     ) -> None:
-        self._client = client
-        self._clusters = tuple(clusters)
-        self._organization = organization
         self._holdings = Holdings(Limits(max_keys, max_age, max_uses, grace).checked())
-        self._reader = AsyncReader(self._read, self._holdings)
+        stream = AsyncStream(self, client, tuple(clusters), organization, self._holdings)
+        self._reader = AsyncReader(stream, self._holdings)
         self._asker = AsyncAsker(client, self._holdings, self._reader)
 
     def opening_key(
@@ -184,19 +183,3 @@ class AsyncKeyCache:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
-
-    async def _read(self, holds: Callable[[AsyncWatch], None]) -> None:
-        """Reads one watch for as long as it goes on."""
-        holdings = self._holdings
-        async with self._client.watch(
-            self._clusters,
-            organization=self._organization,
-            on_break=lambda _: holdings.away(),
-        ) as watch:
-            holds(watch)
-            begun = False
-            async for message in watch:
-                if not begun:
-                    holdings.begin(watched=True)
-                    begun = True
-                holdings.tell(message, watch.good_until(holdings.silence))

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
@@ -12,11 +12,12 @@ from typing import Self
 from keyfold.arguments import checked, expect
 from keyfold.caching.client.bunch import lent_together
 from keyfold.caching.client.lending import Asker, OpeningKey, SealingKey
+from keyfold.caching.client.stream import Stream
 from keyfold.caching.holdings import Holdings
 from keyfold.caching.keys import DEFAULT_BOUNDS, LentKey, pairs
 from keyfold.caching.limits import Limits
 from keyfold.caching.reader import Reader
-from keyfold.client import Client, Watch
+from keyfold.client import Client
 from keyfold.envelope.keys import Bounds
 from keyfold.errors import KeyfoldError
 from keyfold.models.specs import Buffer, Context, as_bytes
@@ -73,11 +74,9 @@ class KeyCache:
         max_uses: int = 1_000_000,
         grace: float = 10.0,
     ) -> None:
-        self._client = client
-        self._clusters = tuple(clusters)
-        self._organization = organization
         self._holdings = Holdings(Limits(max_keys, max_age, max_uses, grace).checked())
-        self._reader = Reader(self._read, self._holdings)
+        stream = Stream(self, client, tuple(clusters), organization, self._holdings)
+        self._reader = Reader(stream, self._holdings)
         self._asker = Asker(client, self._holdings, self._reader)
 
     def opening_key(
@@ -184,19 +183,3 @@ class KeyCache:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _read(self, holds: Callable[[Watch], None]) -> None:
-        """Reads one watch for as long as it goes on."""
-        holdings = self._holdings
-        with self._client.watch(
-            self._clusters,
-            organization=self._organization,
-            on_break=lambda _: holdings.away(),
-        ) as watch:
-            holds(watch)
-            begun = False
-            for message in watch:
-                if not begun:
-                    holdings.begin(watched=True)
-                    begun = True
-                holdings.tell(message, watch.good_until(holdings.silence))
