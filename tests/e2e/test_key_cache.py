@@ -181,7 +181,7 @@ def test_no_cache_serves_beyond_the_bound(pair: Pair, fails: Callable[[Pair], No
             ]
             until(lambda: all(each.serves() for each in programs))
             fails(pair)
-            operator.revoke(cluster, timeout=20.0)
+            until(lambda: _done(lambda: operator.revoke(cluster, timeout=20.0)))
             answered = time.monotonic()
             heard = {}
             while time.monotonic() < answered + 2 * STALENESS:
@@ -197,13 +197,14 @@ def test_no_cache_serves_beyond_the_bound(pair: Pair, fails: Callable[[Pair], No
                 told = heard.get(each.name, answered + STALENESS)
                 assert not [use for use in each.uses if use.from_memory and use.began > told]
             pair.mend()
-            until(lambda: _restored(operator, cluster))
+            until(lambda: _done(lambda: operator.restore(cluster)))
             until(lambda: all(each.serves() for each in programs))
 
 
-def _restored(operator: keyfold.Client, cluster: str) -> bool:
+def _done(change: Callable[[], object]) -> bool:
+    """Makes a change, unless no server can be reached yet."""
     try:
-        operator.restore(cluster)
+        change()
     except (keyfold.UnavailableError, keyfold.DeadlineError):
         return False
     return True
