@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 import keyfold
 from certificates import self_signed
 from in_process import grpc_alone, serving
+from keyfold.calls.call import EVENTS, KEYS
 from keyfold.transport.channel import endpoint
 from keyfold.transport.tls import Tls
 from relay import Relay
@@ -144,3 +146,14 @@ def test_nobody_answers(tmp_path: Path) -> None:
     ):
         client.get_status("prod", timeout=5)
     assert raised.value.reason == "UNAVAILABLE"
+
+
+def test_grpc_repeats_every_call_but_a_stream() -> None:
+    """Of a stream that gRPC repeats while its server goes away, the end may never arrive."""
+    options = dict(endpoint("127.0.0.1:1", None).options)
+    config = json.loads(str(options["grpc.service_config"]))
+    alone = {"service": EVENTS, "method": "WatchEvents"}
+    (of_the_watch,) = [each for each in config["methodConfig"] if alone in each["name"]]
+    assert "retryPolicy" not in of_the_watch
+    (others,) = [each for each in config["methodConfig"] if "retryPolicy" in each]
+    assert {"service": KEYS} in others["name"]

@@ -274,3 +274,19 @@ def test_a_watch_that_is_closed_between_two_streams_ends(tmp_path: Path) -> None
         stale = StoreStaleError("it is stale")
         server.on_loop(lambda: server.replica.watches._end_all(lambda: stale))
         assert not [each for each in messages if isinstance(each, keyfold.ClusterState)]
+
+
+def test_a_watch_that_has_heard_nothing_yet_tries_a_few_times(clocks: Clocks) -> None:
+    """A server that is just being replaced fails no watch; one that is not there soon does."""
+    state = watch_state()
+    away = keyfold.UnavailableError("away")
+    waits = [state.failed(away) for _ in range(3)]
+    assert all(0.0 < wait < 1.0 for wait in waits)
+    with pytest.raises(keyfold.UnavailableError):
+        state.failed(away)
+    for error in (keyfold.ForbiddenError("no"), keyfold.LimitError("too many")):
+        with pytest.raises(type(error)):
+            watch_state().failed(error)
+    state.call()
+    beat(state, 0.0)
+    assert all(state.failed(away) < 6.0 for _ in range(20))

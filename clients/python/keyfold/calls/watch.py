@@ -45,6 +45,9 @@ _LONGEST: Final = 5.0
 _STEP: Final = 1.0
 """Seconds by which the two clocks may part before what began earlier counts no more."""
 
+_FIRST: Final = 3
+"""Times that a stream is begun again before a watch that has heard nothing yet gives up."""
+
 AGAIN: Final = (
     CancelledError,
     DeadlineError,
@@ -142,6 +145,7 @@ class WatchState:
         self._alive: set[str] = set()
         self._told: set[str] = set()
         self._pause = 0.0
+        self._failures = 0
         self._began = self._ever = False
 
     def call(self) -> WatchCall:
@@ -242,7 +246,9 @@ class WatchState:
             return 0.0
         # A credential that expired during the stream may be replaced by now.
         renewed = isinstance(error, UnauthenticatedError) and self._began
-        again = self._ever and isinstance(error, AGAIN)
+        self._failures += 1
+        passing = AGAIN if self._ever else (CancelledError, UnavailableError)
+        again = (self._ever or self._failures <= _FIRST) and isinstance(error, passing)
         if error is not None and not renewed and not again:
             raise error
         self._pause = min(max(_SHORTEST, self._pause * 2), _LONGEST)

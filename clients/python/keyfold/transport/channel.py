@@ -124,6 +124,9 @@ def _service_config() -> str:
         {
             "loadBalancingConfig": [{"round_robin": {}}],
             "methodConfig": [
+                # A watch begins its stream again itself. Of a stream that gRPC repeats while its
+                # server goes away, the end may never arrive, and then nothing cuts it either.
+                {"name": [{"service": EVENTS, "method": "WatchEvents"}]},
                 {
                     "name": [
                         *({"service": name} for name in (KEYS, EVENTS, ORGANIZATIONS)),
@@ -137,7 +140,7 @@ def _service_config() -> str:
                         "backoffMultiplier": 2,
                         "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                     },
-                }
+                },
             ],
             # Once failures have used up half of these tokens, gRPC repeats nothing until calls
             # succeed again: repetitions must not bury a server that is down already.
