@@ -79,7 +79,7 @@ class Service(Contender):
 
     Attributes:
         address: `HOST:PORT`.
-        token: What its callers bring; empty if nothing.
+        token: The token that its callers bring; empty if they bring none.
     """
 
     def __init__(self, name: str, server: Server, tls: Tls | None, headers: dict[str, str]) -> None:

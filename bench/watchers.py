@@ -125,7 +125,7 @@ class _Pair:
             changing: The replica that changes go through.
             watched: The other one.
             shown: The address of its metrics.
-            way: How it hears of changes.
+            way: How the watched replica hears of changes.
             arrive: Seconds in which the last state has to arrive.
         """
         self._changing = changing

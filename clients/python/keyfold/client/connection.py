@@ -99,7 +99,7 @@ class Connection:
         Args:
             call: The call.
             timeout: Seconds that it may take; None: the client's.
-            caller: What it says of its caller; None: what the client was made with.
+            caller: What the call says of its caller; if None, what the client was made with.
             links: For a batch, links to the spans of its calls.
         """
         with client_span(call.method, call.service, links) as trace:

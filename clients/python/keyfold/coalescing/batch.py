@@ -149,29 +149,25 @@ def too_late(call: Call[Any, Any]) -> KeyfoldError:
 def _wraps(batch: Sequence[Passenger]) -> Message:
     first: Any = batch[0].call.request
     made = api.BatchWrapRequest(cluster=first.cluster, region=first.region)
-    shared = _shared(batch)
-    if shared is not None:
-        made.context.update(shared)
-    for one in batch:
-        item = made.items.add()
-        item.plaintext = one.call.request.plaintext  # type: ignore[attr-defined]
-        if shared is None:
-            item.context.update(one.context)
-    return made
+    return _with_items(made, batch, "plaintext")
 
 
 def _unwraps(batch: Sequence[Passenger]) -> Message:
     first: Any = batch[0].call.request
-    made = api.BatchUnwrapRequest(cluster=first.cluster)
+    return _with_items(api.BatchUnwrapRequest(cluster=first.cluster), batch, "wrapped_key")
+
+
+def _with_items(made: Any, batch: Sequence[Passenger], key: str) -> Message:
+    """Adds the calls to the request of a batch: the field that has the key, and the contexts."""
     shared = _shared(batch)
     if shared is not None:
         made.context.update(shared)
     for one in batch:
         item = made.items.add()
-        item.wrapped_key = one.call.request.wrapped_key  # type: ignore[attr-defined]
+        setattr(item, key, getattr(one.call.request, key))
         if shared is None:
             item.context.update(one.context)
-    return made
+    return made  # type: ignore[no-any-return]
 
 
 def _rewraps(batch: Sequence[Passenger]) -> Message:

@@ -183,7 +183,7 @@ def _results(facts: Facts) -> Counter[tuple[str, str]]:
 
 
 def _status(error: KeyfoldError, cluster: str, facts: Facts, region: str = "") -> Status:
-    """Returns a batch's item's status, as if alone; notes one that does not exist (protocol C8)."""
+    """Returns the status of a batch's item; notes one that does not exist (protocol C8)."""
     facts.not_found |= isinstance(error, NotFoundError)
     return to_status(error.at(cluster=cluster or None, region=region or None))
 
