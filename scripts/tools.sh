@@ -4,8 +4,8 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-names=(grpcurl connectconformance kubernetes model localstack moto openbao postgres-15 postgres-16 postgres-18
-    pgbouncer prometheus grpc-go grpc-js grpc-java ghz h2spec)
+names=(grpcurl axe chromium connectconformance kubernetes model localstack moto openbao postgres-15
+    postgres-16 postgres-18 pgbouncer prometheus grpc-go grpc-js grpc-java ghz h2spec)
 
 # get NAME: ends with the exit code of the tool's own script.
 get() {
@@ -13,6 +13,7 @@ get() {
     grpcurl | connectconformance | kubernetes | model | localstack | moto | openbao | prometheus) "$root/scripts/$1.sh" ;;
     postgres-15 | postgres-16 | postgres-18) "$root/scripts/postgres.sh" "${1#postgres-}" ;;
     pgbouncer) "$root/scripts/postgres.sh" pgbouncer ;;
+    axe | chromium) "$root/scripts/browser.sh" "$1" ;;
     grpc-go | grpc-js | grpc-java | ghz | h2spec) "$root/scripts/interop.sh" "$1" ;;
     *)
         echo "tools: there is no $1; the names are: ${names[*]}" >&2
