@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 import pages
+from keyfold import EventKind
 from keyfold.v1 import event_service_pb2 as pb
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
@@ -27,6 +28,12 @@ def test_every_kind_has_an_example_in_its_section() -> None:
     shown = {each.get("kind") for _, _, each in EXAMPLES}
     assert shown == {*pb.EventKind.keys()} - {"EVENT_KIND_UNSPECIFIED", "EVENT_KIND_UNKNOWN"}
     assert len(EXAMPLES) == len(pages.shown_json(PAGE))
+
+
+def test_the_client_knows_every_kind() -> None:
+    """An event of any kind of the contract has it in the client, and can be asked for."""
+    known = {kind.to_message() for kind in EventKind}
+    assert known == {*pb.EventKind.values()}
 
 
 @pytest.mark.parametrize(

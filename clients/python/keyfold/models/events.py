@@ -35,6 +35,7 @@ class EventKind(StrEnum):
     BAN = "BAN"
     SEAL = "SEAL"
     ERASURE = "ERASURE"
+    OPERATION = "OPERATION"
     UNKNOWN = "UNKNOWN"
 
     def to_message(self) -> api.EventKind.ValueType:
