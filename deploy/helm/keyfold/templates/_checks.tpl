@@ -4,7 +4,9 @@
 {{- if not $v.image.repository }}{{ fail "image.repository: name the image that you built from the Dockerfile, in your own registry" }}{{ end }}
 {{- if not (or $v.image.tag $v.image.digest) }}{{ fail "image.tag or image.digest: say which image runs; the chart has no default" }}{{ end }}
 {{- if not $v.store.url }}{{ fail "store.url: name the PostgreSQL that holds the store, postgresql://USER@HOST/DATABASE" }}{{ end }}
-{{- if regexMatch "^postgresql://[^/@]*:[^/@]*@" $v.store.url }}{{ fail "store.url: the password must not stand there; put it into a Secret and name that in store.passwordSecret.name" }}{{ end }}
+{{- range tuple $v.store.url $v.store.listenUrl }}
+{{- if regexMatch "^postgresql://[^/@]*:[^/@]*@|[?&]password=" . }}{{ fail "store: the password must not stand in a url; put it into a Secret and name that in store.passwordSecret.name" }}{{ end }}
+{{- end }}
 {{- if not $v.serviceKey.secret.name }}{{ fail "serviceKey.secret.name: name the Secret with the 32 bytes of the service key; docs/kubernetes.md says how to make it" }}{{ end }}
 {{- if and (not $v.tls.secret) (not $v.tls.certManager.enabled) }}{{ fail "tls.secret: name the Secret with tls.crt and tls.key, or let cert-manager make it with tls.certManager.enabled" }}{{ end }}
 {{- if and $v.tls.certManager.enabled (not $v.tls.certManager.issuerRef.name) }}{{ fail "tls.certManager.issuerRef.name: name cert-manager's issuer" }}{{ end }}
@@ -18,6 +20,9 @@
 {{- $head := regexReplaceAll "(?ms)^[ \t]*\\[.*" $v.settings "" }}
 {{- $found := regexFind (printf "(?m)^[ \t]*[\"']?(%s)[\"']?[ \t]*=" $own) $head }}
 {{- if $found }}{{ fail (printf "settings: %q is set by a value of the chart, so it may not stand in settings" (trim (trimSuffix "=" (trim $found)))) }}{{ end }}
+{{- range $v.extraEnv }}
+{{- if regexMatch (printf "^KEYFOLD_(CONFIG|%s)$" (upper $own)) .name }}{{ fail (printf "extraEnv: %s is set by a value of the chart, so it may not stand there" .name) }}{{ end }}
+{{- end }}
 {{- with $v.externalSecrets }}
 {{- if and .enabled (not .storeRef.name) }}{{ fail "externalSecrets.storeRef.name: name the SecretStore or ClusterSecretStore" }}{{ end }}
 {{- if and .enabled (not .serviceKey.remoteKey) }}{{ fail "externalSecrets.serviceKey.remoteKey: name the service key in your secret manager" }}{{ end }}
