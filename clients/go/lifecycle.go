@@ -68,6 +68,11 @@ func (c *Client) Recheck(ctx context.Context, request *keyfoldv1.RecheckRequest)
 	return c.stubs.Keys.Recheck(ctx, request)
 }
 
+// GetCaller returns who the caller is to the server, and which grants it has.
+func (c *Client) GetCaller(ctx context.Context, request *keyfoldv1.GetCallerRequest) (*keyfoldv1.GetCallerResponse, error) {
+	return c.stubs.Keys.GetCaller(ctx, request)
+}
+
 // GetStatus returns what the server knows of a cluster.
 func (c *Client) GetStatus(ctx context.Context, request *keyfoldv1.GetStatusRequest) (*keyfoldv1.GetStatusResponse, error) {
 	return c.stubs.Keys.GetStatus(ctx, request)

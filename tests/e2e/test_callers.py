@@ -15,10 +15,10 @@ import socket
 import stat
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -167,10 +167,12 @@ def calling(
 
 
 def every_method(
-    stub: service.KeyManagementServiceStub, **options: Any
+    stub: service.KeyManagementServiceStub, *, but: Collection[str] = (), **options: Any
 ) -> Iterator[tuple[str, Refusal]]:
-    """Calls each method with an empty request, and yields its refusal."""
+    """Calls each method but some with an empty request, and yields its refusal."""
     for method in METHODS:
+        if method.name in but:
+            continue
         request = getattr(pb, method.input_type.name)()
         if "cluster" in method.input_type.fields_by_name:
             request.cluster = "prod"
@@ -209,9 +211,14 @@ def test_a_certificate_that_names_nobody(mutual: House) -> None:
 
 
 def test_a_caller_without_a_grant(mutual: House) -> None:
-    """A good certificate that no grant names may do nothing, reflection included."""
+    """A good certificate that no grant names learns its own name, and may do nothing else."""
     with channel(mutual, mutual.issue("spiffe://example.org/stranger")) as opened:
-        for method, told in every_method(service.KeyManagementServiceStub(opened)):
+        stub = service.KeyManagementServiceStub(opened)
+        me = stub.GetCaller(pb.GetCallerRequest(), timeout=5)
+        assert me.names == [me.caller] == ["spiffe://example.org/stranger"]
+        assert not me.grants
+        assert not me.HasField("replica")
+        for method, told in every_method(stub, but={"GetCaller"}):
             assert told.code is grpc.StatusCode.PERMISSION_DENIED, method
             assert told.reason == "NOT_ALLOWED"
         reflection: Any = reflection_pb2_grpc.ServerReflectionStub(opened)
@@ -245,6 +252,34 @@ def test_each_does_what_its_grant_says(mutual: House) -> None:
         assert not listed.next_page_token
         told = refused(reader.GetStatus, pb.GetStatusRequest(cluster="other"))
         assert told.reason == "CLUSTER_NOT_FOUND"
+
+
+def test_a_caller_learns_who_it_is(mutual: House) -> None:
+    """C7: GetCaller has the caller's names, its grants and when its credentials end; no more."""
+    certificate = mutual.authority.issue("spiffe://example.org/app", "dns:app.example")
+    with calling(mutual, certificate) as stub:
+        me = stub.GetCaller(pb.GetCallerRequest(), timeout=5)
+        assert me.proof == pb.CALLER_PROOF_CERTIFICATE
+        assert me.names == ["spiffe://example.org/app", "dns:app.example"]
+        [grant] = me.grants
+        assert list(grant.roles) == ["crypto:unwrap", "crypto:wrap"]
+        assert list(grant.cluster_patterns) == ["prod"]
+        assert "Rewrap" in grant.methods
+        assert not {"Revoke", "GetStatus"} & set(grant.methods)
+        ends = certificate.certificate.not_valid_after_utc
+        assert me.expire_time.ToDatetime(UTC) == ends
+        assert abs(me.replica.time.seconds - time.time()) < 60
+        assert me.replica.store_age.ToSeconds() < 60
+        # The token is the one that ends first, and it names the caller.
+        within = (("authorization", f"Bearer {mutual.token(exp=int(time.time()) + 90)}"),)
+        me = stub.GetCaller(pb.GetCallerRequest(), timeout=5, metadata=within)
+        assert (me.caller, me.proof) == ("jwt:https://issuer#app", pb.CALLER_PROOF_TOKEN)
+        assert 0 < me.expire_time.seconds - time.time() <= 90
+        # And a token that lasts longer than the connection's certificate does not.
+        late = int(ends.timestamp()) + 90
+        within = (("authorization", f"Bearer {mutual.token(exp=late)}"),)
+        me = stub.GetCaller(pb.GetCallerRequest(), timeout=5, metadata=within)
+        assert me.expire_time.ToDatetime(UTC) == ends
 
 
 def test_a_token_names_the_caller(mutual: House) -> None:

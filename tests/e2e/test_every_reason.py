@@ -45,7 +45,7 @@ from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.log import Position
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.residency import ResidencyPolicy
-from keyfold_server.domain.rights import Identity
+from keyfold_server.domain.rights import Credential
 from keyfold_server.domain.timing import Timing
 from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.rpc.incoming.callers import Callers
@@ -640,7 +640,7 @@ class DeafIssuer:
 
     def verify(
         self, token: str, now: float, claims: frozenset[str], *, final: bool = False
-    ) -> Identity:
+    ) -> Credential:
         raise IssuerUnreachableError("the issuer's keys cannot be had", retry_after=5.0)
 
     async def refresh(self) -> None:

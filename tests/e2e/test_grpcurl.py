@@ -120,6 +120,7 @@ def test_life_of_a_key(tcp: Grpcurl) -> None:
     assert tcp.ask("Restore", cluster="curl")["restored"] == ["eu"]
     assert tcp.ask("Unwrap", **unwrap)["plaintext"] == made["plaintext"]
     assert tcp.ask("TestKey", key_spec=local)["accessible"]
+    assert "Revoke" in tcp.ask("GetCaller")["grants"][0]["methods"]
 
 
 def test_end_of_a_key(tcp: Grpcurl) -> None:

@@ -32,7 +32,7 @@ from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.bootstrap import bounds
 from keyfold_server.domain.bounds import Bounds, Rates
-from keyfold_server.domain.rights import Identity, NeedsKeysError
+from keyfold_server.domain.rights import Credential, NeedsKeysError
 from keyfold_server.domain.timing import Timing
 from keyfold_server.rpc import server as rpc_server
 from keyfold_server.rpc.incoming import callers as rpc_callers
@@ -279,7 +279,7 @@ class SlowIssuer:
 
     def verify(
         self, token: str, now: float, claims: frozenset[str], *, final: bool = False
-    ) -> Identity:
+    ) -> Credential:
         raise NeedsKeysError
 
     async def refresh(self) -> None:

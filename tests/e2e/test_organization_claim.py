@@ -113,6 +113,7 @@ def _revocation(house: House, name: str) -> dict[str, Any]:
 
 
 READS: Final = (
+    Attack("GetCaller", _nothing(), plain=True),
     Attack("GetStatus", _on("1")),
     Attack("ListClusters", _nothing(), plain=True),
     Attack("ListClusters", _of()),
@@ -362,6 +363,9 @@ def _check_that_each_call_tells(house: House) -> None:
 def test_an_administrator_sees_and_does_what_is_its_own(house: House) -> None:
     """Lists hold one's own, with names, and one's own clusters can be worked with."""
     own = house.caller(org="acme")
+    me = own.call("GetCaller")
+    assert me.organization == "acme"
+    assert {tuple(grant.organization_patterns) for grant in me.grants} == {("acme",)}
     names = [c.cluster for c in own.call("ListClusters").clusters]
     assert names == ["acme-1", "acme-2"]
     listed = own.call("ListOrganizations").organizations
@@ -433,6 +437,11 @@ def test_a_claim_that_names_no_organization_gives_nothing(town: House) -> None:
             if METHODS[method].server_streaming:
                 told = caller.told(method, of_class(METHODS[method].input_type.name)(states=True))
                 assert why in told, (method, claim)
+                continue
+            if method == "GetCaller":
+                me = caller.call(method)
+                assert not me.grants
+                assert why in " ".join(me.notices)
                 continue
             refused = caller.refused(method)
             assert refused.code is grpc.StatusCode.PERMISSION_DENIED, (method, claim)

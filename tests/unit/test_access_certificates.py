@@ -8,7 +8,7 @@ from certificates import Authority, Issued, self_signed
 from keyfold_server.access.tls import certificates as certificates_module
 from keyfold_server.access.tls.certificates import CertificateVerifier
 from keyfold_server.domain.errors import CallerCredentialError
-from keyfold_server.domain.rights import Identity
+from keyfold_server.domain.rights import Credential, Identity
 
 _AUTHORITY = Authority()
 
@@ -18,7 +18,8 @@ def _now(issued: Issued) -> float:
 
 
 def _identity(issued: Issued, known: CertificateVerifier | None = None) -> Identity | None:
-    return (known or CertificateVerifier()).identity(issued.pem, _now(issued))
+    found = (known or CertificateVerifier()).credential(issued.pem, _now(issued))
+    return None if found is None else found.identity
 
 
 @pytest.mark.parametrize(
@@ -87,14 +88,14 @@ def test_an_authority_is_no_workload(name: str) -> None:
 
 def test_no_certificate() -> None:
     """Without a client certificate, encrypted or not, there is no caller by certificate."""
-    assert CertificateVerifier().identity(None, 0) is None
+    assert CertificateVerifier().credential(None, 0) is None
 
 
 def test_what_is_no_certificate() -> None:
     """A certificate that cannot be read is refused, without the parser's message."""
     for pem in (b"", b"junk", self_signed("localhost")[0]):
         with pytest.raises(CallerCredentialError, match="cannot be read"):
-            CertificateVerifier().identity(pem, 0)
+            CertificateVerifier().credential(pem, 0)
 
 
 def test_expiry_is_looked_at_on_each_call() -> None:
@@ -103,11 +104,11 @@ def test_expiry_is_looked_at_on_each_call() -> None:
     ends = issued.certificate.not_valid_after_utc.timestamp()
     known = CertificateVerifier()
     for _ in range(2):
-        assert known.identity(issued.pem, ends) is not None
+        assert known.credential(issued.pem, ends) is not None
         with pytest.raises(CallerCredentialError, match="has expired"):
-            known.identity(issued.pem, ends + 1)
+            known.credential(issued.pem, ends + 1)
     with pytest.raises(CallerCredentialError, match="not valid yet"):
-        known.identity(issued.pem, issued.certificate.not_valid_before_utc.timestamp() - 1)
+        known.credential(issued.pem, issued.certificate.not_valid_before_utc.timestamp() - 1)
 
 
 def test_a_warm_call_parses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +116,7 @@ def test_a_warm_call_parses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     original = certificates_module._read
 
-    def counting(pem: bytes) -> certificates_module._Known:
+    def counting(pem: bytes) -> Credential:
         read.append(pem)
         return original(pem)
 

@@ -57,8 +57,8 @@ async def test_what_is_printed_works(tmp_path: Path) -> None:
 
     async def who(_request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         shown = context.auth_context().get("x509_pem_cert", ())
-        identity = known.identity(next(iter(shown), None), time.time())
-        return b"nobody" if identity is None else identity.name.encode()
+        found = known.credential(next(iter(shown), None), time.time())
+        return b"nobody" if found is None else found.identity.name.encode()
 
     server = grpc.aio.server()
     handlers: dict[str, Any] = {"Who": grpc.unary_unary_rpc_method_handler(who)}
@@ -96,9 +96,9 @@ def test_files_and_modes(tmp_path: Path) -> None:
     assert "PRIVATE" not in out
     for stem, caller in zip(stems[1:], callers, strict=True):
         pem = (folder / f"{stem}.pem").read_bytes()
-        identity = CertificateVerifier().identity(pem, time.time())
-        assert identity is not None
-        assert identity.names == (caller,)
+        found = CertificateVerifier().credential(pem, time.time())
+        assert found is not None
+        assert found.identity.names == (caller,)
 
 
 def test_certificates_are_for_one_thing(tmp_path: Path) -> None:

@@ -127,8 +127,8 @@ async def _serving(tls: ServerTls) -> AsyncIterator[_Server]:
 
     async def who(_request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         shown = context.auth_context().get("x509_pem_cert", ())
-        identity = known.identity(next(iter(shown), None), time.time())
-        return b"nobody" if identity is None else " ".join(identity.names).encode()
+        found = known.credential(next(iter(shown), None), time.time())
+        return b"nobody" if found is None else " ".join(found.identity.names).encode()
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     handlers: dict[str, Any] = {"Who": grpc.unary_unary_rpc_method_handler(who)}

@@ -115,7 +115,7 @@ def _token(header: Part | None = None, claims: Part | None = None, signed: str =
 
 
 def _verify(tokens: TokenVerifier, token: str, *, final: bool = True) -> Identity:
-    return tokens.verify(token, FakeClock().wall(), final=final)
+    return tokens.verify(token, FakeClock().wall(), final=final).identity
 
 
 def _refused(tokens: TokenVerifier, token: str, why: str) -> None:
@@ -513,8 +513,8 @@ def test_a_remembered_token_still_expires(tokens: TokenVerifier) -> None:
     """A remembered token is checked against the time, too, and expires with exp and skew."""
     token = _token(claims=_claims(nbf=_NOW - 10, exp=_NOW + 10))
     for _ in range(2):
-        assert tokens.verify(token, _NOW).proof == "token"
-        assert tokens.verify(token, _NOW + 69).proof == "token"
+        assert tokens.verify(token, _NOW).identity.proof == "token"
+        assert tokens.verify(token, _NOW + 69).identity.proof == "token"
         for when in (_NOW + 70, _NOW + 10**6):
             with pytest.raises(CallerCredentialError, match="has expired"):
                 tokens.verify(token, when)
@@ -688,7 +688,7 @@ def test_an_organization_is_one_valid_name(
 ) -> None:
     """C7: only a string that is a name names an organization; the rest says what it is instead."""
     token = _token(claims=_claims(org=value))
-    identity = tokens.verify(token, _NOW, frozenset({"org"}))
+    identity = tokens.verify(token, _NOW, frozenset({"org"})).identity
     claim = identity.claim("org")
     assert claim is not None
     assert claim.fault == fault
@@ -699,11 +699,12 @@ def test_an_organization_is_one_valid_name(
 def test_only_the_asked_claims_are_read(tokens: TokenVerifier) -> None:
     """An identity has the claims by which grants go, and those of the policy of the moment."""
     token = _token(claims=_claims(org="acme", tenant="globex", jti="x" * 40))
-    assert tokens.verify(token, _NOW).claims == ()
-    both = tokens.verify(token, _NOW, frozenset({"tenant", "org"}))
+    assert tokens.verify(token, _NOW).identity.claims == ()
+    both = tokens.verify(token, _NOW, frozenset({"tenant", "org"})).identity
     assert both.claims == (Claim("org", "acme"), Claim("tenant", "globex"))
-    assert tokens.verify(token, _NOW, frozenset({"org"})).claims == (Claim("org", "acme"),)
-    assert tokens.verify(token, _NOW) == Identity(both.names, "token")
+    narrow = tokens.verify(token, _NOW, frozenset({"org"})).identity
+    assert narrow.claims == (Claim("org", "acme"),)
+    assert tokens.verify(token, _NOW).identity == Identity(both.names, "token")
 
 
 def test_two_claims_of_one_name_are_no_token(tokens: TokenVerifier) -> None:

@@ -229,3 +229,33 @@ def test_list_clusters_goes_through_pages(client: keyfold.Client, server: Served
     assert len(server.requests["ListClusters"]) == 4
     narrow = keyfold.ClusterFilter(organization="acme", state=keyfold.State.ENABLED)
     assert [one.cluster for one in client.list_clusters(narrow)] == ["prod"]
+
+
+def test_get_caller(client: keyfold.Client, server: Served) -> None:
+    """A caller learns its name, its grants, and which replica says so."""
+    me = client.get_caller()
+    assert (me.caller, me.names, me.proof) == ("local", ("local",), keyfold.CallerProof.LOOPBACK)
+    assert (me.expire_time, me.organization, me.notices) == (None, "", ())
+    assert me.replica is not None
+    assert me.replica.replica == server.keyfold.replica.changes.replica
+    assert me.replica.version == keyfold.__version__
+    assert me.may("Revoke", "prod", "", "eu")
+    assert not me.may("NoSuchMethod")
+
+
+def test_what_a_grant_allows() -> None:
+    """A grant is read as the server reads it: all lists match, and * is any run of characters."""
+    grant = keyfold.CallerGrant(
+        roles=("operator",),
+        methods=("Revoke",),
+        cluster_patterns=("prod-*", "x"),
+        organization_patterns=("*",),
+        region_patterns=("eu-*",),
+        context={},
+    )
+    assert grant.allows("Revoke")
+    assert grant.allows("Revoke", "prod-1", "acme", "eu-1")
+    assert not grant.allows("Enable", "prod-1", "acme", "eu-1")
+    assert not grant.allows("Revoke", "prod-1", "", "eu-1"), "it needs an organization"
+    assert not grant.allows("Revoke", "dev", "acme", "eu-1")
+    assert not grant.allows("Revoke", "prod-1", "acme", "us")

@@ -149,10 +149,34 @@ def test_the_order_of_grants_decides_nothing(grants: list[Grant]) -> None:
     assert set(_allowed(_rights(*grants))) == set(_allowed(_rights(*reversed(grants))))
 
 
-def test_without_a_grant_only_health_may_be_asked() -> None:
+def test_without_a_grant_only_health_and_oneself_may_be_asked() -> None:
     """Default deny: a caller that no grant names may do nothing else."""
     health = {("check", f"grpc.health.v1.Health/{name}") for name in ("Check", "List", "Watch")}
-    assert set(_allowed(_rights())) == health
+    own = {("check", "GetCaller")}
+    assert set(_allowed(_rights())) == health | own
+
+
+_OWN = [method for method, rule in RULES.items() if "/" not in method and not rule.open]
+
+
+@given(st.sets(st.sampled_from(sorted(ROLES)), min_size=1))
+def test_a_holding_names_the_methods_that_it_allows(roles: set[str]) -> None:
+    """A caller is shown exactly the methods that the grant, alone, lets it call."""
+    rights = _rights(_grant(*roles))
+    [holding] = rights.holdings
+    for method in _OWN:
+        try:
+            rights.check(method)
+        except NotAllowedError:
+            assert method not in holding.methods
+        else:
+            assert method in holding.methods
+
+
+def test_a_holding_for_some_clusters_has_no_method_for_an_organization() -> None:
+    """A method for an organization as a whole is not offered to whom it would be refused."""
+    narrow, whole = _rights(_grant("admin", clusters=["a*"]), _grant("admin")).holdings
+    assert {m for m in _OWN if RULES[m].organization} == set(whole.methods) - set(narrow.methods)
 
 
 def test_any_grant_opens_reflection() -> None:

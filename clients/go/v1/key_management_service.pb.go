@@ -276,6 +276,67 @@ func (ImpactTime) EnumDescriptor() ([]byte, []int) {
 	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{3}
 }
 
+// How a server identified a caller.
+type CallerProof int32
+
+const (
+	// Keyfold never sends this value.
+	CallerProof_CALLER_PROOF_UNSPECIFIED CallerProof = 0
+	// By the client certificate of its connection.
+	CallerProof_CALLER_PROOF_CERTIFICATE CallerProof = 1
+	// By a token.
+	CallerProof_CALLER_PROOF_TOKEN CallerProof = 2
+	// By the unix socket on which it called; it showed no credential.
+	CallerProof_CALLER_PROOF_SOCKET CallerProof = 3
+	// By the loopback address on which it called; it showed no credential.
+	CallerProof_CALLER_PROOF_LOOPBACK CallerProof = 4
+)
+
+// Enum value maps for CallerProof.
+var (
+	CallerProof_name = map[int32]string{
+		0: "CALLER_PROOF_UNSPECIFIED",
+		1: "CALLER_PROOF_CERTIFICATE",
+		2: "CALLER_PROOF_TOKEN",
+		3: "CALLER_PROOF_SOCKET",
+		4: "CALLER_PROOF_LOOPBACK",
+	}
+	CallerProof_value = map[string]int32{
+		"CALLER_PROOF_UNSPECIFIED": 0,
+		"CALLER_PROOF_CERTIFICATE": 1,
+		"CALLER_PROOF_TOKEN":       2,
+		"CALLER_PROOF_SOCKET":      3,
+		"CALLER_PROOF_LOOPBACK":    4,
+	}
+)
+
+func (x CallerProof) Enum() *CallerProof {
+	p := new(CallerProof)
+	*p = x
+	return p
+}
+
+func (x CallerProof) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CallerProof) Descriptor() protoreflect.EnumDescriptor {
+	return file_keyfold_v1_key_management_service_proto_enumTypes[4].Descriptor()
+}
+
+func (CallerProof) Type() protoreflect.EnumType {
+	return &file_keyfold_v1_key_management_service_proto_enumTypes[4]
+}
+
+func (x CallerProof) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CallerProof.Descriptor instead.
+func (CallerProof) EnumDescriptor() ([]byte, []int) {
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{4}
+}
+
 // The request of Wrap.
 type WrapRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5019,6 +5080,330 @@ func (x *ListKeyUsageResponse) GetBanned() []string {
 	return nil
 }
 
+// A grant as it holds for the caller. In its patterns `*` stands for any run of characters. The
+// grant covers a region of a cluster if one pattern of each list matches, and an empty list matches
+// everything.
+type CallerGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The roles: `crypto:wrap`, `crypto:unwrap`, `operator`, `destroyer`, `auditor`, `admin`.
+	Roles []string `protobuf:"bytes,1,rep,name=roles,proto3" json:"roles,omitempty"`
+	// The methods that the grant allows by itself for what it covers, such as `Revoke`. Of a grant with
+	// cluster patterns the list has no method that is for an organization as a whole.
+	// `DeleteCluster:unused` is DeleteCluster of a cluster that nobody ever used.
+	Methods []string `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty"`
+	// Patterns of the names of clusters.
+	ClusterPatterns []string `protobuf:"bytes,3,rep,name=cluster_patterns,json=clusterPatterns,proto3" json:"cluster_patterns,omitempty"`
+	// Patterns of the organizations of clusters. If there are any, the grant does not cover clusters
+	// without an organization.
+	OrganizationPatterns []string `protobuf:"bytes,4,rep,name=organization_patterns,json=organizationPatterns,proto3" json:"organization_patterns,omitempty"`
+	// Patterns of the names of regions.
+	RegionPatterns []string `protobuf:"bytes,5,rep,name=region_patterns,json=regionPatterns,proto3" json:"region_patterns,omitempty"`
+	// Entries that the context of a data key must have.
+	Context       map[string]string `protobuf:"bytes,6,rep,name=context,proto3" json:"context,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallerGrant) Reset() {
+	*x = CallerGrant{}
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallerGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallerGrant) ProtoMessage() {}
+
+func (x *CallerGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallerGrant.ProtoReflect.Descriptor instead.
+func (*CallerGrant) Descriptor() ([]byte, []int) {
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *CallerGrant) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *CallerGrant) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *CallerGrant) GetClusterPatterns() []string {
+	if x != nil {
+		return x.ClusterPatterns
+	}
+	return nil
+}
+
+func (x *CallerGrant) GetOrganizationPatterns() []string {
+	if x != nil {
+		return x.OrganizationPatterns
+	}
+	return nil
+}
+
+func (x *CallerGrant) GetRegionPatterns() []string {
+	if x != nil {
+		return x.RegionPatterns
+	}
+	return nil
+}
+
+func (x *CallerGrant) GetContext() map[string]string {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
+// The replica that answered.
+type ReplicaInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The replica's name: its host, its process, and a random part.
+	Replica string `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`
+	// The version of Keyfold that it runs.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The time by its clock.
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	// How long ago it last saw the store; unset: it has not seen it yet.
+	StoreAge *durationpb.Duration `protobuf:"bytes,4,opt,name=store_age,json=storeAge,proto3" json:"store_age,omitempty"`
+	// The age at which it stops serving from memory, until it sees the store again.
+	MaxStoreAge   *durationpb.Duration `protobuf:"bytes,5,opt,name=max_store_age,json=maxStoreAge,proto3" json:"max_store_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicaInfo) Reset() {
+	*x = ReplicaInfo{}
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaInfo) ProtoMessage() {}
+
+func (x *ReplicaInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaInfo.ProtoReflect.Descriptor instead.
+func (*ReplicaInfo) Descriptor() ([]byte, []int) {
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *ReplicaInfo) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *ReplicaInfo) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ReplicaInfo) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *ReplicaInfo) GetStoreAge() *durationpb.Duration {
+	if x != nil {
+		return x.StoreAge
+	}
+	return nil
+}
+
+func (x *ReplicaInfo) GetMaxStoreAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxStoreAge
+	}
+	return nil
+}
+
+// The request of GetCaller.
+type GetCallerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCallerRequest) Reset() {
+	*x = GetCallerRequest{}
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCallerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCallerRequest) ProtoMessage() {}
+
+func (x *GetCallerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCallerRequest.ProtoReflect.Descriptor instead.
+func (*GetCallerRequest) Descriptor() ([]byte, []int) {
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{60}
+}
+
+// The response of GetCaller.
+type GetCallerResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name by which logs and events know the caller, such as `jwt:ISSUER#SUBJECT`.
+	Caller string `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	// All names that its credential proves, that one first. Grants go by any of them.
+	Names []string `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
+	// How the server identified it.
+	Proof CallerProof `protobuf:"varint,3,opt,name=proof,proto3,enum=keyfold.v1.CallerProof" json:"proof,omitempty"`
+	// The organization in its token, if grants of the caller go by one; else empty.
+	Organization string `protobuf:"bytes,4,opt,name=organization,proto3" json:"organization,omitempty"`
+	// When the first of its credentials ends, by the issuer's clock; unset: it showed none.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// The grants that hold for it, in the order of the policy; empty: it may do nothing.
+	Grants []*CallerGrant `protobuf:"bytes,6,rep,name=grants,proto3" json:"grants,omitempty"`
+	// Why further grants that name it do not hold for it, one line each.
+	Notices []string `protobuf:"bytes,7,rep,name=notices,proto3" json:"notices,omitempty"`
+	// The replica that answered; unset for a caller without a grant.
+	Replica       *ReplicaInfo `protobuf:"bytes,8,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCallerResponse) Reset() {
+	*x = GetCallerResponse{}
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCallerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCallerResponse) ProtoMessage() {}
+
+func (x *GetCallerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCallerResponse.ProtoReflect.Descriptor instead.
+func (*GetCallerResponse) Descriptor() ([]byte, []int) {
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *GetCallerResponse) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *GetCallerResponse) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *GetCallerResponse) GetProof() CallerProof {
+	if x != nil {
+		return x.Proof
+	}
+	return CallerProof_CALLER_PROOF_UNSPECIFIED
+}
+
+func (x *GetCallerResponse) GetOrganization() string {
+	if x != nil {
+		return x.Organization
+	}
+	return ""
+}
+
+func (x *GetCallerResponse) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *GetCallerResponse) GetGrants() []*CallerGrant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *GetCallerResponse) GetNotices() []string {
+	if x != nil {
+		return x.Notices
+	}
+	return nil
+}
+
+func (x *GetCallerResponse) GetReplica() *ReplicaInfo {
+	if x != nil {
+		return x.Replica
+	}
+	return nil
+}
+
 // The request of StartOperation.
 type StartOperationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5045,7 +5430,7 @@ type StartOperationRequest struct {
 
 func (x *StartOperationRequest) Reset() {
 	*x = StartOperationRequest{}
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[58]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5057,7 +5442,7 @@ func (x *StartOperationRequest) String() string {
 func (*StartOperationRequest) ProtoMessage() {}
 
 func (x *StartOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[58]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5070,7 +5455,7 @@ func (x *StartOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartOperationRequest.ProtoReflect.Descriptor instead.
 func (*StartOperationRequest) Descriptor() ([]byte, []int) {
-	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{58}
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *StartOperationRequest) GetOperation() string {
@@ -5133,7 +5518,7 @@ type StartOperationResponse struct {
 
 func (x *StartOperationResponse) Reset() {
 	*x = StartOperationResponse{}
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[59]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5145,7 +5530,7 @@ func (x *StartOperationResponse) String() string {
 func (*StartOperationResponse) ProtoMessage() {}
 
 func (x *StartOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[59]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5158,7 +5543,7 @@ func (x *StartOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartOperationResponse.ProtoReflect.Descriptor instead.
 func (*StartOperationResponse) Descriptor() ([]byte, []int) {
-	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{59}
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *StartOperationResponse) GetName() string {
@@ -5639,7 +6024,34 @@ const file_keyfold_v1_key_management_service_proto_rawDesc = "" +
 	"\rnot_authentic\x18\t \x03(\tR\fnotAuthentic\x12\x16\n" +
 	"\x06banned\x18\n" +
 	" \x03(\tR\x06bannedB\x12\n" +
-	"\x10_safe_to_disable\"\xf6\x01\n" +
+	"\x10_safe_to_disable\"\xc2\x02\n" +
+	"\vCallerGrant\x12\x14\n" +
+	"\x05roles\x18\x01 \x03(\tR\x05roles\x12\x18\n" +
+	"\amethods\x18\x02 \x03(\tR\amethods\x12)\n" +
+	"\x10cluster_patterns\x18\x03 \x03(\tR\x0fclusterPatterns\x123\n" +
+	"\x15organization_patterns\x18\x04 \x03(\tR\x14organizationPatterns\x12'\n" +
+	"\x0fregion_patterns\x18\x05 \x03(\tR\x0eregionPatterns\x12>\n" +
+	"\acontext\x18\x06 \x03(\v2$.keyfold.v1.CallerGrant.ContextEntryR\acontext\x1a:\n" +
+	"\fContextEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x01\n" +
+	"\vReplicaInfo\x12\x18\n" +
+	"\areplica\x18\x01 \x01(\tR\areplica\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x126\n" +
+	"\tstore_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bstoreAge\x12=\n" +
+	"\rmax_store_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vmaxStoreAge\"\x12\n" +
+	"\x10GetCallerRequest\"\xcf\x02\n" +
+	"\x11GetCallerResponse\x12\x16\n" +
+	"\x06caller\x18\x01 \x01(\tR\x06caller\x12\x14\n" +
+	"\x05names\x18\x02 \x03(\tR\x05names\x12-\n" +
+	"\x05proof\x18\x03 \x01(\x0e2\x17.keyfold.v1.CallerProofR\x05proof\x12\"\n" +
+	"\forganization\x18\x04 \x01(\tR\forganization\x12;\n" +
+	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12/\n" +
+	"\x06grants\x18\x06 \x03(\v2\x17.keyfold.v1.CallerGrantR\x06grants\x12\x18\n" +
+	"\anotices\x18\a \x03(\tR\anotices\x121\n" +
+	"\areplica\x18\b \x01(\v2\x17.keyfold.v1.ReplicaInfoR\areplica\"\xf6\x01\n" +
 	"\x15StartOperationRequest\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x123\n" +
 	"\x06action\x18\x02 \x01(\v2\x1b.keyfold.v1.OperationActionR\x06action\x120\n" +
@@ -5677,7 +6089,13 @@ const file_keyfold_v1_key_management_service_proto_rawDesc = "" +
 	"\x17IMPACT_TIME_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13IMPACT_TIME_AT_ONCE\x10\x01\x12\x19\n" +
 	"\x15IMPACT_TIME_AFTER_TTL\x10\x02\x12\x15\n" +
-	"\x11IMPACT_TIME_NEVER\x10\x032\xab\r\n" +
+	"\x11IMPACT_TIME_NEVER\x10\x03*\x95\x01\n" +
+	"\vCallerProof\x12\x1c\n" +
+	"\x18CALLER_PROOF_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18CALLER_PROOF_CERTIFICATE\x10\x01\x12\x16\n" +
+	"\x12CALLER_PROOF_TOKEN\x10\x02\x12\x17\n" +
+	"\x13CALLER_PROOF_SOCKET\x10\x03\x12\x19\n" +
+	"\x15CALLER_PROOF_LOOPBACK\x10\x042\xf5\r\n" +
 	"\x14KeyManagementService\x129\n" +
 	"\x04Wrap\x12\x17.keyfold.v1.WrapRequest\x1a\x18.keyfold.v1.WrapResponse\x12?\n" +
 	"\x06Unwrap\x12\x19.keyfold.v1.UnwrapRequest\x1a\x1a.keyfold.v1.UnwrapResponse\x12Z\n" +
@@ -5700,7 +6118,8 @@ const file_keyfold_v1_key_management_service_proto_rawDesc = "" +
 	"\aRecheck\x12\x1a.keyfold.v1.RecheckRequest\x1a\x1b.keyfold.v1.RecheckResponse\x12H\n" +
 	"\tGetStatus\x12\x1c.keyfold.v1.GetStatusRequest\x1a\x1d.keyfold.v1.GetStatusResponse\x12Q\n" +
 	"\fListClusters\x12\x1f.keyfold.v1.ListClustersRequest\x1a .keyfold.v1.ListClustersResponse\x12Q\n" +
-	"\fListKeyUsage\x12\x1f.keyfold.v1.ListKeyUsageRequest\x1a .keyfold.v1.ListKeyUsageResponse\x12W\n" +
+	"\fListKeyUsage\x12\x1f.keyfold.v1.ListKeyUsageRequest\x1a .keyfold.v1.ListKeyUsageResponse\x12H\n" +
+	"\tGetCaller\x12\x1c.keyfold.v1.GetCallerRequest\x1a\x1d.keyfold.v1.GetCallerResponse\x12W\n" +
 	"\x0eStartOperation\x12!.keyfold.v1.StartOperationRequest\x1a\".keyfold.v1.StartOperationResponseb\x06proto3"
 
 var (
@@ -5715,235 +6134,251 @@ func file_keyfold_v1_key_management_service_proto_rawDescGZIP() []byte {
 	return file_keyfold_v1_key_management_service_proto_rawDescData
 }
 
-var file_keyfold_v1_key_management_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_keyfold_v1_key_management_service_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_keyfold_v1_key_management_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_keyfold_v1_key_management_service_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
 var file_keyfold_v1_key_management_service_proto_goTypes = []any{
 	(TestStep)(0),                    // 0: keyfold.v1.TestStep
 	(TestOutcome)(0),                 // 1: keyfold.v1.TestOutcome
 	(WhatIf)(0),                      // 2: keyfold.v1.WhatIf
 	(ImpactTime)(0),                  // 3: keyfold.v1.ImpactTime
-	(*WrapRequest)(nil),              // 4: keyfold.v1.WrapRequest
-	(*WrapResponse)(nil),             // 5: keyfold.v1.WrapResponse
-	(*UnwrapRequest)(nil),            // 6: keyfold.v1.UnwrapRequest
-	(*UnwrapResponse)(nil),           // 7: keyfold.v1.UnwrapResponse
-	(*GenerateDataKeyRequest)(nil),   // 8: keyfold.v1.GenerateDataKeyRequest
-	(*GenerateDataKeyResponse)(nil),  // 9: keyfold.v1.GenerateDataKeyResponse
-	(*Destination)(nil),              // 10: keyfold.v1.Destination
-	(*RewrapRequest)(nil),            // 11: keyfold.v1.RewrapRequest
-	(*RewrapResponse)(nil),           // 12: keyfold.v1.RewrapResponse
-	(*BatchWrapItem)(nil),            // 13: keyfold.v1.BatchWrapItem
-	(*BatchWrapRequest)(nil),         // 14: keyfold.v1.BatchWrapRequest
-	(*BatchWrapResult)(nil),          // 15: keyfold.v1.BatchWrapResult
-	(*BatchWrapResponse)(nil),        // 16: keyfold.v1.BatchWrapResponse
-	(*BatchUnwrapItem)(nil),          // 17: keyfold.v1.BatchUnwrapItem
-	(*BatchUnwrapRequest)(nil),       // 18: keyfold.v1.BatchUnwrapRequest
-	(*BatchUnwrapResult)(nil),        // 19: keyfold.v1.BatchUnwrapResult
-	(*BatchUnwrapResponse)(nil),      // 20: keyfold.v1.BatchUnwrapResponse
-	(*BatchRewrapItem)(nil),          // 21: keyfold.v1.BatchRewrapItem
-	(*BatchRewrapRequest)(nil),       // 22: keyfold.v1.BatchRewrapRequest
-	(*BatchRewrapResult)(nil),        // 23: keyfold.v1.BatchRewrapResult
-	(*BatchRewrapResponse)(nil),      // 24: keyfold.v1.BatchRewrapResponse
-	(*EnableRequest)(nil),            // 25: keyfold.v1.EnableRequest
-	(*EnableResponse)(nil),           // 26: keyfold.v1.EnableResponse
-	(*AddRegionsRequest)(nil),        // 27: keyfold.v1.AddRegionsRequest
-	(*AddRegionsResponse)(nil),       // 28: keyfold.v1.AddRegionsResponse
-	(*RotateRequest)(nil),            // 29: keyfold.v1.RotateRequest
-	(*RotateResponse)(nil),           // 30: keyfold.v1.RotateResponse
-	(*RevokeRequest)(nil),            // 31: keyfold.v1.RevokeRequest
-	(*RevokeResponse)(nil),           // 32: keyfold.v1.RevokeResponse
-	(*RestoreRequest)(nil),           // 33: keyfold.v1.RestoreRequest
-	(*NotRestored)(nil),              // 34: keyfold.v1.NotRestored
-	(*RestoreResponse)(nil),          // 35: keyfold.v1.RestoreResponse
-	(*RetireGenerationRequest)(nil),  // 36: keyfold.v1.RetireGenerationRequest
-	(*RetireGenerationResponse)(nil), // 37: keyfold.v1.RetireGenerationResponse
-	(*DeleteClusterRequest)(nil),     // 38: keyfold.v1.DeleteClusterRequest
-	(*UnreadableGeneration)(nil),     // 39: keyfold.v1.UnreadableGeneration
-	(*DeleteClusterResponse)(nil),    // 40: keyfold.v1.DeleteClusterResponse
-	(*UndeleteClusterRequest)(nil),   // 41: keyfold.v1.UndeleteClusterRequest
-	(*UndeleteClusterResponse)(nil),  // 42: keyfold.v1.UndeleteClusterResponse
-	(*TestKeyRequest)(nil),           // 43: keyfold.v1.TestKeyRequest
-	(*TestKeyStep)(nil),              // 44: keyfold.v1.TestKeyStep
-	(*TestKeyReplica)(nil),           // 45: keyfold.v1.TestKeyReplica
-	(*TestKeyResponse)(nil),          // 46: keyfold.v1.TestKeyResponse
-	(*GetAccessPolicyRequest)(nil),   // 47: keyfold.v1.GetAccessPolicyRequest
-	(*AccessStatement)(nil),          // 48: keyfold.v1.AccessStatement
-	(*GetAccessPolicyResponse)(nil),  // 49: keyfold.v1.GetAccessPolicyResponse
-	(*RecheckRequest)(nil),           // 50: keyfold.v1.RecheckRequest
-	(*RecheckResult)(nil),            // 51: keyfold.v1.RecheckResult
-	(*RecheckResponse)(nil),          // 52: keyfold.v1.RecheckResponse
-	(*GetStatusRequest)(nil),         // 53: keyfold.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),        // 54: keyfold.v1.GetStatusResponse
-	(*ListClustersRequest)(nil),      // 55: keyfold.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),     // 56: keyfold.v1.ListClustersResponse
-	(*KeySelector)(nil),              // 57: keyfold.v1.KeySelector
-	(*ListKeyUsageRequest)(nil),      // 58: keyfold.v1.ListKeyUsageRequest
-	(*KeyUse)(nil),                   // 59: keyfold.v1.KeyUse
-	(*KeyImpact)(nil),                // 60: keyfold.v1.KeyImpact
-	(*ListKeyUsageResponse)(nil),     // 61: keyfold.v1.ListKeyUsageResponse
-	(*StartOperationRequest)(nil),    // 62: keyfold.v1.StartOperationRequest
-	(*StartOperationResponse)(nil),   // 63: keyfold.v1.StartOperationResponse
-	nil,                              // 64: keyfold.v1.WrapRequest.ContextEntry
-	nil,                              // 65: keyfold.v1.UnwrapRequest.ContextEntry
-	nil,                              // 66: keyfold.v1.GenerateDataKeyRequest.ContextEntry
-	nil,                              // 67: keyfold.v1.Destination.ContextEntry
-	nil,                              // 68: keyfold.v1.RewrapRequest.ContextEntry
-	nil,                              // 69: keyfold.v1.BatchWrapItem.ContextEntry
-	nil,                              // 70: keyfold.v1.BatchWrapRequest.ContextEntry
-	nil,                              // 71: keyfold.v1.BatchUnwrapItem.ContextEntry
-	nil,                              // 72: keyfold.v1.BatchUnwrapRequest.ContextEntry
-	nil,                              // 73: keyfold.v1.BatchRewrapItem.ContextEntry
-	nil,                              // 74: keyfold.v1.BatchRewrapRequest.ContextEntry
-	nil,                              // 75: keyfold.v1.GetAccessPolicyResponse.BoundContextEntry
-	(*durationpb.Duration)(nil),      // 76: google.protobuf.Duration
-	(*status.Status)(nil),            // 77: google.rpc.Status
-	(*RegionSpec)(nil),               // 78: keyfold.v1.RegionSpec
-	(*ClusterStatus)(nil),            // 79: keyfold.v1.ClusterStatus
-	(*PendingReplica)(nil),           // 80: keyfold.v1.PendingReplica
-	(*timestamppb.Timestamp)(nil),    // 81: google.protobuf.Timestamp
-	(*KeySpec)(nil),                  // 82: keyfold.v1.KeySpec
-	(Health)(0),                      // 83: keyfold.v1.Health
-	(State)(0),                       // 84: keyfold.v1.State
-	(*OperationAction)(nil),          // 85: keyfold.v1.OperationAction
-	(*OperationScope)(nil),           // 86: keyfold.v1.OperationScope
-	(*OperationMetadata)(nil),        // 87: keyfold.v1.OperationMetadata
-	(*OperationCensus)(nil),          // 88: keyfold.v1.OperationCensus
+	(CallerProof)(0),                 // 4: keyfold.v1.CallerProof
+	(*WrapRequest)(nil),              // 5: keyfold.v1.WrapRequest
+	(*WrapResponse)(nil),             // 6: keyfold.v1.WrapResponse
+	(*UnwrapRequest)(nil),            // 7: keyfold.v1.UnwrapRequest
+	(*UnwrapResponse)(nil),           // 8: keyfold.v1.UnwrapResponse
+	(*GenerateDataKeyRequest)(nil),   // 9: keyfold.v1.GenerateDataKeyRequest
+	(*GenerateDataKeyResponse)(nil),  // 10: keyfold.v1.GenerateDataKeyResponse
+	(*Destination)(nil),              // 11: keyfold.v1.Destination
+	(*RewrapRequest)(nil),            // 12: keyfold.v1.RewrapRequest
+	(*RewrapResponse)(nil),           // 13: keyfold.v1.RewrapResponse
+	(*BatchWrapItem)(nil),            // 14: keyfold.v1.BatchWrapItem
+	(*BatchWrapRequest)(nil),         // 15: keyfold.v1.BatchWrapRequest
+	(*BatchWrapResult)(nil),          // 16: keyfold.v1.BatchWrapResult
+	(*BatchWrapResponse)(nil),        // 17: keyfold.v1.BatchWrapResponse
+	(*BatchUnwrapItem)(nil),          // 18: keyfold.v1.BatchUnwrapItem
+	(*BatchUnwrapRequest)(nil),       // 19: keyfold.v1.BatchUnwrapRequest
+	(*BatchUnwrapResult)(nil),        // 20: keyfold.v1.BatchUnwrapResult
+	(*BatchUnwrapResponse)(nil),      // 21: keyfold.v1.BatchUnwrapResponse
+	(*BatchRewrapItem)(nil),          // 22: keyfold.v1.BatchRewrapItem
+	(*BatchRewrapRequest)(nil),       // 23: keyfold.v1.BatchRewrapRequest
+	(*BatchRewrapResult)(nil),        // 24: keyfold.v1.BatchRewrapResult
+	(*BatchRewrapResponse)(nil),      // 25: keyfold.v1.BatchRewrapResponse
+	(*EnableRequest)(nil),            // 26: keyfold.v1.EnableRequest
+	(*EnableResponse)(nil),           // 27: keyfold.v1.EnableResponse
+	(*AddRegionsRequest)(nil),        // 28: keyfold.v1.AddRegionsRequest
+	(*AddRegionsResponse)(nil),       // 29: keyfold.v1.AddRegionsResponse
+	(*RotateRequest)(nil),            // 30: keyfold.v1.RotateRequest
+	(*RotateResponse)(nil),           // 31: keyfold.v1.RotateResponse
+	(*RevokeRequest)(nil),            // 32: keyfold.v1.RevokeRequest
+	(*RevokeResponse)(nil),           // 33: keyfold.v1.RevokeResponse
+	(*RestoreRequest)(nil),           // 34: keyfold.v1.RestoreRequest
+	(*NotRestored)(nil),              // 35: keyfold.v1.NotRestored
+	(*RestoreResponse)(nil),          // 36: keyfold.v1.RestoreResponse
+	(*RetireGenerationRequest)(nil),  // 37: keyfold.v1.RetireGenerationRequest
+	(*RetireGenerationResponse)(nil), // 38: keyfold.v1.RetireGenerationResponse
+	(*DeleteClusterRequest)(nil),     // 39: keyfold.v1.DeleteClusterRequest
+	(*UnreadableGeneration)(nil),     // 40: keyfold.v1.UnreadableGeneration
+	(*DeleteClusterResponse)(nil),    // 41: keyfold.v1.DeleteClusterResponse
+	(*UndeleteClusterRequest)(nil),   // 42: keyfold.v1.UndeleteClusterRequest
+	(*UndeleteClusterResponse)(nil),  // 43: keyfold.v1.UndeleteClusterResponse
+	(*TestKeyRequest)(nil),           // 44: keyfold.v1.TestKeyRequest
+	(*TestKeyStep)(nil),              // 45: keyfold.v1.TestKeyStep
+	(*TestKeyReplica)(nil),           // 46: keyfold.v1.TestKeyReplica
+	(*TestKeyResponse)(nil),          // 47: keyfold.v1.TestKeyResponse
+	(*GetAccessPolicyRequest)(nil),   // 48: keyfold.v1.GetAccessPolicyRequest
+	(*AccessStatement)(nil),          // 49: keyfold.v1.AccessStatement
+	(*GetAccessPolicyResponse)(nil),  // 50: keyfold.v1.GetAccessPolicyResponse
+	(*RecheckRequest)(nil),           // 51: keyfold.v1.RecheckRequest
+	(*RecheckResult)(nil),            // 52: keyfold.v1.RecheckResult
+	(*RecheckResponse)(nil),          // 53: keyfold.v1.RecheckResponse
+	(*GetStatusRequest)(nil),         // 54: keyfold.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),        // 55: keyfold.v1.GetStatusResponse
+	(*ListClustersRequest)(nil),      // 56: keyfold.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),     // 57: keyfold.v1.ListClustersResponse
+	(*KeySelector)(nil),              // 58: keyfold.v1.KeySelector
+	(*ListKeyUsageRequest)(nil),      // 59: keyfold.v1.ListKeyUsageRequest
+	(*KeyUse)(nil),                   // 60: keyfold.v1.KeyUse
+	(*KeyImpact)(nil),                // 61: keyfold.v1.KeyImpact
+	(*ListKeyUsageResponse)(nil),     // 62: keyfold.v1.ListKeyUsageResponse
+	(*CallerGrant)(nil),              // 63: keyfold.v1.CallerGrant
+	(*ReplicaInfo)(nil),              // 64: keyfold.v1.ReplicaInfo
+	(*GetCallerRequest)(nil),         // 65: keyfold.v1.GetCallerRequest
+	(*GetCallerResponse)(nil),        // 66: keyfold.v1.GetCallerResponse
+	(*StartOperationRequest)(nil),    // 67: keyfold.v1.StartOperationRequest
+	(*StartOperationResponse)(nil),   // 68: keyfold.v1.StartOperationResponse
+	nil,                              // 69: keyfold.v1.WrapRequest.ContextEntry
+	nil,                              // 70: keyfold.v1.UnwrapRequest.ContextEntry
+	nil,                              // 71: keyfold.v1.GenerateDataKeyRequest.ContextEntry
+	nil,                              // 72: keyfold.v1.Destination.ContextEntry
+	nil,                              // 73: keyfold.v1.RewrapRequest.ContextEntry
+	nil,                              // 74: keyfold.v1.BatchWrapItem.ContextEntry
+	nil,                              // 75: keyfold.v1.BatchWrapRequest.ContextEntry
+	nil,                              // 76: keyfold.v1.BatchUnwrapItem.ContextEntry
+	nil,                              // 77: keyfold.v1.BatchUnwrapRequest.ContextEntry
+	nil,                              // 78: keyfold.v1.BatchRewrapItem.ContextEntry
+	nil,                              // 79: keyfold.v1.BatchRewrapRequest.ContextEntry
+	nil,                              // 80: keyfold.v1.GetAccessPolicyResponse.BoundContextEntry
+	nil,                              // 81: keyfold.v1.CallerGrant.ContextEntry
+	(*durationpb.Duration)(nil),      // 82: google.protobuf.Duration
+	(*status.Status)(nil),            // 83: google.rpc.Status
+	(*RegionSpec)(nil),               // 84: keyfold.v1.RegionSpec
+	(*ClusterStatus)(nil),            // 85: keyfold.v1.ClusterStatus
+	(*PendingReplica)(nil),           // 86: keyfold.v1.PendingReplica
+	(*timestamppb.Timestamp)(nil),    // 87: google.protobuf.Timestamp
+	(*KeySpec)(nil),                  // 88: keyfold.v1.KeySpec
+	(Health)(0),                      // 89: keyfold.v1.Health
+	(State)(0),                       // 90: keyfold.v1.State
+	(*OperationAction)(nil),          // 91: keyfold.v1.OperationAction
+	(*OperationScope)(nil),           // 92: keyfold.v1.OperationScope
+	(*OperationMetadata)(nil),        // 93: keyfold.v1.OperationMetadata
+	(*OperationCensus)(nil),          // 94: keyfold.v1.OperationCensus
 }
 var file_keyfold_v1_key_management_service_proto_depIdxs = []int32{
-	64,  // 0: keyfold.v1.WrapRequest.context:type_name -> keyfold.v1.WrapRequest.ContextEntry
-	76,  // 1: keyfold.v1.WrapResponse.max_cache_age:type_name -> google.protobuf.Duration
-	65,  // 2: keyfold.v1.UnwrapRequest.context:type_name -> keyfold.v1.UnwrapRequest.ContextEntry
-	76,  // 3: keyfold.v1.UnwrapResponse.max_cache_age:type_name -> google.protobuf.Duration
-	66,  // 4: keyfold.v1.GenerateDataKeyRequest.context:type_name -> keyfold.v1.GenerateDataKeyRequest.ContextEntry
-	76,  // 5: keyfold.v1.GenerateDataKeyResponse.max_cache_age:type_name -> google.protobuf.Duration
-	67,  // 6: keyfold.v1.Destination.context:type_name -> keyfold.v1.Destination.ContextEntry
-	68,  // 7: keyfold.v1.RewrapRequest.context:type_name -> keyfold.v1.RewrapRequest.ContextEntry
-	10,  // 8: keyfold.v1.RewrapRequest.destination:type_name -> keyfold.v1.Destination
-	69,  // 9: keyfold.v1.BatchWrapItem.context:type_name -> keyfold.v1.BatchWrapItem.ContextEntry
-	70,  // 10: keyfold.v1.BatchWrapRequest.context:type_name -> keyfold.v1.BatchWrapRequest.ContextEntry
-	13,  // 11: keyfold.v1.BatchWrapRequest.items:type_name -> keyfold.v1.BatchWrapItem
-	5,   // 12: keyfold.v1.BatchWrapResult.answer:type_name -> keyfold.v1.WrapResponse
-	77,  // 13: keyfold.v1.BatchWrapResult.error:type_name -> google.rpc.Status
-	15,  // 14: keyfold.v1.BatchWrapResponse.results:type_name -> keyfold.v1.BatchWrapResult
-	71,  // 15: keyfold.v1.BatchUnwrapItem.context:type_name -> keyfold.v1.BatchUnwrapItem.ContextEntry
-	72,  // 16: keyfold.v1.BatchUnwrapRequest.context:type_name -> keyfold.v1.BatchUnwrapRequest.ContextEntry
-	17,  // 17: keyfold.v1.BatchUnwrapRequest.items:type_name -> keyfold.v1.BatchUnwrapItem
-	7,   // 18: keyfold.v1.BatchUnwrapResult.answer:type_name -> keyfold.v1.UnwrapResponse
-	77,  // 19: keyfold.v1.BatchUnwrapResult.error:type_name -> google.rpc.Status
-	19,  // 20: keyfold.v1.BatchUnwrapResponse.results:type_name -> keyfold.v1.BatchUnwrapResult
-	73,  // 21: keyfold.v1.BatchRewrapItem.context:type_name -> keyfold.v1.BatchRewrapItem.ContextEntry
-	10,  // 22: keyfold.v1.BatchRewrapItem.destination:type_name -> keyfold.v1.Destination
-	74,  // 23: keyfold.v1.BatchRewrapRequest.context:type_name -> keyfold.v1.BatchRewrapRequest.ContextEntry
-	21,  // 24: keyfold.v1.BatchRewrapRequest.items:type_name -> keyfold.v1.BatchRewrapItem
-	10,  // 25: keyfold.v1.BatchRewrapRequest.destination:type_name -> keyfold.v1.Destination
-	12,  // 26: keyfold.v1.BatchRewrapResult.answer:type_name -> keyfold.v1.RewrapResponse
-	77,  // 27: keyfold.v1.BatchRewrapResult.error:type_name -> google.rpc.Status
-	23,  // 28: keyfold.v1.BatchRewrapResponse.results:type_name -> keyfold.v1.BatchRewrapResult
-	78,  // 29: keyfold.v1.EnableRequest.region_specs:type_name -> keyfold.v1.RegionSpec
-	79,  // 30: keyfold.v1.EnableResponse.status:type_name -> keyfold.v1.ClusterStatus
-	78,  // 31: keyfold.v1.AddRegionsRequest.region_specs:type_name -> keyfold.v1.RegionSpec
-	79,  // 32: keyfold.v1.AddRegionsResponse.status:type_name -> keyfold.v1.ClusterStatus
-	78,  // 33: keyfold.v1.RotateRequest.region_specs:type_name -> keyfold.v1.RegionSpec
-	79,  // 34: keyfold.v1.RotateResponse.status:type_name -> keyfold.v1.ClusterStatus
-	80,  // 35: keyfold.v1.RotateResponse.pending:type_name -> keyfold.v1.PendingReplica
-	79,  // 36: keyfold.v1.RevokeResponse.status:type_name -> keyfold.v1.ClusterStatus
-	80,  // 37: keyfold.v1.RevokeResponse.pending:type_name -> keyfold.v1.PendingReplica
-	77,  // 38: keyfold.v1.NotRestored.error:type_name -> google.rpc.Status
-	79,  // 39: keyfold.v1.RestoreResponse.status:type_name -> keyfold.v1.ClusterStatus
-	34,  // 40: keyfold.v1.RestoreResponse.not_restored:type_name -> keyfold.v1.NotRestored
-	79,  // 41: keyfold.v1.RetireGenerationResponse.status:type_name -> keyfold.v1.ClusterStatus
-	80,  // 42: keyfold.v1.RetireGenerationResponse.pending:type_name -> keyfold.v1.PendingReplica
-	76,  // 43: keyfold.v1.DeleteClusterRequest.waiting_period:type_name -> google.protobuf.Duration
-	81,  // 44: keyfold.v1.UnreadableGeneration.create_time:type_name -> google.protobuf.Timestamp
-	81,  // 45: keyfold.v1.UnreadableGeneration.last_use_time:type_name -> google.protobuf.Timestamp
-	79,  // 46: keyfold.v1.DeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
-	39,  // 47: keyfold.v1.DeleteClusterResponse.losses:type_name -> keyfold.v1.UnreadableGeneration
-	81,  // 48: keyfold.v1.DeleteClusterResponse.purge_time:type_name -> google.protobuf.Timestamp
-	81,  // 49: keyfold.v1.DeleteClusterResponse.final_after:type_name -> google.protobuf.Timestamp
-	80,  // 50: keyfold.v1.DeleteClusterResponse.pending:type_name -> keyfold.v1.PendingReplica
-	79,  // 51: keyfold.v1.UndeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
-	82,  // 52: keyfold.v1.TestKeyRequest.key_spec:type_name -> keyfold.v1.KeySpec
+	69,  // 0: keyfold.v1.WrapRequest.context:type_name -> keyfold.v1.WrapRequest.ContextEntry
+	82,  // 1: keyfold.v1.WrapResponse.max_cache_age:type_name -> google.protobuf.Duration
+	70,  // 2: keyfold.v1.UnwrapRequest.context:type_name -> keyfold.v1.UnwrapRequest.ContextEntry
+	82,  // 3: keyfold.v1.UnwrapResponse.max_cache_age:type_name -> google.protobuf.Duration
+	71,  // 4: keyfold.v1.GenerateDataKeyRequest.context:type_name -> keyfold.v1.GenerateDataKeyRequest.ContextEntry
+	82,  // 5: keyfold.v1.GenerateDataKeyResponse.max_cache_age:type_name -> google.protobuf.Duration
+	72,  // 6: keyfold.v1.Destination.context:type_name -> keyfold.v1.Destination.ContextEntry
+	73,  // 7: keyfold.v1.RewrapRequest.context:type_name -> keyfold.v1.RewrapRequest.ContextEntry
+	11,  // 8: keyfold.v1.RewrapRequest.destination:type_name -> keyfold.v1.Destination
+	74,  // 9: keyfold.v1.BatchWrapItem.context:type_name -> keyfold.v1.BatchWrapItem.ContextEntry
+	75,  // 10: keyfold.v1.BatchWrapRequest.context:type_name -> keyfold.v1.BatchWrapRequest.ContextEntry
+	14,  // 11: keyfold.v1.BatchWrapRequest.items:type_name -> keyfold.v1.BatchWrapItem
+	6,   // 12: keyfold.v1.BatchWrapResult.answer:type_name -> keyfold.v1.WrapResponse
+	83,  // 13: keyfold.v1.BatchWrapResult.error:type_name -> google.rpc.Status
+	16,  // 14: keyfold.v1.BatchWrapResponse.results:type_name -> keyfold.v1.BatchWrapResult
+	76,  // 15: keyfold.v1.BatchUnwrapItem.context:type_name -> keyfold.v1.BatchUnwrapItem.ContextEntry
+	77,  // 16: keyfold.v1.BatchUnwrapRequest.context:type_name -> keyfold.v1.BatchUnwrapRequest.ContextEntry
+	18,  // 17: keyfold.v1.BatchUnwrapRequest.items:type_name -> keyfold.v1.BatchUnwrapItem
+	8,   // 18: keyfold.v1.BatchUnwrapResult.answer:type_name -> keyfold.v1.UnwrapResponse
+	83,  // 19: keyfold.v1.BatchUnwrapResult.error:type_name -> google.rpc.Status
+	20,  // 20: keyfold.v1.BatchUnwrapResponse.results:type_name -> keyfold.v1.BatchUnwrapResult
+	78,  // 21: keyfold.v1.BatchRewrapItem.context:type_name -> keyfold.v1.BatchRewrapItem.ContextEntry
+	11,  // 22: keyfold.v1.BatchRewrapItem.destination:type_name -> keyfold.v1.Destination
+	79,  // 23: keyfold.v1.BatchRewrapRequest.context:type_name -> keyfold.v1.BatchRewrapRequest.ContextEntry
+	22,  // 24: keyfold.v1.BatchRewrapRequest.items:type_name -> keyfold.v1.BatchRewrapItem
+	11,  // 25: keyfold.v1.BatchRewrapRequest.destination:type_name -> keyfold.v1.Destination
+	13,  // 26: keyfold.v1.BatchRewrapResult.answer:type_name -> keyfold.v1.RewrapResponse
+	83,  // 27: keyfold.v1.BatchRewrapResult.error:type_name -> google.rpc.Status
+	24,  // 28: keyfold.v1.BatchRewrapResponse.results:type_name -> keyfold.v1.BatchRewrapResult
+	84,  // 29: keyfold.v1.EnableRequest.region_specs:type_name -> keyfold.v1.RegionSpec
+	85,  // 30: keyfold.v1.EnableResponse.status:type_name -> keyfold.v1.ClusterStatus
+	84,  // 31: keyfold.v1.AddRegionsRequest.region_specs:type_name -> keyfold.v1.RegionSpec
+	85,  // 32: keyfold.v1.AddRegionsResponse.status:type_name -> keyfold.v1.ClusterStatus
+	84,  // 33: keyfold.v1.RotateRequest.region_specs:type_name -> keyfold.v1.RegionSpec
+	85,  // 34: keyfold.v1.RotateResponse.status:type_name -> keyfold.v1.ClusterStatus
+	86,  // 35: keyfold.v1.RotateResponse.pending:type_name -> keyfold.v1.PendingReplica
+	85,  // 36: keyfold.v1.RevokeResponse.status:type_name -> keyfold.v1.ClusterStatus
+	86,  // 37: keyfold.v1.RevokeResponse.pending:type_name -> keyfold.v1.PendingReplica
+	83,  // 38: keyfold.v1.NotRestored.error:type_name -> google.rpc.Status
+	85,  // 39: keyfold.v1.RestoreResponse.status:type_name -> keyfold.v1.ClusterStatus
+	35,  // 40: keyfold.v1.RestoreResponse.not_restored:type_name -> keyfold.v1.NotRestored
+	85,  // 41: keyfold.v1.RetireGenerationResponse.status:type_name -> keyfold.v1.ClusterStatus
+	86,  // 42: keyfold.v1.RetireGenerationResponse.pending:type_name -> keyfold.v1.PendingReplica
+	82,  // 43: keyfold.v1.DeleteClusterRequest.waiting_period:type_name -> google.protobuf.Duration
+	87,  // 44: keyfold.v1.UnreadableGeneration.create_time:type_name -> google.protobuf.Timestamp
+	87,  // 45: keyfold.v1.UnreadableGeneration.last_use_time:type_name -> google.protobuf.Timestamp
+	85,  // 46: keyfold.v1.DeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
+	40,  // 47: keyfold.v1.DeleteClusterResponse.losses:type_name -> keyfold.v1.UnreadableGeneration
+	87,  // 48: keyfold.v1.DeleteClusterResponse.purge_time:type_name -> google.protobuf.Timestamp
+	87,  // 49: keyfold.v1.DeleteClusterResponse.final_after:type_name -> google.protobuf.Timestamp
+	86,  // 50: keyfold.v1.DeleteClusterResponse.pending:type_name -> keyfold.v1.PendingReplica
+	85,  // 51: keyfold.v1.UndeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
+	88,  // 52: keyfold.v1.TestKeyRequest.key_spec:type_name -> keyfold.v1.KeySpec
 	0,   // 53: keyfold.v1.TestKeyStep.step:type_name -> keyfold.v1.TestStep
 	1,   // 54: keyfold.v1.TestKeyStep.outcome:type_name -> keyfold.v1.TestOutcome
-	76,  // 55: keyfold.v1.TestKeyStep.latency:type_name -> google.protobuf.Duration
-	82,  // 56: keyfold.v1.TestKeyReplica.key_spec:type_name -> keyfold.v1.KeySpec
-	44,  // 57: keyfold.v1.TestKeyReplica.steps:type_name -> keyfold.v1.TestKeyStep
-	44,  // 58: keyfold.v1.TestKeyResponse.steps:type_name -> keyfold.v1.TestKeyStep
-	45,  // 59: keyfold.v1.TestKeyResponse.replicas:type_name -> keyfold.v1.TestKeyReplica
-	82,  // 60: keyfold.v1.GetAccessPolicyRequest.key_spec:type_name -> keyfold.v1.KeySpec
-	75,  // 61: keyfold.v1.GetAccessPolicyResponse.bound_context:type_name -> keyfold.v1.GetAccessPolicyResponse.BoundContextEntry
-	48,  // 62: keyfold.v1.GetAccessPolicyResponse.statements:type_name -> keyfold.v1.AccessStatement
-	83,  // 63: keyfold.v1.RecheckResult.health:type_name -> keyfold.v1.Health
-	77,  // 64: keyfold.v1.RecheckResult.error:type_name -> google.rpc.Status
-	51,  // 65: keyfold.v1.RecheckResponse.results:type_name -> keyfold.v1.RecheckResult
-	80,  // 66: keyfold.v1.RecheckResponse.pending:type_name -> keyfold.v1.PendingReplica
-	79,  // 67: keyfold.v1.GetStatusResponse.status:type_name -> keyfold.v1.ClusterStatus
-	84,  // 68: keyfold.v1.ListClustersRequest.state:type_name -> keyfold.v1.State
-	83,  // 69: keyfold.v1.ListClustersRequest.health:type_name -> keyfold.v1.Health
-	79,  // 70: keyfold.v1.ListClustersResponse.clusters:type_name -> keyfold.v1.ClusterStatus
-	57,  // 71: keyfold.v1.ListKeyUsageRequest.selector:type_name -> keyfold.v1.KeySelector
+	82,  // 55: keyfold.v1.TestKeyStep.latency:type_name -> google.protobuf.Duration
+	88,  // 56: keyfold.v1.TestKeyReplica.key_spec:type_name -> keyfold.v1.KeySpec
+	45,  // 57: keyfold.v1.TestKeyReplica.steps:type_name -> keyfold.v1.TestKeyStep
+	45,  // 58: keyfold.v1.TestKeyResponse.steps:type_name -> keyfold.v1.TestKeyStep
+	46,  // 59: keyfold.v1.TestKeyResponse.replicas:type_name -> keyfold.v1.TestKeyReplica
+	88,  // 60: keyfold.v1.GetAccessPolicyRequest.key_spec:type_name -> keyfold.v1.KeySpec
+	80,  // 61: keyfold.v1.GetAccessPolicyResponse.bound_context:type_name -> keyfold.v1.GetAccessPolicyResponse.BoundContextEntry
+	49,  // 62: keyfold.v1.GetAccessPolicyResponse.statements:type_name -> keyfold.v1.AccessStatement
+	89,  // 63: keyfold.v1.RecheckResult.health:type_name -> keyfold.v1.Health
+	83,  // 64: keyfold.v1.RecheckResult.error:type_name -> google.rpc.Status
+	52,  // 65: keyfold.v1.RecheckResponse.results:type_name -> keyfold.v1.RecheckResult
+	86,  // 66: keyfold.v1.RecheckResponse.pending:type_name -> keyfold.v1.PendingReplica
+	85,  // 67: keyfold.v1.GetStatusResponse.status:type_name -> keyfold.v1.ClusterStatus
+	90,  // 68: keyfold.v1.ListClustersRequest.state:type_name -> keyfold.v1.State
+	89,  // 69: keyfold.v1.ListClustersRequest.health:type_name -> keyfold.v1.Health
+	85,  // 70: keyfold.v1.ListClustersResponse.clusters:type_name -> keyfold.v1.ClusterStatus
+	58,  // 71: keyfold.v1.ListKeyUsageRequest.selector:type_name -> keyfold.v1.KeySelector
 	2,   // 72: keyfold.v1.ListKeyUsageRequest.what_if:type_name -> keyfold.v1.WhatIf
-	84,  // 73: keyfold.v1.KeyUse.state:type_name -> keyfold.v1.State
-	81,  // 74: keyfold.v1.KeyUse.create_time:type_name -> google.protobuf.Timestamp
-	81,  // 75: keyfold.v1.KeyUse.supersede_time:type_name -> google.protobuf.Timestamp
-	60,  // 76: keyfold.v1.KeyUse.impact:type_name -> keyfold.v1.KeyImpact
+	90,  // 73: keyfold.v1.KeyUse.state:type_name -> keyfold.v1.State
+	87,  // 74: keyfold.v1.KeyUse.create_time:type_name -> google.protobuf.Timestamp
+	87,  // 75: keyfold.v1.KeyUse.supersede_time:type_name -> google.protobuf.Timestamp
+	61,  // 76: keyfold.v1.KeyUse.impact:type_name -> keyfold.v1.KeyImpact
 	3,   // 77: keyfold.v1.KeyImpact.when:type_name -> keyfold.v1.ImpactTime
-	76,  // 78: keyfold.v1.KeyImpact.stops_within:type_name -> google.protobuf.Duration
-	59,  // 79: keyfold.v1.ListKeyUsageResponse.uses:type_name -> keyfold.v1.KeyUse
-	81,  // 80: keyfold.v1.ListKeyUsageResponse.backups_need_since:type_name -> google.protobuf.Timestamp
-	81,  // 81: keyfold.v1.ListKeyUsageResponse.backups_need_until:type_name -> google.protobuf.Timestamp
-	85,  // 82: keyfold.v1.StartOperationRequest.action:type_name -> keyfold.v1.OperationAction
-	86,  // 83: keyfold.v1.StartOperationRequest.scope:type_name -> keyfold.v1.OperationScope
-	87,  // 84: keyfold.v1.StartOperationResponse.metadata:type_name -> keyfold.v1.OperationMetadata
-	88,  // 85: keyfold.v1.StartOperationResponse.census:type_name -> keyfold.v1.OperationCensus
-	4,   // 86: keyfold.v1.KeyManagementService.Wrap:input_type -> keyfold.v1.WrapRequest
-	6,   // 87: keyfold.v1.KeyManagementService.Unwrap:input_type -> keyfold.v1.UnwrapRequest
-	8,   // 88: keyfold.v1.KeyManagementService.GenerateDataKey:input_type -> keyfold.v1.GenerateDataKeyRequest
-	11,  // 89: keyfold.v1.KeyManagementService.Rewrap:input_type -> keyfold.v1.RewrapRequest
-	14,  // 90: keyfold.v1.KeyManagementService.BatchWrap:input_type -> keyfold.v1.BatchWrapRequest
-	18,  // 91: keyfold.v1.KeyManagementService.BatchUnwrap:input_type -> keyfold.v1.BatchUnwrapRequest
-	22,  // 92: keyfold.v1.KeyManagementService.BatchRewrap:input_type -> keyfold.v1.BatchRewrapRequest
-	25,  // 93: keyfold.v1.KeyManagementService.Enable:input_type -> keyfold.v1.EnableRequest
-	27,  // 94: keyfold.v1.KeyManagementService.AddRegions:input_type -> keyfold.v1.AddRegionsRequest
-	29,  // 95: keyfold.v1.KeyManagementService.Rotate:input_type -> keyfold.v1.RotateRequest
-	31,  // 96: keyfold.v1.KeyManagementService.Revoke:input_type -> keyfold.v1.RevokeRequest
-	33,  // 97: keyfold.v1.KeyManagementService.Restore:input_type -> keyfold.v1.RestoreRequest
-	36,  // 98: keyfold.v1.KeyManagementService.RetireGeneration:input_type -> keyfold.v1.RetireGenerationRequest
-	38,  // 99: keyfold.v1.KeyManagementService.DeleteCluster:input_type -> keyfold.v1.DeleteClusterRequest
-	41,  // 100: keyfold.v1.KeyManagementService.UndeleteCluster:input_type -> keyfold.v1.UndeleteClusterRequest
-	43,  // 101: keyfold.v1.KeyManagementService.TestKey:input_type -> keyfold.v1.TestKeyRequest
-	47,  // 102: keyfold.v1.KeyManagementService.GetAccessPolicy:input_type -> keyfold.v1.GetAccessPolicyRequest
-	50,  // 103: keyfold.v1.KeyManagementService.Recheck:input_type -> keyfold.v1.RecheckRequest
-	53,  // 104: keyfold.v1.KeyManagementService.GetStatus:input_type -> keyfold.v1.GetStatusRequest
-	55,  // 105: keyfold.v1.KeyManagementService.ListClusters:input_type -> keyfold.v1.ListClustersRequest
-	58,  // 106: keyfold.v1.KeyManagementService.ListKeyUsage:input_type -> keyfold.v1.ListKeyUsageRequest
-	62,  // 107: keyfold.v1.KeyManagementService.StartOperation:input_type -> keyfold.v1.StartOperationRequest
-	5,   // 108: keyfold.v1.KeyManagementService.Wrap:output_type -> keyfold.v1.WrapResponse
-	7,   // 109: keyfold.v1.KeyManagementService.Unwrap:output_type -> keyfold.v1.UnwrapResponse
-	9,   // 110: keyfold.v1.KeyManagementService.GenerateDataKey:output_type -> keyfold.v1.GenerateDataKeyResponse
-	12,  // 111: keyfold.v1.KeyManagementService.Rewrap:output_type -> keyfold.v1.RewrapResponse
-	16,  // 112: keyfold.v1.KeyManagementService.BatchWrap:output_type -> keyfold.v1.BatchWrapResponse
-	20,  // 113: keyfold.v1.KeyManagementService.BatchUnwrap:output_type -> keyfold.v1.BatchUnwrapResponse
-	24,  // 114: keyfold.v1.KeyManagementService.BatchRewrap:output_type -> keyfold.v1.BatchRewrapResponse
-	26,  // 115: keyfold.v1.KeyManagementService.Enable:output_type -> keyfold.v1.EnableResponse
-	28,  // 116: keyfold.v1.KeyManagementService.AddRegions:output_type -> keyfold.v1.AddRegionsResponse
-	30,  // 117: keyfold.v1.KeyManagementService.Rotate:output_type -> keyfold.v1.RotateResponse
-	32,  // 118: keyfold.v1.KeyManagementService.Revoke:output_type -> keyfold.v1.RevokeResponse
-	35,  // 119: keyfold.v1.KeyManagementService.Restore:output_type -> keyfold.v1.RestoreResponse
-	37,  // 120: keyfold.v1.KeyManagementService.RetireGeneration:output_type -> keyfold.v1.RetireGenerationResponse
-	40,  // 121: keyfold.v1.KeyManagementService.DeleteCluster:output_type -> keyfold.v1.DeleteClusterResponse
-	42,  // 122: keyfold.v1.KeyManagementService.UndeleteCluster:output_type -> keyfold.v1.UndeleteClusterResponse
-	46,  // 123: keyfold.v1.KeyManagementService.TestKey:output_type -> keyfold.v1.TestKeyResponse
-	49,  // 124: keyfold.v1.KeyManagementService.GetAccessPolicy:output_type -> keyfold.v1.GetAccessPolicyResponse
-	52,  // 125: keyfold.v1.KeyManagementService.Recheck:output_type -> keyfold.v1.RecheckResponse
-	54,  // 126: keyfold.v1.KeyManagementService.GetStatus:output_type -> keyfold.v1.GetStatusResponse
-	56,  // 127: keyfold.v1.KeyManagementService.ListClusters:output_type -> keyfold.v1.ListClustersResponse
-	61,  // 128: keyfold.v1.KeyManagementService.ListKeyUsage:output_type -> keyfold.v1.ListKeyUsageResponse
-	63,  // 129: keyfold.v1.KeyManagementService.StartOperation:output_type -> keyfold.v1.StartOperationResponse
-	108, // [108:130] is the sub-list for method output_type
-	86,  // [86:108] is the sub-list for method input_type
-	86,  // [86:86] is the sub-list for extension type_name
-	86,  // [86:86] is the sub-list for extension extendee
-	0,   // [0:86] is the sub-list for field type_name
+	82,  // 78: keyfold.v1.KeyImpact.stops_within:type_name -> google.protobuf.Duration
+	60,  // 79: keyfold.v1.ListKeyUsageResponse.uses:type_name -> keyfold.v1.KeyUse
+	87,  // 80: keyfold.v1.ListKeyUsageResponse.backups_need_since:type_name -> google.protobuf.Timestamp
+	87,  // 81: keyfold.v1.ListKeyUsageResponse.backups_need_until:type_name -> google.protobuf.Timestamp
+	81,  // 82: keyfold.v1.CallerGrant.context:type_name -> keyfold.v1.CallerGrant.ContextEntry
+	87,  // 83: keyfold.v1.ReplicaInfo.time:type_name -> google.protobuf.Timestamp
+	82,  // 84: keyfold.v1.ReplicaInfo.store_age:type_name -> google.protobuf.Duration
+	82,  // 85: keyfold.v1.ReplicaInfo.max_store_age:type_name -> google.protobuf.Duration
+	4,   // 86: keyfold.v1.GetCallerResponse.proof:type_name -> keyfold.v1.CallerProof
+	87,  // 87: keyfold.v1.GetCallerResponse.expire_time:type_name -> google.protobuf.Timestamp
+	63,  // 88: keyfold.v1.GetCallerResponse.grants:type_name -> keyfold.v1.CallerGrant
+	64,  // 89: keyfold.v1.GetCallerResponse.replica:type_name -> keyfold.v1.ReplicaInfo
+	91,  // 90: keyfold.v1.StartOperationRequest.action:type_name -> keyfold.v1.OperationAction
+	92,  // 91: keyfold.v1.StartOperationRequest.scope:type_name -> keyfold.v1.OperationScope
+	93,  // 92: keyfold.v1.StartOperationResponse.metadata:type_name -> keyfold.v1.OperationMetadata
+	94,  // 93: keyfold.v1.StartOperationResponse.census:type_name -> keyfold.v1.OperationCensus
+	5,   // 94: keyfold.v1.KeyManagementService.Wrap:input_type -> keyfold.v1.WrapRequest
+	7,   // 95: keyfold.v1.KeyManagementService.Unwrap:input_type -> keyfold.v1.UnwrapRequest
+	9,   // 96: keyfold.v1.KeyManagementService.GenerateDataKey:input_type -> keyfold.v1.GenerateDataKeyRequest
+	12,  // 97: keyfold.v1.KeyManagementService.Rewrap:input_type -> keyfold.v1.RewrapRequest
+	15,  // 98: keyfold.v1.KeyManagementService.BatchWrap:input_type -> keyfold.v1.BatchWrapRequest
+	19,  // 99: keyfold.v1.KeyManagementService.BatchUnwrap:input_type -> keyfold.v1.BatchUnwrapRequest
+	23,  // 100: keyfold.v1.KeyManagementService.BatchRewrap:input_type -> keyfold.v1.BatchRewrapRequest
+	26,  // 101: keyfold.v1.KeyManagementService.Enable:input_type -> keyfold.v1.EnableRequest
+	28,  // 102: keyfold.v1.KeyManagementService.AddRegions:input_type -> keyfold.v1.AddRegionsRequest
+	30,  // 103: keyfold.v1.KeyManagementService.Rotate:input_type -> keyfold.v1.RotateRequest
+	32,  // 104: keyfold.v1.KeyManagementService.Revoke:input_type -> keyfold.v1.RevokeRequest
+	34,  // 105: keyfold.v1.KeyManagementService.Restore:input_type -> keyfold.v1.RestoreRequest
+	37,  // 106: keyfold.v1.KeyManagementService.RetireGeneration:input_type -> keyfold.v1.RetireGenerationRequest
+	39,  // 107: keyfold.v1.KeyManagementService.DeleteCluster:input_type -> keyfold.v1.DeleteClusterRequest
+	42,  // 108: keyfold.v1.KeyManagementService.UndeleteCluster:input_type -> keyfold.v1.UndeleteClusterRequest
+	44,  // 109: keyfold.v1.KeyManagementService.TestKey:input_type -> keyfold.v1.TestKeyRequest
+	48,  // 110: keyfold.v1.KeyManagementService.GetAccessPolicy:input_type -> keyfold.v1.GetAccessPolicyRequest
+	51,  // 111: keyfold.v1.KeyManagementService.Recheck:input_type -> keyfold.v1.RecheckRequest
+	54,  // 112: keyfold.v1.KeyManagementService.GetStatus:input_type -> keyfold.v1.GetStatusRequest
+	56,  // 113: keyfold.v1.KeyManagementService.ListClusters:input_type -> keyfold.v1.ListClustersRequest
+	59,  // 114: keyfold.v1.KeyManagementService.ListKeyUsage:input_type -> keyfold.v1.ListKeyUsageRequest
+	65,  // 115: keyfold.v1.KeyManagementService.GetCaller:input_type -> keyfold.v1.GetCallerRequest
+	67,  // 116: keyfold.v1.KeyManagementService.StartOperation:input_type -> keyfold.v1.StartOperationRequest
+	6,   // 117: keyfold.v1.KeyManagementService.Wrap:output_type -> keyfold.v1.WrapResponse
+	8,   // 118: keyfold.v1.KeyManagementService.Unwrap:output_type -> keyfold.v1.UnwrapResponse
+	10,  // 119: keyfold.v1.KeyManagementService.GenerateDataKey:output_type -> keyfold.v1.GenerateDataKeyResponse
+	13,  // 120: keyfold.v1.KeyManagementService.Rewrap:output_type -> keyfold.v1.RewrapResponse
+	17,  // 121: keyfold.v1.KeyManagementService.BatchWrap:output_type -> keyfold.v1.BatchWrapResponse
+	21,  // 122: keyfold.v1.KeyManagementService.BatchUnwrap:output_type -> keyfold.v1.BatchUnwrapResponse
+	25,  // 123: keyfold.v1.KeyManagementService.BatchRewrap:output_type -> keyfold.v1.BatchRewrapResponse
+	27,  // 124: keyfold.v1.KeyManagementService.Enable:output_type -> keyfold.v1.EnableResponse
+	29,  // 125: keyfold.v1.KeyManagementService.AddRegions:output_type -> keyfold.v1.AddRegionsResponse
+	31,  // 126: keyfold.v1.KeyManagementService.Rotate:output_type -> keyfold.v1.RotateResponse
+	33,  // 127: keyfold.v1.KeyManagementService.Revoke:output_type -> keyfold.v1.RevokeResponse
+	36,  // 128: keyfold.v1.KeyManagementService.Restore:output_type -> keyfold.v1.RestoreResponse
+	38,  // 129: keyfold.v1.KeyManagementService.RetireGeneration:output_type -> keyfold.v1.RetireGenerationResponse
+	41,  // 130: keyfold.v1.KeyManagementService.DeleteCluster:output_type -> keyfold.v1.DeleteClusterResponse
+	43,  // 131: keyfold.v1.KeyManagementService.UndeleteCluster:output_type -> keyfold.v1.UndeleteClusterResponse
+	47,  // 132: keyfold.v1.KeyManagementService.TestKey:output_type -> keyfold.v1.TestKeyResponse
+	50,  // 133: keyfold.v1.KeyManagementService.GetAccessPolicy:output_type -> keyfold.v1.GetAccessPolicyResponse
+	53,  // 134: keyfold.v1.KeyManagementService.Recheck:output_type -> keyfold.v1.RecheckResponse
+	55,  // 135: keyfold.v1.KeyManagementService.GetStatus:output_type -> keyfold.v1.GetStatusResponse
+	57,  // 136: keyfold.v1.KeyManagementService.ListClusters:output_type -> keyfold.v1.ListClustersResponse
+	62,  // 137: keyfold.v1.KeyManagementService.ListKeyUsage:output_type -> keyfold.v1.ListKeyUsageResponse
+	66,  // 138: keyfold.v1.KeyManagementService.GetCaller:output_type -> keyfold.v1.GetCallerResponse
+	68,  // 139: keyfold.v1.KeyManagementService.StartOperation:output_type -> keyfold.v1.StartOperationResponse
+	117, // [117:140] is the sub-list for method output_type
+	94,  // [94:117] is the sub-list for method input_type
+	94,  // [94:94] is the sub-list for extension type_name
+	94,  // [94:94] is the sub-list for extension extendee
+	0,   // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_keyfold_v1_key_management_service_proto_init() }
@@ -5973,8 +6408,8 @@ func file_keyfold_v1_key_management_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keyfold_v1_key_management_service_proto_rawDesc), len(file_keyfold_v1_key_management_service_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   72,
+			NumEnums:      5,
+			NumMessages:   77,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

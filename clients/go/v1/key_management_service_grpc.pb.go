@@ -43,6 +43,7 @@ const (
 	KeyManagementService_GetStatus_FullMethodName        = "/keyfold.v1.KeyManagementService/GetStatus"
 	KeyManagementService_ListClusters_FullMethodName     = "/keyfold.v1.KeyManagementService/ListClusters"
 	KeyManagementService_ListKeyUsage_FullMethodName     = "/keyfold.v1.KeyManagementService/ListKeyUsage"
+	KeyManagementService_GetCaller_FullMethodName        = "/keyfold.v1.KeyManagementService/GetCaller"
 	KeyManagementService_StartOperation_FullMethodName   = "/keyfold.v1.KeyManagementService/StartOperation"
 )
 
@@ -117,6 +118,9 @@ type KeyManagementServiceClient interface {
 	// Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
 	// only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
 	ListKeyUsage(ctx context.Context, in *ListKeyUsageRequest, opts ...grpc.CallOption) (*ListKeyUsageResponse, error)
+	// Returns who the caller is to this server, and which grants it has. Needs no role, tells nothing
+	// of other callers, and reads nothing from the store, so that it works while the store is away.
+	GetCaller(ctx context.Context, in *GetCallerRequest, opts ...grpc.CallOption) (*GetCallerResponse, error)
 	// Starts an operation, which does one thing to many regions and takes long: rotate them, try or
 	// prove their keys, or change their policies. It goes on when the call has ended, and when the
 	// server that works on it dies. `google.longrunning.Operations` follows, cancels and deletes it.
@@ -344,6 +348,16 @@ func (c *keyManagementServiceClient) ListKeyUsage(ctx context.Context, in *ListK
 	return out, nil
 }
 
+func (c *keyManagementServiceClient) GetCaller(ctx context.Context, in *GetCallerRequest, opts ...grpc.CallOption) (*GetCallerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetCallerResponse)
+	err := c.cc.Invoke(ctx, KeyManagementService_GetCaller_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *keyManagementServiceClient) StartOperation(ctx context.Context, in *StartOperationRequest, opts ...grpc.CallOption) (*StartOperationResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StartOperationResponse)
@@ -425,6 +439,9 @@ type KeyManagementServiceServer interface {
 	// Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
 	// only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
 	ListKeyUsage(context.Context, *ListKeyUsageRequest) (*ListKeyUsageResponse, error)
+	// Returns who the caller is to this server, and which grants it has. Needs no role, tells nothing
+	// of other callers, and reads nothing from the store, so that it works while the store is away.
+	GetCaller(context.Context, *GetCallerRequest) (*GetCallerResponse, error)
 	// Starts an operation, which does one thing to many regions and takes long: rotate them, try or
 	// prove their keys, or change their policies. It goes on when the call has ended, and when the
 	// server that works on it dies. `google.longrunning.Operations` follows, cancels and deletes it.
@@ -504,6 +521,9 @@ func (UnimplementedKeyManagementServiceServer) ListClusters(context.Context, *Li
 }
 func (UnimplementedKeyManagementServiceServer) ListKeyUsage(context.Context, *ListKeyUsageRequest) (*ListKeyUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListKeyUsage not implemented")
+}
+func (UnimplementedKeyManagementServiceServer) GetCaller(context.Context, *GetCallerRequest) (*GetCallerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetCaller not implemented")
 }
 func (UnimplementedKeyManagementServiceServer) StartOperation(context.Context, *StartOperationRequest) (*StartOperationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartOperation not implemented")
@@ -907,6 +927,24 @@ func _KeyManagementService_ListKeyUsage_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KeyManagementService_GetCaller_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetCallerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KeyManagementServiceServer).GetCaller(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KeyManagementService_GetCaller_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KeyManagementServiceServer).GetCaller(ctx, req.(*GetCallerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _KeyManagementService_StartOperation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StartOperationRequest)
 	if err := dec(in); err != nil {
@@ -1015,6 +1053,10 @@ var KeyManagementService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListKeyUsage",
 			Handler:    _KeyManagementService_ListKeyUsage_Handler,
+		},
+		{
+			MethodName: "GetCaller",
+			Handler:    _KeyManagementService_GetCaller_Handler,
 		},
 		{
 			MethodName: "StartOperation",

@@ -179,6 +179,7 @@ from keyfold.errors import (
     WrongClusterError,
 )
 from keyfold.models.access_policy import AccessPolicy, AccessStatement
+from keyfold.models.caller import CallerGrant, CallerIdentity, CallerProof, ReplicaInfo
 from keyfold.models.deletion import Deleted, Undeleted, UnreadableGeneration
 from keyfold.models.events import Anchor, AnchorCheck, AnchorOutcome, Event, EventKind, Verification
 from keyfold.models.key_test import KeyTest, KeyTestStep, ReplicaTest
@@ -274,6 +275,9 @@ __all__ = [
     "BorrowedKey",
     "BusyError",
     "CallerCredentialError",
+    "CallerGrant",
+    "CallerIdentity",
+    "CallerProof",
     "CallerSourceError",
     "CallerUnknownError",
     "CancelledError",
@@ -433,6 +437,7 @@ __all__ = [
     "RegionsAdded",
     "RegionsNotChosenError",
     "Removed",
+    "ReplicaInfo",
     "ReplicaTest",
     "RequestIdReusedError",
     "RequestInProgressError",

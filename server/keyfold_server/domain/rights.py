@@ -56,6 +56,21 @@ class Identity:
         return next((claim for claim in self.claims if claim.name == name), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What proves an identity, and for how long; times are in seconds of Unix time.
+
+    Attributes:
+        identity: The identity that it proves.
+        begins: When it begins to be valid.
+        ends: When it ends.
+    """
+
+    identity: Identity
+    begins: float
+    ends: float
+
+
 class NeedsKeysError(Exception):
     """Raised for a token whose key is not known yet: fetch the issuer's keys, then check again."""
 
@@ -118,6 +133,30 @@ class Coverage:
         return self.clusters is self.organizations is self.regions is None
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One grant as it holds for one caller, to show it to that caller.
+
+    Attributes:
+        roles: The roles' words, sorted.
+        methods: The methods that they allow by themselves, where the grant covers what the method
+            is about.
+        clusters: Alternative patterns of the clusters that the grant covers; None: any.
+        organizations: Alternative patterns of their organizations; None: any, or none at all.
+        regions: Alternative patterns of the regions that the grant covers; None: all.
+        context: Entries that a data key's context must contain.
+        by_claim: Whether the organization is that in the caller's token.
+    """
+
+    roles: tuple[str, ...]
+    methods: tuple[str, ...]
+    clusters: tuple[str, ...] | None
+    organizations: tuple[str, ...] | None
+    regions: tuple[str, ...] | None
+    context: Mapping[str, str]
+    by_claim: bool
+
+
 class Rights(Protocol):
     """The rights of one caller. It is synchronous, does no I/O and remembers its decisions."""
 
@@ -134,6 +173,16 @@ class Rights(Protocol):
         organization in it. So who administers two customers has nothing of one with the other's
         token.
         """
+        ...
+
+    @property
+    def holdings(self) -> tuple[Holding, ...]:
+        """The grants that hold for the caller, in the order of the policy."""
+        ...
+
+    @property
+    def lapsed(self) -> tuple[str, ...]:
+        """Why grants that name the caller do not hold for it; each reason once."""
         ...
 
     @property
@@ -309,12 +358,14 @@ class Caller:
         address: The caller's address as gRPC writes it.
         on_behalf_of: The person or program for whom a trusted caller says that it calls, or empty.
         trace_id: The id of the call's trace, in hex; empty: it has none, or nobody needs it.
+        expires: When the first of its credentials ends, in seconds of Unix time; None: it has none.
     """
 
     rights: Rights
     address: str = ""
     on_behalf_of: str = ""
     trace_id: str = ""
+    expires: float | None = None
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from math import isfinite
 
 from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.key_names import KeyNames
@@ -247,6 +248,12 @@ class Replica:
         sources = Sources(feed, looks, tokens, storage, self._tasks, pulse, clock.monotonic)
         readers = CursorReaders(storage, tokens)
         return Watches(sources, readers, self.bounds.streams_per_caller)
+
+    @property
+    def store_age(self) -> float | None:
+        """Seconds since this replica saw the store; None: it has not seen it yet."""
+        age = self.changes.staleness.age()
+        return age if isfinite(age) else None
 
     def _since(self, moment: Moment) -> float:
         return self.changes.staleness.since(moment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keyfold.aio.caller import Callers
 from keyfold.aio.data_plane import DataPlane
 from keyfold.aio.deletion import Deletion
 from keyfold.aio.events import Events
@@ -15,7 +16,15 @@ __all__ = ["AsyncClient", "AsyncWatch"]
 
 
 class AsyncClient(
-    DataPlane, Lifecycle, KeyUses, Deletion, Organizations, Operations, Events, Watching
+    DataPlane,
+    Lifecycle,
+    KeyUses,
+    Deletion,
+    Organizations,
+    Operations,
+    Events,
+    Watching,
+    Callers,
 ):
     """A connection to Keyfold for asyncio. Every method raises `KeyfoldError` and nothing else.
 

@@ -4,6 +4,7 @@ Both clients take their calls from here and differ only in how they send one.
 """
 
 from keyfold.calls.call import Call, Plane, Response, Result
+from keyfold.calls.caller import get_caller
 from keyfold.calls.data_plane import generate_data_key, rewrap, unwrap, wrap
 from keyfold.calls.deletion import delete_cluster, undelete_cluster
 from keyfold.calls.lifecycle import (
@@ -29,6 +30,7 @@ __all__ = [
     "enable",
     "generate_data_key",
     "get_access_policy",
+    "get_caller",
     "get_status",
     "recheck",
     "restore",

@@ -27,6 +27,7 @@ from keyfold.cli.commands import (
     usage,
     watch,
     what_if,
+    whoami,
 )
 from keyfold.cli.commands.documents.apply import apply
 from keyfold.cli.commands.documents.get import get
@@ -69,6 +70,7 @@ for _name, _function, _forms in (
     ("what-if", what_if.what_if, RESOURCES),
     ("usage", usage.usage, RESOURCES),
     ("watch", watch.watch, REPORT),
+    ("whoami", whoami.whoami, REPORT),
     ("wrap", data_plane.wrap, DATA),
     ("unwrap", data_plane.unwrap, DATA),
     ("generate-data-key", data_plane.generate_data_key, DATA),

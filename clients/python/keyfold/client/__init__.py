@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from keyfold.client.caller import Callers
 from keyfold.client.data_plane import DataPlane
 from keyfold.client.deletion import Deletion
 from keyfold.client.events import Events
@@ -16,7 +17,17 @@ from keyfold.client.watch import Watch, Watching
 __all__ = ["Client", "Watch"]
 
 
-class Client(DataPlane, Lifecycle, KeyUses, Deletion, Organizations, Operations, Events, Watching):
+class Client(
+    DataPlane,
+    Lifecycle,
+    KeyUses,
+    Deletion,
+    Organizations,
+    Operations,
+    Events,
+    Watching,
+    Callers,
+):
     """A connection to Keyfold. Every method raises `KeyfoldError` and nothing else.
 
     Any number of threads may share it.

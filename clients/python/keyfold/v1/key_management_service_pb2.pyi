@@ -162,6 +162,38 @@ IMPACT_TIME_NEVER: ImpactTime.ValueType  # 3
 """Nothing stops."""
 Global___ImpactTime: _TypeAlias = ImpactTime  # noqa: Y015
 
+class _CallerProof:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CallerProofEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallerProof.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CALLER_PROOF_UNSPECIFIED: _CallerProof.ValueType  # 0
+    """Keyfold never sends this value."""
+    CALLER_PROOF_CERTIFICATE: _CallerProof.ValueType  # 1
+    """By the client certificate of its connection."""
+    CALLER_PROOF_TOKEN: _CallerProof.ValueType  # 2
+    """By a token."""
+    CALLER_PROOF_SOCKET: _CallerProof.ValueType  # 3
+    """By the unix socket on which it called; it showed no credential."""
+    CALLER_PROOF_LOOPBACK: _CallerProof.ValueType  # 4
+    """By the loopback address on which it called; it showed no credential."""
+
+class CallerProof(_CallerProof, metaclass=_CallerProofEnumTypeWrapper):
+    """How a server identified a caller."""
+
+CALLER_PROOF_UNSPECIFIED: CallerProof.ValueType  # 0
+"""Keyfold never sends this value."""
+CALLER_PROOF_CERTIFICATE: CallerProof.ValueType  # 1
+"""By the client certificate of its connection."""
+CALLER_PROOF_TOKEN: CallerProof.ValueType  # 2
+"""By a token."""
+CALLER_PROOF_SOCKET: CallerProof.ValueType  # 3
+"""By the unix socket on which it called; it showed no credential."""
+CALLER_PROOF_LOOPBACK: CallerProof.ValueType  # 4
+"""By the loopback address on which it called; it showed no credential."""
+Global___CallerProof: _TypeAlias = CallerProof  # noqa: Y015
+
 @_typing.final
 class WrapRequest(_message.Message):
     """The request of Wrap."""
@@ -2872,6 +2904,209 @@ class ListKeyUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__safe_to_disable) -> _WhichOneofReturnType__safe_to_disable | None: ...
 
 Global___ListKeyUsageResponse: _TypeAlias = ListKeyUsageResponse  # noqa: Y015
+
+@_typing.final
+class CallerGrant(_message.Message):
+    """A grant as it holds for the caller. In its patterns `*` stands for any run of characters. The
+    grant covers a region of a cluster if one pattern of each list matches, and an empty list matches
+    everything.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROLES_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    CLUSTER_PATTERNS_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_PATTERNS_FIELD_NUMBER: _builtins.int
+    REGION_PATTERNS_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles: `crypto:wrap`, `crypto:unwrap`, `operator`, `destroyer`, `auditor`, `admin`."""
+
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The methods that the grant allows by itself for what it covers, such as `Revoke`. Of a grant with
+        cluster patterns the list has no method that is for an organization as a whole.
+        `DeleteCluster:unused` is DeleteCluster of a cluster that nobody ever used.
+        """
+
+    @_builtins.property
+    def cluster_patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Patterns of the names of clusters."""
+
+    @_builtins.property
+    def organization_patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Patterns of the organizations of clusters. If there are any, the grant does not cover clusters
+        without an organization.
+        """
+
+    @_builtins.property
+    def region_patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Patterns of the names of regions."""
+
+    @_builtins.property
+    def context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Entries that the context of a data key must have."""
+
+    def __init__(
+        self,
+        *,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
+        cluster_patterns: _abc.Iterable[_builtins.str] | None = ...,
+        organization_patterns: _abc.Iterable[_builtins.str] | None = ...,
+        region_patterns: _abc.Iterable[_builtins.str] | None = ...,
+        context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_patterns", b"cluster_patterns", "context", b"context", "methods", b"methods", "organization_patterns", b"organization_patterns", "region_patterns", b"region_patterns", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallerGrant: _TypeAlias = CallerGrant  # noqa: Y015
+
+@_typing.final
+class ReplicaInfo(_message.Message):
+    """The replica that answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    STORE_AGE_FIELD_NUMBER: _builtins.int
+    MAX_STORE_AGE_FIELD_NUMBER: _builtins.int
+    replica: _builtins.str
+    """The replica's name: its host, its process, and a random part."""
+    version: _builtins.str
+    """The version of Keyfold that it runs."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The time by its clock."""
+
+    @_builtins.property
+    def store_age(self) -> _duration_pb2.Duration:
+        """How long ago it last saw the store; unset: it has not seen it yet."""
+
+    @_builtins.property
+    def max_store_age(self) -> _duration_pb2.Duration:
+        """The age at which it stops serving from memory, until it sees the store again."""
+
+    def __init__(
+        self,
+        *,
+        replica: _builtins.str = ...,
+        version: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        store_age: _duration_pb2.Duration | None = ...,
+        max_store_age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_store_age", b"max_store_age", "store_age", b"store_age", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_store_age", b"max_store_age", "replica", b"replica", "store_age", b"store_age", "time", b"time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaInfo: _TypeAlias = ReplicaInfo  # noqa: Y015
+
+@_typing.final
+class GetCallerRequest(_message.Message):
+    """The request of GetCaller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallerRequest: _TypeAlias = GetCallerRequest  # noqa: Y015
+
+@_typing.final
+class GetCallerResponse(_message.Message):
+    """The response of GetCaller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    caller: _builtins.str
+    """The name by which logs and events know the caller, such as `jwt:ISSUER#SUBJECT`."""
+    proof: Global___CallerProof.ValueType
+    """How the server identified it."""
+    organization: _builtins.str
+    """The organization in its token, if grants of the caller go by one; else empty."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All names that its credential proves, that one first. Grants go by any of them."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first of its credentials ends, by the issuer's clock; unset: it showed none."""
+
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallerGrant]:
+        """The grants that hold for it, in the order of the policy; empty: it may do nothing."""
+
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why further grants that name it do not hold for it, one line each."""
+
+    @_builtins.property
+    def replica(self) -> Global___ReplicaInfo:
+        """The replica that answered; unset for a caller without a grant."""
+
+    def __init__(
+        self,
+        *,
+        caller: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        proof: Global___CallerProof.ValueType = ...,
+        organization: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        grants: _abc.Iterable[Global___CallerGrant] | None = ...,
+        notices: _abc.Iterable[_builtins.str] | None = ...,
+        replica: Global___ReplicaInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "expire_time", b"expire_time", "grants", b"grants", "names", b"names", "notices", b"notices", "organization", b"organization", "proof", b"proof", "replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallerResponse: _TypeAlias = GetCallerResponse  # noqa: Y015
 
 @_typing.final
 class StartOperationRequest(_message.Message):

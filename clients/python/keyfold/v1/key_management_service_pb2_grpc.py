@@ -142,6 +142,11 @@ class KeyManagementServiceStub(object):
                 request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageRequest.SerializeToString,
                 response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageResponse.FromString,
                 _registered_method=True)
+        self.GetCaller = channel.unary_unary(
+                '/keyfold.v1.KeyManagementService/GetCaller',
+                request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.GetCallerRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.GetCallerResponse.FromString,
+                _registered_method=True)
         self.StartOperation = channel.unary_unary(
                 '/keyfold.v1.KeyManagementService/StartOperation',
                 request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.StartOperationRequest.SerializeToString,
@@ -323,6 +328,14 @@ class KeyManagementServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCaller(self, request, context):
+        """Returns who the caller is to this server, and which grants it has. Needs no role, tells nothing
+        of other callers, and reads nothing from the store, so that it works while the store is away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartOperation(self, request, context):
         """Starts an operation, which does one thing to many regions and takes long: rotate them, try or
         prove their keys, or change their policies. It goes on when the call has ended, and when the
@@ -442,6 +455,11 @@ def add_KeyManagementServiceServicer_to_server(servicer, server):
                     servicer.ListKeyUsage,
                     request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageRequest.FromString,
                     response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageResponse.SerializeToString,
+            ),
+            'GetCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCaller,
+                    request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.GetCallerRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.GetCallerResponse.SerializeToString,
             ),
             'StartOperation': grpc.unary_unary_rpc_method_handler(
                     servicer.StartOperation,
@@ -1019,6 +1037,33 @@ class KeyManagementService(object):
             '/keyfold.v1.KeyManagementService/ListKeyUsage',
             keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageRequest.SerializeToString,
             keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.KeyManagementService/GetCaller',
+            keyfold_dot_v1_dot_key__management__service__pb2.GetCallerRequest.SerializeToString,
+            keyfold_dot_v1_dot_key__management__service__pb2.GetCallerResponse.FromString,
             options,
             channel_credentials,
             insecure,

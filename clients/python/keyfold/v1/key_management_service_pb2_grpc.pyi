@@ -114,6 +114,10 @@ class KeyManagementServiceStub:
     """Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
     only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
     """
+    GetCaller: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.GetCallerRequest, _key_management_service_pb2.GetCallerResponse]
+    """Returns who the caller is to this server, and which grants it has. Needs no role, tells nothing
+    of other callers, and reads nothing from the store, so that it works while the store is away.
+    """
     StartOperation: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.StartOperationRequest, _key_management_service_pb2.StartOperationResponse]
     """Starts an operation, which does one thing to many regions and takes long: rotate them, try or
     prove their keys, or change their policies. It goes on when the call has ended, and when the
@@ -206,6 +210,10 @@ class KeyManagementServiceAsyncStub(KeyManagementServiceStub):
     ListKeyUsage: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.ListKeyUsageRequest, _key_management_service_pb2.ListKeyUsageResponse]  # type: ignore[assignment]
     """Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
     only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
+    """
+    GetCaller: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.GetCallerRequest, _key_management_service_pb2.GetCallerResponse]  # type: ignore[assignment]
+    """Returns who the caller is to this server, and which grants it has. Needs no role, tells nothing
+    of other callers, and reads nothing from the store, so that it works while the store is away.
     """
     StartOperation: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.StartOperationRequest, _key_management_service_pb2.StartOperationResponse]  # type: ignore[assignment]
     """Starts an operation, which does one thing to many regions and takes long: rotate them, try or
@@ -422,6 +430,16 @@ class KeyManagementServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_management_service_pb2.ListKeyUsageResponse, _abc.Awaitable[_key_management_service_pb2.ListKeyUsageResponse]]:
         """Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
         only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCaller(
+        self,
+        request: _key_management_service_pb2.GetCallerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_management_service_pb2.GetCallerResponse, _abc.Awaitable[_key_management_service_pb2.GetCallerResponse]]:
+        """Returns who the caller is to this server, and which grants it has. Needs no role, tells nothing
+        of other callers, and reads nothing from the store, so that it works while the store is away.
         """
 
     @_abc_1.abstractmethod

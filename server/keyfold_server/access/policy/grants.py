@@ -109,6 +109,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "TestKey": Rule((Role.OPERATOR,), new_regions=True),
     "GetAccessPolicy": Rule((Role.OPERATOR,), new_regions=True),
     "Recheck": _READ,
+    "GetCaller": _OPEN,
     "GetStatus": _READ,
     "ListClusters": _READ,
     "ListKeyUsage": _READ,
@@ -267,6 +268,24 @@ class Grant:
             return self
         # A valid name has no `*`, so the pattern matches that name alone.
         return replace(self, organizations=Patterns((Pattern(claim.organization),)))
+
+    def methods(self) -> tuple[str, ...]:
+        """Returns the methods of Keyfold's own that this grant allows by itself, of what it covers.
+
+        A method for an organization is not among them if the grant is narrowed to some clusters.
+        """
+        return tuple(
+            rpc
+            for rpc, needed in RULES.items()
+            if "/" not in rpc and not needed.open and self._allows(needed)
+        )
+
+    def _allows(self, needed: Rule) -> bool:
+        if needed.organization and self.clusters is not None:
+            return False
+        if needed.each:
+            return self.roles.issuperset(needed.roles)
+        return not self.roles.isdisjoint(needed.roles)
 
     def covers_name(self, cluster: str) -> bool:
         """Says whether the grant covers a cluster of this name, for some organization."""

@@ -17,7 +17,16 @@ from keyfold_server.domain.errors import KeyNotGrantedError, NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.organization_changes import no_organization
 from keyfold_server.domain.patterns import Patterns
-from keyfold_server.domain.rights import DENIED, HIDDEN, Coverage, Identity, Purpose, Use, Verdict
+from keyfold_server.domain.rights import (
+    DENIED,
+    HIDDEN,
+    Coverage,
+    Holding,
+    Identity,
+    Purpose,
+    Use,
+    Verdict,
+)
 
 ROLE_OF: Final[Mapping[Purpose, Role]] = {
     Purpose.WRAP: Role.WRAP,
@@ -96,6 +105,27 @@ class GrantedRights:
         # No caller's name begins like that, and no organization's name has a space.
         prefix = "".join(f"organization:{name} " for name in organizations)
         return prefix + self._identity.name
+
+    @property
+    def holdings(self) -> tuple[Holding, ...]:
+        """The grants that hold for the caller; see `domain.rights.Rights`."""
+        return tuple(
+            Holding(
+                roles=tuple(sorted(role.value for role in grant.roles)),
+                methods=grant.methods(),
+                clusters=_texts(grant.clusters),
+                organizations=_texts(grant.organizations),
+                regions=_texts(grant.regions),
+                context=grant.context or {},
+                by_claim=grant.organization_claim is not None,
+            )
+            for grant in self._grants
+        )
+
+    @property
+    def lapsed(self) -> tuple[str, ...]:
+        """Why grants do not hold for the caller; see `domain.rights.Rights`."""
+        return tuple(dict.fromkeys(why for _, why in self._lapsed))
 
     @property
     def digest(self) -> bytes:

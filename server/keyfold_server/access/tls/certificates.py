@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
 
 from keyfold_server.access.lru_cache import LruCache
 from keyfold_server.domain.errors import CallerCredentialError
-from keyfold_server.domain.rights import Identity
+from keyfold_server.domain.rights import Credential, Identity
 
 PROOF: Final = "certificate"
 """The `proof` of an identity that comes from a certificate."""
@@ -37,15 +36,6 @@ _SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]{1,255}(?:/[A-Za-z0-9._-]+)+")
 _DOTS: Final = re.compile(r"/\.{1,2}(?:/|$)")
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What a certificate proves, and its validity in seconds of Unix time."""
-
-    identity: Identity
-    not_before: float
-    not_after: float
-
-
 class CertificateVerifier:
     """Turns certificates into identities. Only the event loop's thread may use it."""
 
@@ -54,17 +44,17 @@ class CertificateVerifier:
 
         A warm call therefore parses no certificate.
         """
-        self._known: LruCache[bytes, _Known] = LruCache(most_remembered)
+        self._known: LruCache[bytes, Credential] = LruCache(most_remembered)
 
-    def identity(self, pem: bytes | None, now: float) -> Identity | None:
-        """Returns the identity of the client at the other end of a connection.
+    def credential(self, pem: bytes | None, now: float) -> Credential | None:
+        """Returns the identity of the client at the other end of a connection, and for how long.
 
         Args:
             pem: The client's own certificate in PEM; None if the client showed none.
             now: Seconds of Unix time.
 
         Returns:
-            The identity, or None if the client showed no certificate. Its names are the SPIFFE id
+            The credential, or None if the client showed no certificate. The names are the SPIFFE id
             or else the URIs, and then the DNS names; each kind is sorted.
 
         Raises:
@@ -76,20 +66,20 @@ class CertificateVerifier:
         if known is None:
             known = _read(pem)
             self._known.put(pem, known)
-        if now > known.not_after:
+        if now > known.ends:
             self._known.drop(pem)
             raise CallerCredentialError(
                 "the client certificate has expired since the connection was made; connect again "
                 "with a renewed one"
             )
-        if now < known.not_before:
+        if now < known.begins:
             raise CallerCredentialError(
                 "the client certificate is not valid yet; compare the clocks of client and server"
             )
-        return known.identity
+        return known
 
 
-def _read(pem: bytes) -> _Known:
+def _read(pem: bytes) -> Credential:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         names = _names(certificate)
@@ -98,7 +88,7 @@ def _read(pem: bytes) -> _Known:
         raise CallerCredentialError(
             "the client certificate cannot be read; have it issued anew"
         ) from None
-    return _Known(
+    return Credential(
         Identity(names, PROOF),
         certificate.not_valid_before_utc.timestamp(),
         certificate.not_valid_after_utc.timestamp(),

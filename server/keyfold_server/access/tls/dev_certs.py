@@ -187,10 +187,10 @@ def _check_caller(caller: str, issued: _Issued) -> None:
     """Refuses a caller's name that a server would refuse in the certificate."""
     now = datetime.now(UTC).timestamp()
     try:
-        identity = CertificateVerifier().identity(issued.certificate_pem(), now)
+        known = CertificateVerifier().credential(issued.certificate_pem(), now)
     except CallerCredentialError as error:
         raise SetupError(f"caller {caller!r}: {error.message}") from None
-    if identity is None or identity.names != (caller,):
+    if known is None or known.identity.names != (caller,):
         raise SetupError(
             f"caller {caller!r}: a server would know it by another name; write it in lower case"
         )

@@ -14,7 +14,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from jwt import PyJWS
@@ -30,7 +29,7 @@ from keyfold_server.domain.errors import (
     SetupError,
 )
 from keyfold_server.domain.keyspec import check_name
-from keyfold_server.domain.rights import Claim, Identity, NeedsKeysError
+from keyfold_server.domain.rights import Claim, Credential, Identity, NeedsKeysError
 
 PROOF: Final = "token"
 """The `proof` of an identity that comes from a token."""
@@ -69,15 +68,6 @@ _WORDS: Final = {
     type(None): "null",
 }
 """What a claim is that is not a string."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Verified:
-    """The identity that a token proves, and its validity in seconds of Unix time."""
-
-    identity: Identity
-    begins: float
-    ends: float
 
 
 class TokenVerifier:
@@ -120,14 +110,14 @@ class TokenVerifier:
         self._audience = audience
         self._skew = skew
         self._jws = PyJWS(ALGORITHMS)
-        self._verified: LruCache[bytes, _Verified] = LruCache(most_remembered)
+        self._verified: LruCache[bytes, Credential] = LruCache(most_remembered)
         self._verified_with: KeySet | None = None
         self._claims: frozenset[str] = frozenset()
 
     def verify(
         self, token: str, now: float, claims: frozenset[str] = frozenset(), *, final: bool = False
-    ) -> Identity:
-        """Returns the identity that a token proves.
+    ) -> Credential:
+        """Returns the identity that a token proves, and for how long.
 
         Args:
             token: The token as the caller sent it, without the scheme.
@@ -156,17 +146,17 @@ class TokenVerifier:
         known = self._verified.get(digest)
         if known is not None:
             self._check_time(known, now)
-            return known.identity
+            return known
         fresh = self._judged(token, keys, final=final)
         self._check_time(fresh, now)
         self._verified.put(digest, fresh)
-        return fresh.identity
+        return fresh
 
     async def refresh(self) -> None:
         """Fetches the issuer's keys, as `NeedsKeysError` asks; takes at most some seconds."""
         await self._source.refresh()
 
-    def _judged(self, token: str, keys: KeySet | None, *, final: bool) -> _Verified:
+    def _judged(self, token: str, keys: KeySet | None, *, final: bool) -> Credential:
         """Checks everything that does not depend on the time."""
         if _FORM.fullmatch(token) is None:
             raise CallerCredentialError("the token is not a signed JWT of three parts")
@@ -197,7 +187,7 @@ class TokenVerifier:
             raise CallerCredentialError("the token's signature does not verify") from None
         return self._claimed(_parsed(payload, "payload"))
 
-    def _claimed(self, claims: dict[str, Any]) -> _Verified:
+    def _claimed(self, claims: dict[str, Any]) -> Credential:
         """Checks the claims of a token with a valid signature."""
         if claims.get("iss") != self._issuer:
             raise CallerCredentialError("the token is of another issuer")
@@ -221,9 +211,9 @@ class TokenVerifier:
         begins = max(_time(claims, "nbf"), _time(claims, "iat"))
         name = f"jwt:{self._issuer}#{subject}"
         said = tuple(claim_of(claims, each) for each in sorted(self._claims))
-        return _Verified(Identity((name,), PROOF, said), begins, _time(claims, "exp"))
+        return Credential(Identity((name,), PROOF, said), begins, _time(claims, "exp"))
 
-    def _check_time(self, verified: _Verified, now: float) -> None:
+    def _check_time(self, verified: Credential, now: float) -> None:
         if now >= verified.ends + self._skew:
             raise CallerCredentialError("the token has expired; get a new one")
         if now < verified.begins - self._skew:

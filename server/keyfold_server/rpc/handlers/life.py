@@ -12,6 +12,7 @@ from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticErro
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc.handlers.unary import OnMessages, UnaryMethod
 from keyfold_server.rpc.messages import key_usage, replies, requests
+from keyfold_server.rpc.messages.caller import caller_reply, replica_info
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.fleet.confirmations import PendingReplica
 from keyfold_server.service.life.listing import page_token
@@ -48,6 +49,7 @@ class LifeMethods:
             "TestKey": OnMessages(pb.TestKeyRequest, self._test_key),
             "GetAccessPolicy": OnMessages(pb.GetAccessPolicyRequest, self._get_access_policy),
             "Recheck": OnMessages(pb.RecheckRequest, self._recheck),
+            "GetCaller": OnMessages(pb.GetCallerRequest, self._get_caller),
             "GetStatus": OnMessages(pb.GetStatusRequest, self._get_status),
             "ListClusters": OnMessages(pb.ListClustersRequest, self._list_clusters),
             "ListKeyUsage": OnMessages(
@@ -186,6 +188,15 @@ class LifeMethods:
             pending=self._pending(done.pending),
             more=done.more,
         )
+
+    async def _get_caller(
+        self, _asked: pb.GetCallerRequest, caller: Caller, _deadline: float
+    ) -> pb.GetCallerResponse:
+        reply = caller_reply(caller)
+        if reply.grants:
+            # Who may do nothing here learns nothing about the servers, either.
+            reply.replica.CopyFrom(replica_info(self._replica))
+        return reply
 
     async def _get_status(
         self, asked: pb.GetStatusRequest, caller: Caller, deadline: float

@@ -17,7 +17,7 @@ from keyfold_server.domain.errors import (
     MalformedRequestError,
 )
 from keyfold_server.domain.ports import Clock
-from keyfold_server.domain.rights import Caller, Identity, NeedsKeysError, Rights
+from keyfold_server.domain.rights import Caller, Credential, Identity, NeedsKeysError, Rights
 from keyfold_server.rpc.call import Call
 from keyfold_server.service.limits import Room
 
@@ -35,7 +35,7 @@ ON_BEHALF_OF: Final = "on-behalf-of"
 class Certificates(Protocol):
     """Identifies a caller by the certificate of its connection."""
 
-    def identity(self, certificate: bytes | None, now: float) -> Identity | None:
+    def credential(self, certificate: bytes | None, now: float) -> Credential | None:
         """Returns whom a certificate in PEM names; None if the client showed no certificate.
 
         Raises:
@@ -50,7 +50,7 @@ class Tokens(Protocol):
 
     def verify(
         self, token: str, now: float, claims: frozenset[str], *, final: bool = False
-    ) -> Identity:
+    ) -> Credential:
         """Returns whom a token names.
 
         Args:
@@ -178,13 +178,16 @@ class Callers:
             raise CallerUnknownError(
                 "this socket answers health checks alone; call the server's address"
             )
-        identity = self._default
+        identity, expires = self._default, None
         if self._certificates is not None:
             # The connection's own name, even if a token will give another: it must be valid, too.
-            identity = self._certificates.identity(call.certificate(), self._clock.wall())
+            shown = self._certificates.credential(call.certificate(), self._clock.wall())
+            identity, expires = (None, None) if shown is None else (shown.identity, shown.ends)
         headers = call.header(AUTHORIZATION)
         if headers:
-            identity = self._token(headers, final=final)
+            token = self._token(headers, final=final)
+            identity = token.identity
+            expires = token.ends if expires is None else min(expires, token.ends)
         if identity is None:
             raise CallerUnknownError(
                 "the call brings no credential; call with a token"
@@ -193,9 +196,9 @@ class Callers:
             )
         behalf = call.header(ON_BEHALF_OF)
         named = self._believed(identity, behalf[-1]) if behalf else ""
-        return Caller(self._policies.rights(identity), address, named)
+        return Caller(self._policies.rights(identity), address, named, expires=expires)
 
-    def _token(self, headers: Sequence[str | bytes], *, final: bool) -> Identity:
+    def _token(self, headers: Sequence[str | bytes], *, final: bool) -> Credential:
         if self._tokens is None:
             raise CallerCredentialError(
                 "the call brings a token, and this server accepts no tokens; call without one, or "

@@ -7,7 +7,15 @@ from typing import Final, NoReturn
 
 from keyfold_server.domain.errors import KeyNotGrantedError, NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.rights import DENIED, Caller, Coverage, Identity, Purpose, Use
+from keyfold_server.domain.rights import (
+    DENIED,
+    Caller,
+    Coverage,
+    Holding,
+    Identity,
+    Purpose,
+    Use,
+)
 
 CALLER: Final = "keyfold:auto_rotate"
 """The caller's name in the audit trail; no caller from outside can have such a name."""
@@ -55,6 +63,16 @@ class _AutoRotateRights:
         """Covers nothing, since this caller reads no events."""
         del rpc, cluster, organization
         return False
+
+    @property
+    def holdings(self) -> tuple[Holding, ...]:
+        """Holds no grant: what this caller may do is in this class."""
+        return ()
+
+    @property
+    def lapsed(self) -> tuple[str, ...]:
+        """No grant names this caller."""
+        return ()
 
     @property
     def digest(self) -> bytes:
