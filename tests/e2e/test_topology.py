@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +46,14 @@ class Konnect:
         self.server = server
         self.there = there
         self.client = client
+
+    def status(self, cluster: str) -> keyfold.ClusterStatus:
+        """Returns a status once the channel, which pauses between its attempts, is back."""
+        while True:
+            try:
+                return self.client.get_status(cluster)
+            except keyfold.UnavailableError:
+                time.sleep(0.1)
 
     def key(self, *regions: str) -> dict[str, RootKey]:
         """Makes a multi-Region key, with replicas in further regions."""
@@ -212,7 +221,7 @@ def test_the_life_of_a_cockroachdb_file(konnect: Konnect, tmp_path: Path) -> Non
     assert "no key spec for region us-central-1" in told
     server.cli("enable", cluster, "--file", cockroach(tmp_path, two, two))
     server.restart()
-    assert konnect.client.get_status(cluster).declared_regions == tuple(sorted(two))
+    assert konnect.status(cluster).declared_regions == tuple(sorted(two))
     three = [*two, "eu-west-1"]
     told = server.cli("add-regions", cluster, "--file", cockroach(tmp_path, three, two), code=2)
     assert "no key spec for region eu-west-1" in told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -171,32 +170,52 @@ def test_a_program_that_ends_in_the_block(tmp_path: Path) -> None:
     assert not Path(done.stdout.strip()).exists()
 
 
-def test_a_forked_child_says_what_to_do(server: keyfold.testing.Server) -> None:
-    """A child neither hangs nor ends its parent's server; the target serves it."""
+_FORKS = """
+import os, sys, time
+import keyfold.testing
+
+with keyfold.testing.Server() as server:
+    server.enable("prod", "eu")
     server.client.get_status("prod")
     child = os.fork()
     if not child:
-        # Nothing of pytest's may run in the child, whatever comes.
-        code = 1
-        try:
-            for use in (
-                lambda: server.client.get_status("prod"),
-                lambda: server.revoke("prod"),
-                lambda: server.outage().__enter__(),
-            ):
-                try:
-                    use()
-                except keyfold.ForkedError:
-                    code += 1
-            server.__exit__(None, None, None)
-        finally:
-            os._exit(code)
+        said = 0
+        for use in (
+            lambda: server.client.get_status("prod"),
+            lambda: server.revoke("prod"),
+            lambda: server.outage().__enter__(),
+        ):
+            try:
+                use()
+            except keyfold.ForkedError:
+                said += 1
+        server.__exit__(None, None, None)
+        os._exit(said)
     until = time.monotonic() + 20
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < until:
         time.sleep(0.02)
-    assert ended[0] == child, "the child hangs"
-    assert os.waitstatus_to_exitcode(ended[1]) == 4
-    assert server.client.get_status("prod").cluster == "prod"
+    if ended[0] != child:
+        os.kill(child, 9)
+        sys.exit("the child hangs")
+    print(os.waitstatus_to_exitcode(ended[1]), server.client.get_status("prod").cluster)
+"""
+
+
+def test_a_forked_child_says_what_to_do() -> None:
+    """A child neither hangs nor ends its parent's server, which serves on.
+
+    A program of its own forks. A fork of the tests' process would inherit what thousands of tests
+    have left in it, and collecting that in the child can crash inside gRPC, which does not support
+    forks of a process that has used it.
+    """
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", _FORKS],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "3 prod\n"), done.stderr
 
 
 _WITHOUT = """
