@@ -8,6 +8,11 @@
 #     docker run --read-only --no-healthcheck --entrypoint keyfold-relay \
 #         --volume ./relay.toml:/etc/keyfold/relay.toml:ro keyfold run /etc/keyfold/relay.toml
 #
+# And keyfold-console, for browsers:
+#
+#     docker run --read-only --no-healthcheck --entrypoint keyfold-console \
+#         --publish 127.0.0.1:8080:8080 keyfold run --listen 0.0.0.0:8080 --behind-proxy …
+#
 # BASE is Debian's Python. DIGEST pins it to one image; a release always sets it.
 ARG BASE=python:3.11-slim
 ARG DIGEST=
@@ -20,6 +25,7 @@ COPY requirements/build.lock /build/requirements/build.lock
 RUN ["python", "-m", "venv", "/build/tools"]
 RUN ["/build/tools/bin/python", "-m", "pip", "install", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", "/build/requirements/build.lock"]
 COPY pyproject.toml LICENSE README.md /build/
+COPY clients/console /build/clients/console
 COPY clients/python /build/clients/python
 COPY clients/relay /build/clients/relay
 COPY server /build/server

@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 bin := .venv/bin
 
 # Only folders that exist: a clone of an early version does not have all of them.
-python_folders := $(wildcard server clients/python clients/relay tests examples bench scripts)
+python_folders := $(wildcard server clients/console clients/python clients/relay tests examples bench scripts)
 custom_provider := examples/custom_provider
 fast_tests := $(wildcard tests/unit tests/contract)
 # The tests on the counterparts of each KMS take as long as all other end-to-end tests.

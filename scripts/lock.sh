@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Resolves pyproject.toml into the locks in requirements/: dev (.venv), stubs, resolver; postgres,
 # localstack, moto and openbao (servers for tests), awsencryption (for the benchmark); and, for installations elsewhere, client (the base
-# dependencies), cli (the base and the command line), relay (its extra and S3's SDK), server (its extra, PostgreSQL's driver and
+# dependencies), cli (the base and the command line), console (its extra), relay (its extra and S3's SDK), server (its extra, PostgreSQL's driver and
 # uvloop), all (the extra `all`) and build (the tools that build the wheel). A locked package keeps its
 # version as long as pyproject.toml allows it; `UPGRADE=1` moves every package to the newest version
 # allowed.
@@ -42,6 +42,7 @@ tested() {
 
 tested client pyproject.toml
 tested cli pyproject.toml --extra cli
+tested console pyproject.toml --extra console
 tested relay pyproject.toml --extra relay --extra aws
 tested server pyproject.toml --extra server --extra postgres --extra uvloop
 tested all pyproject.toml --extra all

@@ -291,3 +291,22 @@ def test_a_token_shows_nowhere(
         shown += traceback.format_exception(raised.value)
         shown += [repr(raised.value.__cause__)]
     assert all(SECRET not in text for text in shown)
+
+
+def test_one_connection_for_many_callers(server: Served, token_file: Path) -> None:
+    """A program that calls for its visitors brings each one's token, over one connection."""
+    other = SECRET.replace("c2VjcmV0", "b3RoZXI")
+    with keyfold.Client(server.target, token=token_file, on_behalf_of="alice") as client:
+        visitor = client.with_token(lambda: other)
+        for each in (client, visitor, client):
+            each.get_status("prod")
+    brought = [one["authorization"] for one in server.metadata["GetStatus"]]
+    assert brought == [f"Bearer {one}" for one in (SECRET, other, SECRET)]
+    assert "on-behalf-of" not in server.metadata["GetStatus"][1]
+    with pytest.raises(keyfold.ClosedError):
+        visitor.get_status("prod")
+    with (
+        keyfold.Client("keyfold.example:7443") as plain,
+        pytest.raises(ValueError, match="over plain text"),
+    ):
+        plain.with_token(lambda: other)

@@ -1,4 +1,4 @@
-"""The three programs look alike: their help, their version, and how they say what is wrong."""
+"""The programs look alike: their help, their version, and how they say what is wrong."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typer.testing import CliRunner
 
 from keyfold.cli.app import app as keyfold
 from keyfold.version import __version__
+from keyfold_console.command import app as keyfold_console
 from keyfold_relay.commands import app as keyfold_relay
 from keyfold_server.admin import app as keyfold_server
 
 PROGRAMS = {
     "keyfold": (keyfold, ["apply", "--file"]),
+    "keyfold-console": (keyfold_console, ["run", "--tls-key", "none", "--tls-cert"]),
     "keyfold-relay": (keyfold_relay, ["check"]),
     "keyfold-server": (keyfold_server, ["policy", "explain", "--as", "local", "--file"]),
 }

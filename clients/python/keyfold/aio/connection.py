@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -61,6 +62,25 @@ class Connection:
         self._coalescer = AsyncCoalescer() if coalesce else None
         self._diagnosis = Diagnosis(self._endpoint)
         self._lines = Lines(self._endpoint, self._endpoint.aio_channel, async_this_loop)
+
+    def with_token(self, token: Token) -> Self:
+        """Returns a client over the same connection whose calls bring another token.
+
+        It serves a program that calls in the name of its visitors, each of whom brings a token of
+        their own. Its calls say no `on_behalf_of`. Closing either client ends the connection for
+        both.
+
+        Raises:
+            ArgumentTypeError: The token is neither a path nor a callable.
+            ArgumentValueError: The file does not hold a token, or the token would go over plain
+                text to another machine.
+            FileUnreadableError: The file cannot be read.
+        """
+        caller = Caller(token, None)
+        self._endpoint.check_token()
+        other = copy(self)
+        other._caller = caller  # noqa: SLF001  of its own class, before anybody else has it
+        return other
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,6 +58,15 @@ class Endpoint:
         credentials = self.certificates.pems.credentials()
         return grpc.aio.secure_channel(self.target, credentials, self.options)
 
+    def check_token(self) -> None:
+        """Checks that a token may go here.
+
+        Raises:
+            ArgumentValueError: It would go over plain text to another machine.
+        """
+        if self.certificates is None:
+            _check_local(self.addresses)
+
     def pems(self) -> Pems | None:
         """Returns the certificates for a new call. Another value than before is a renewed one."""
         return None if self.certificates is None else self.certificates.fresh()
@@ -83,11 +93,8 @@ def endpoint(target: Target, tls: Tls | None, *, with_token: bool = False) -> En
         UnavailableError: One of several host names does not resolve.
     """
     addresses = addresses_of(target)
-    if with_token and tls is None and not all(map(is_local, addresses)):
-        raise wrong_value(
-            "over plain text a token goes only to a loopback address or a unix socket, because "
-            "anybody who reads it can use it; use TLS"
-        )
+    if with_token and tls is None:
+        _check_local(addresses)
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", _service_config()),
         ("grpc.max_receive_message_length", _MAX_RESPONSE),
@@ -111,6 +118,14 @@ def endpoint(target: Target, tls: Tls | None, *, with_token: bool = False) -> En
     if tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     return Endpoint(uri, options, Certificates(tls), tuple(addresses))
+
+
+def _check_local(addresses: Iterable[str]) -> None:
+    if not all(map(is_local, addresses)):
+        raise wrong_value(
+            "over plain text a token goes only to a loopback address or a unix socket, because "
+            "anybody who reads it can use it; use TLS"
+        )
 
 
 def _service_config() -> str:

@@ -1,0 +1,16 @@
+"""The pages, a module for each; a module's `routes` says at which paths."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from keyfold_console.pages import clusters
+
+_MODULES: Final = (clusters,)
+
+
+def routes() -> list[web.RouteDef]:
+    """Returns the routes of all pages."""
+    return [route for module in _MODULES for route in module.routes()]

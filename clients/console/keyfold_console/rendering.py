@@ -1,0 +1,76 @@
+"""Pages from templates.
+
+Templates escape all that they show, and name nothing that a page did not give them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aiohttp import web
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from keyfold.version import __version__
+from keyfold_console import words
+from keyfold_console.api import SETTINGS, TOKEN, TRACE, caller_of
+
+_NAVIGATION: Final = (
+    ("/", "Overview"),
+    ("/clusters", "Clusters"),
+    ("/keys", "Keys"),
+    ("/events", "Events"),
+    ("/operations", "Operations"),
+)
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("keyfold_console"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals["words"] = words
+    made.globals["version"] = __version__
+    made.filters |= {
+        "ago": words.ago,
+        "duration": words.duration,
+        "stamp": words.stamp,
+    }
+    return made
+
+
+_TEMPLATES: Final = _environment()
+
+
+async def page(
+    request: web.Request, template: str, *, status: int = 200, **values: Any
+) -> web.Response:
+    """Returns a page.
+
+    Besides the values, a template has `here` (the path), `navigation`, `visitor` (who the server
+    says the visitor is; `visitor.may("Revoke", cluster, organization)` says what to offer),
+    `signed_in`, `without_token`, `trace` and `words`.
+
+    Args:
+        request: The request that the page answers.
+        template: The name of the template's file.
+        status: The HTTP status.
+        values: What the template shows. With `visitor=None` the server is not asked who visits.
+
+    Raises:
+        NoTokenError: As `caller_of`.
+        KeyfoldError: As `caller_of`.
+    """
+    if "visitor" not in values:
+        values["visitor"] = await caller_of(request)
+    text = _TEMPLATES.get_template(template).render(
+        here=request.path,
+        navigation=_NAVIGATION,
+        signed_in=bool(request.get(TOKEN, "")),
+        without_token=request.app[SETTINGS].without_token,
+        trace=request.get(TRACE, ""),
+        **values,
+    )
+    return web.Response(text=text, status=status, content_type="text/html")
