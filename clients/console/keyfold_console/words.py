@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from keyfold.models.events import Event, EventKind
 from keyfold.models.status import Health, RegionStatus, State
 
 
@@ -118,6 +119,40 @@ def condition(region: RegionStatus) -> Said:
             "Ask the customer for the permission to wrap.",
         )
     return said
+
+
+_DEEDS: Final = {
+    "addregions": "add regions",
+    "autorotate": "follow the key's new version",
+    "deletecluster": "delete",
+    "getaccesspolicy": "show the access policy",
+    "observe": "health",
+    "refuse": "refused",
+    "retiregeneration": "retire a generation",
+    "testkey": "test",
+    "undeletecluster": "undelete",
+    "use": "first use",
+}
+"""The last part of actions that is not a word by itself."""
+
+
+def deed(event: Event) -> str:
+    """Returns what happened in words, such as `Revoke` or `Key link: create`."""
+    _, _, rest = event.action.partition(":")
+    subject, _, what = rest.replace("_", " ").partition(":")
+    what = _DEEDS.get(what, what)
+    told = what if subject == "cluster" else f"{subject}: {what}"
+    return told[:1].upper() + told[1:]
+
+
+def outcome(event: Event) -> Said:
+    """Returns how an event ended."""
+    if event.outcome in ("HEALTHY", "done"):
+        return Said(event.outcome.lower(), "good", "")
+    if event.outcome in ("repeated", "unchanged", "validated"):
+        return Said(event.outcome, "quiet", "")
+    kind = "bad" if event.kind is EventKind.REFUSAL else "warn"
+    return Said(event.outcome, kind, "")
 
 
 def duration(value: timedelta | float) -> str:

@@ -6,9 +6,9 @@ from typing import Final
 
 from aiohttp import web
 
-from keyfold_console.pages import clusters
+from keyfold_console.pages import cluster, cluster_actions, clusters
 
-_MODULES: Final = (clusters,)
+_MODULES: Final = (clusters, cluster, cluster_actions)
 
 
 def routes() -> list[web.RouteDef]:

@@ -1,0 +1,141 @@
+"""`/clusters/{cluster}`: what a cluster's keys are, how they do, who uses them and who did what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from aiohttp import web
+
+from keyfold.calls.events import EventFilter, first_events
+from keyfold.calls.usage import UsageFilter, first_usage
+from keyfold.models.events import Event, EventKind
+from keyfold.models.status import ClusterStatus, RegionStatus
+from keyfold.models.usage import UsageCount
+from keyfold_console import words
+from keyfold_console.api import caller_of, client_of, one_page
+from keyfold_console.rendering import page
+
+_MOST: Final = 15
+"""Events of each kind that the page shows."""
+
+_CALLERS: Final = 10
+"""Callers that the page shows."""
+
+_DAY: Final = timedelta(days=1)
+
+_OF_HEALTH: Final = (EventKind.REFUSAL, EventKind.HEALTH)
+
+_OF_PEOPLE: Final = (
+    EventKind.DECISION,
+    EventKind.ATTEMPT,
+    EventKind.BAN,
+    EventKind.SEAL,
+    EventKind.ERASURE,
+    EventKind.IMPORT,
+    EventKind.RECONCILIATION,
+)
+
+DONE: Final = {
+    "recheck": "The customer's KMS was asked just now. What it answered is below.",
+    "rotate": "Rotated. Wrapped keys stay valid, and Keyfold needs the old key no longer.",
+    "revoke": "Revoked. Keyfold refuses all use of these keys until somebody restores them.",
+    "restore": "The keys were proven again. Regions whose key works are back in service.",
+}
+"""What the page says after an action, by the word in its address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How much a caller used the keys.
+
+    Attributes:
+        caller: The caller's name.
+        count: How often.
+        failed: How often without success.
+    """
+
+    caller: str
+    count: int
+    failed: int
+
+
+def routes() -> list[web.RouteDef]:
+    """Returns this page's routes."""
+    return [web.get("/clusters/{cluster}", show)]
+
+
+async def show(request: web.Request) -> web.Response:
+    """Shows a cluster."""
+    name = request.match_info["cluster"]
+    status, visitor = await asyncio.gather(client_of(request).get_status(name), caller_of(request))
+    reads = visitor.may("ListEvents", name, status.organization)
+    health, people, uses = (
+        await asyncio.gather(
+            _events(request, name, _OF_HEALTH),
+            _events(request, name, _OF_PEOPLE),
+            _uses(request, name),
+        )
+        if reads
+        else ((), (), ())
+    )
+    return await page(
+        request,
+        "cluster.html",
+        cluster=status,
+        amiss=amiss(status),
+        may=lambda method: visitor.may(method, name, status.organization),
+        reads=reads,
+        health=health,
+        people=people,
+        uses=uses,
+        done=DONE.get(request.query.get("done", ""), ""),
+        operation=request.query.get("operation", ""),
+        enabled=_of_state(status, "ENABLED"),
+        revoked=_of_state(status, "REVOKED"),
+    )
+
+
+def amiss(status: ClusterStatus) -> list[list[RegionStatus]]:
+    """Returns the regions that need a person; those with one fault of one key together."""
+    found: dict[object, list[RegionStatus]] = {}
+    for one in status.regions:
+        said = words.condition(one)
+        if said.kind in ("bad", "warn"):
+            why = (said.word, one.key_spec.uri, one.last_error and one.last_error.reason)
+            found.setdefault(why, []).append(one)
+    return list(found.values())
+
+
+def _of_state(status: ClusterStatus, state: str) -> list[RegionStatus]:
+    return [one for one in status.regions if one.state == state]
+
+
+async def _events(
+    request: web.Request, cluster: str, kinds: tuple[EventKind, ...]
+) -> tuple[Event, ...]:
+    wanted = EventFilter(cluster=cluster, kinds=kinds)
+    found, _ = await one_page(request, first_events(wanted, newest_first=True, page_size=_MOST), "")
+    return found
+
+
+async def _uses(request: web.Request, cluster: str) -> tuple[Use, ...]:
+    """Returns who used the keys within a day, the busiest first."""
+    since = datetime.now(UTC) - _DAY
+    # One count for each caller, method and outcome: the span is longer than the time asked for.
+    wanted = UsageFilter(cluster=cluster, start=since, span=timedelta(days=31))
+    found, _ = await one_page(request, first_usage(wanted, 1_000), "")
+    return added_up(found)[:_CALLERS]
+
+
+def added_up(counts: Iterable[UsageCount]) -> tuple[Use, ...]:
+    """Returns the uses of each caller, the busiest first."""
+    every, failed = Counter[str](), Counter[str]()
+    for one in counts:
+        every[one.caller] += one.count
+        failed[one.caller] += one.count if one.outcome != "OK" else 0
+    return tuple(Use(caller, count, failed[caller]) for caller, count in every.most_common())
