@@ -174,10 +174,10 @@ async def running(
             bounds=setup.get("bounds"),
             regions=setup.get("regions"),
         )
-        replica.run_operations(callers.POLICIES.rights)
+        who = setup.get("who") or Callers(callers.POLICIES, callers.LOCAL, clock)
+        replica.run_operations(who.rights)
         await replica.start()
         transport = _transport(replica.bounds, setup)
-        who = setup.get("who") or Callers(callers.POLICIES, callers.LOCAL, clock)
         server = Server(replica, who, transport)
         try:
             target = await server.start()

@@ -178,3 +178,8 @@ def ago(value: datetime) -> str:
 def stamp(value: datetime) -> str:
     """Returns a time in full, in UTC."""
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def count(number: int, noun: str) -> str:
+    """Returns a number of things, such as `1 region` or `1,200 regions`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

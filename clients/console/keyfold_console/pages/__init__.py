@@ -6,9 +6,23 @@ from typing import Final
 
 from aiohttp import web
 
-from keyfold_console.pages import cluster, cluster_actions, clusters
+from keyfold_console.pages import (
+    cluster,
+    cluster_actions,
+    clusters,
+    events,
+    keys,
+    operations,
+)
 
-_MODULES: Final = (clusters, cluster, cluster_actions)
+_MODULES: Final = (
+    clusters,
+    cluster,
+    cluster_actions,
+    keys,
+    events,
+    operations,
+)
 
 
 def routes() -> list[web.RouteDef]:
