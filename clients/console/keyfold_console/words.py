@@ -122,25 +122,31 @@ def condition(region: RegionStatus) -> Said:
 
 
 _DEEDS: Final = {
-    "addregions": "add regions",
-    "autorotate": "follow the key's new version",
-    "deletecluster": "delete",
-    "getaccesspolicy": "show the access policy",
-    "observe": "health",
-    "refuse": "refused",
-    "retiregeneration": "retire a generation",
-    "testkey": "test",
-    "undeletecluster": "undelete",
-    "use": "first use",
+    "kms:root_key:observe": "Health of a key",
+    "kms:root_key:refuse": "The KMS refused a key",
+    "rpc:cluster:addregions": "Add regions",
+    "rpc:cluster:deletecluster": "Delete",
+    "rpc:cluster:retiregeneration": "Retire a generation",
+    "rpc:cluster:undeletecluster": "Undelete",
+    "rpc:external_id:issue": "Issue an external id",
+    "rpc:key:getaccesspolicy": "Show the access policy",
+    "rpc:key:testkey": "Test a key",
+    "rpc:organization:claim": "An organization's accounts",
+    "rpc:seat:reserve": "Reserve seats",
+    "server:cluster:erase": "Erased for good",
+    "server:cluster:use": "First use",
+    "server:key_link:moved": "Key link: moved",
+    "server:operation:end": "Operation: ended",
 }
-"""The last part of actions that is not a word by itself."""
+"""Actions whose parts do not say by themselves what happened."""
 
 
 def deed(event: Event) -> str:
     """Returns what happened in words, such as `Revoke` or `Key link: create`."""
+    if event.action in _DEEDS:
+        return _DEEDS[event.action]
     _, _, rest = event.action.partition(":")
     subject, _, what = rest.replace("_", " ").partition(":")
-    what = _DEEDS.get(what, what)
     told = what if subject == "cluster" else f"{subject}: {what}"
     return told[:1].upper() + told[1:]
 
@@ -158,7 +164,7 @@ def outcome(event: Event) -> Said:
 def duration(value: timedelta | float) -> str:
     """Returns a duration in its largest unit, such as `5 minutes`."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if seconds < 1:
+    if 0 < seconds < 1:
         return f"{round(seconds * 1000)} ms"
     for size, unit in _DURATIONS:
         if seconds >= size:

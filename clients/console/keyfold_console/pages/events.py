@@ -11,7 +11,6 @@ from aiohttp import web
 from keyfold.calls.events import EventFilter, first_events
 from keyfold.errors import InvalidInputError
 from keyfold.models.events import Event, EventKind
-from keyfold_console import words
 from keyfold_console.api import one_page
 from keyfold_console.rendering import page
 
@@ -29,29 +28,6 @@ WITHIN: Final = {
 _KINDS: Final = tuple(
     kind for kind in EventKind if kind not in (EventKind.UNSPECIFIED, EventKind.UNKNOWN)
 )
-
-_DEEDS: Final = {
-    "kms:root_key:observe": "Health of a key",
-    "kms:root_key:refuse": "The KMS refused a key",
-    "rpc:cluster:addregions": "Add regions",
-    "rpc:cluster:deletecluster": "Delete",
-    "rpc:cluster:retiregeneration": "Retire a generation",
-    "rpc:cluster:undeletecluster": "Undelete",
-    "rpc:external_id:issue": "Issue an external id",
-    "rpc:key:getaccesspolicy": "Show the access policy",
-    "rpc:key:testkey": "Test a key",
-    "rpc:organization:claim": "An organization's accounts",
-    "rpc:seat:reserve": "Reserve seats",
-    "server:cluster:erase": "Erased for good",
-    "server:cluster:use": "First use",
-    "server:key_link:moved": "Key link: moved",
-    "server:operation:end": "Operation: ended",
-}
-"""Actions whose parts do not say by themselves what happened."""
-
-_QUIET: Final = frozenset({"repeated", "unchanged", "validated"})
-
-_GOOD: Final = frozenset({"HEALTHY", "done"})
 
 
 class _WrongTimeError(ValueError):
@@ -94,8 +70,6 @@ async def _listed(
         kinds=_KINDS,
         within=WITHIN,
         field=_field,
-        deed=deed,
-        outcome=outcome,
         first="page" not in request.query,
         more=_further(request, narrow, more) if more else "",
         fault=fault,
@@ -128,8 +102,6 @@ async def show_one(request: web.Request) -> web.Response:
         request,
         "event.html",
         event=event,
-        deed=deed(event),
-        outcome=outcome(event),
         detail=detail if event.detail else "",
     )
 
@@ -172,23 +144,3 @@ def _time(text: str) -> datetime | None:
         raise _WrongTimeError(
             f"{text} is not a time; write it in UTC, such as 2026-11-30T08:15"
         ) from None
-
-
-def deed(event: Event) -> str:
-    """Returns what happened in words, such as `Revoke` or `Key link: create`."""
-    if event.action in _DEEDS:
-        return _DEEDS[event.action]
-    _, _, rest = event.action.partition(":")
-    subject, _, what = rest.replace("_", " ").partition(":")
-    told = what if subject == "cluster" else f"{subject}: {what}"
-    return told[:1].upper() + told[1:]
-
-
-def outcome(event: Event) -> words.Said:
-    """Returns how an event ended."""
-    if event.outcome in _GOOD:
-        return words.Said(event.outcome.lower(), "good", "")
-    if event.outcome in _QUIET:
-        return words.Said(event.outcome, "quiet", "")
-    kind = "bad" if event.kind is EventKind.REFUSAL else "warn"
-    return words.Said(event.outcome, kind, "")
