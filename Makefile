@@ -177,6 +177,11 @@ test-kms:
 live: venv ## Run the provider suite on a key of yours (PROVIDER=aws KEY=arn:…)
 	@PYTHONPATH=tests $(bin)/python -m contract.live
 
+# Add PASSWORD_FILE= if the database asks for a password, and TESTS= to run some tests only.
+.PHONY: live-store
+live-store: venv ## Run the store suite on a database of yours (URL=postgresql://user@host/database)
+	@PYTHONPATH=tests $(bin)/python -m contract.live_store
+
 # CHAOS_RUNS=n makes more runs, CHAOS_KILLS=1000 more kills in each, and CHAOS_SEED=n repeats the run
 # that printed this seed.
 .PHONY: chaos

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,13 +49,28 @@ _TABLES: Final = [table.name for table in metadata.sorted_tables]
 _TEMPLATE: Final = "keyfold_template"
 
 _CLOCK: Final = """
-CREATE SCHEMA test_time;
-CREATE TABLE test_time.now (ms BIGINT NOT NULL);
-CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql
-AS 'SELECT coalesce((SELECT to_timestamp(ms / 1000.0) FROM test_time.now),
+CREATE SCHEMA {time};
+CREATE TABLE {time}.now (ms BIGINT NOT NULL);
+CREATE FUNCTION {own}.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+AS 'SELECT coalesce((SELECT to_timestamp(ms / 1000.0) FROM {time}.now),
                     pg_catalog.clock_timestamp())';
 """
 """Statements that put a clock for tests in front of the server's own."""
+
+
+@dataclass(frozen=True)
+class Schemas:
+    """Schemas of a database for tests.
+
+    Attributes:
+        own: The store's tables, and the clock for tests.
+        saved: Their saved state.
+        time: The time that the clock tells.
+    """
+
+    own: str = "public"
+    saved: str = "saved"
+    time: str = "test_time"
 
 
 @functools.cache
@@ -291,26 +307,33 @@ class Server:
 
     def give_back(self, name: str) -> None:
         """Empties a lent database, which is far faster than a new copy."""
-        self.run(f"{_emptied()}DELETE FROM test_time.now;", name)
+        schemas = self.schemas(name)
+        self.run(f"{_emptied(schemas)}DELETE FROM {schemas.time}.now;", name)
         self._idle.append(name)
 
     def save(self, name: str) -> None:
         """Saves a store's state."""
-        kept = (f"CREATE TABLE saved.{t} AS TABLE public.{t};" for t in _TABLES)
-        fresh = "DROP SCHEMA IF EXISTS saved CASCADE; CREATE SCHEMA saved;"
+        own, saved = (schemas := self.schemas(name)).own, schemas.saved
+        kept = (f"CREATE TABLE {saved}.{t} AS TABLE {own}.{t};" for t in _TABLES)
+        fresh = f"DROP SCHEMA IF EXISTS {saved} CASCADE; CREATE SCHEMA {saved};"
         self.run(fresh + "".join(kept), name)
 
     def go_back(self, name: str) -> None:
         """Restores a store's saved state."""
-        back = (f"INSERT INTO public.{t} SELECT * FROM saved.{t};" for t in _TABLES)
-        self.run(_emptied() + "".join(back), name)
+        own, saved = (schemas := self.schemas(name)).own, schemas.saved
+        back = (f"INSERT INTO {own}.{t} SELECT * FROM {saved}.{t};" for t in _TABLES)
+        self.run(_emptied(schemas) + "".join(back), name)
+
+    def schemas(self, _name: str) -> Schemas:
+        """Returns the schemas of a lent database."""
+        return Schemas()
 
     @functools.cached_property
     def migrated(self) -> str:
         """The name of a database to copy, which has the schema and a test's clock."""
         self._make(_TEMPLATE, "template0")
         migrate_store(self.url(_TEMPLATE), password_file=self.password_file)
-        self.run(_CLOCK, _TEMPLATE)
+        self.run(clock_for(Schemas()), _TEMPLATE)
         self.run(f"ALTER ROLE {USER} SET search_path = public, pg_catalog")
         return _TEMPLATE
 
@@ -386,8 +409,9 @@ class DatabaseClock(FakeClock):
     def __init__(self, server: Server, database: str) -> None:
         super().__init__()
         self._session = server.connect(database)
-        self._session.execute("DELETE FROM test_time.now")
-        self._session.execute("INSERT INTO test_time.now VALUES (0)")
+        self._now = f"{server.schemas(database).time}.now"
+        self._session.execute(f"DELETE FROM {self._now}".encode())
+        self._session.execute(f"INSERT INTO {self._now} VALUES (0)".encode())
         self.set(self.wall())
 
     def advance(self, seconds: float) -> None:
@@ -396,7 +420,7 @@ class DatabaseClock(FakeClock):
 
     def set(self, wall: float) -> None:
         """Sets the server's clock to seconds of Unix time."""
-        self._session.execute("UPDATE test_time.now SET ms = %s", [int(wall * 1000)])
+        self._session.execute(f"UPDATE {self._now} SET ms = %s".encode(), [int(wall * 1000)])
 
     def close(self) -> None:
         """Ends the clock's session."""
@@ -411,8 +435,13 @@ def a_service_key(folder: Path) -> Path:
     return path
 
 
-def _emptied() -> str:
-    return "".join(f"DELETE FROM public.{t};" for t in reversed(_TABLES))
+def clock_for(schemas: Schemas) -> str:
+    """Returns the statements that make the clock for tests."""
+    return _CLOCK.format(own=schemas.own, time=schemas.time)
+
+
+def _emptied(schemas: Schemas) -> str:
+    return "".join(f"DELETE FROM {schemas.own}.{t};" for t in reversed(_TABLES))
 
 
 def _end_with_parent() -> None:

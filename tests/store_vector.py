@@ -108,7 +108,7 @@ class _Postgres:
         self._server.drop(self._name)
 
 
-KINDS: Final = ("sqlite", "postgresql")
+KINDS: tuple[str, ...] = ("sqlite", "postgresql")
 """Kinds of places."""
 
 

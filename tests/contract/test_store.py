@@ -162,6 +162,9 @@ STORES: Final[dict[str, Callable[[Path], Bench]]] = {
 
 EVERY_TEST: Final = ["sqlite", "postgresql-15"]
 
+SHARED: Final = ["postgresql-15"]
+"""Stores that several processes may have open."""
+
 EVERY_STORE: Final = {
     "test_a_cluster_reads_as_it_was_written",
     "test_revoke_never_loses",

@@ -25,7 +25,7 @@ from builders import (
     enabling,
     record_of,
 )
-from contract.test_store import EVERY_TEST, KEEP, STORES, Bench, at, beat, revoking
+from contract.test_store import EVERY_TEST, KEEP, SHARED, STORES, Bench, at, beat, revoking
 from fakes import FakeClock
 from keyfold_server.domain.bans import Ban
 from keyfold_server.domain.changes import (
@@ -262,7 +262,7 @@ def test_a_name_is_used_again(store: SqlStore, clock: FakeClock) -> None:
     assert applied(store, enabling(two_regions("org"))).cluster.version == again.version + 1
 
 
-@pytest.mark.parametrize("bench", ["postgresql-15"], indirect=True)
+@pytest.mark.parametrize("bench", SHARED, indirect=True)
 def test_replicas_follow_a_name(bench: Bench, store: SqlStore, clock: FakeClock) -> None:
     """S10: a process that has seen the old cluster reads the new one, before any poll tells."""
     with closing(bench.open()) as other:
