@@ -70,7 +70,7 @@ async def test_a_refused_key_says_why_since_when_and_what_to_do(console: Site) -
     shown = await console.post("/clusters/prod/recheck")
     assert shown.location == "/clusters/prod?done=recheck"
     text = (await console.get(shown.location)).text
-    assert "eu: key disabled" in text
+    assert "eu, us: key disabled" in text
     assert "KEY_DISABLED" in text
     assert "Ask the customer whether this was meant" in text
     assert "The customer's KMS was asked just now" in text

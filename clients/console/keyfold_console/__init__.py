@@ -12,6 +12,7 @@ visitor's token, and the server decides. Its rooms, from the top:
     refusals   errors of the API as pages
     visitors   who visits: the token, signing in and out
     rendering  templates
+    timeline   health over time, from the log
     api        the connection to the servers, with the visitor's token
     headers    headers for the browser, and from where a form may come
     logs       one line of JSON for each request

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from keyfold_console import api, headers, pages, refusals, visitors
+from keyfold_console import api, headers, live, pages, refusals, visitors
 from keyfold_console.settings import Settings
 
 _STATIC: Final = Path(__file__).parent / "static"
@@ -36,6 +36,7 @@ def build(settings: Settings) -> web.Application:
         ],
     )
     app[api.SETTINGS] = settings
+    live.prepare(app)
     app.cleanup_ctx.append(api.connected)
     app.on_response_prepare.append(headers.on_response(settings.embed))
     app.add_routes(
@@ -43,6 +44,7 @@ def build(settings: Settings) -> web.Application:
             web.get("/livez", _live),
             web.get("/readyz", _ready),
             *visitors.routes(),
+            *live.routes(),
             *pages.routes(),
         ]
     )

@@ -90,6 +90,17 @@ _HEALTH: Final = {
     ),
 }
 
+REVOKED: Final = _STATES[State.REVOKED]
+"""What is said of a revoked key."""
+
+CANNOT_WRAP: Final = Said(
+    "Cannot wrap",
+    "warn",
+    "The key unwraps, but it does not wrap, so the next rotation will fail.",
+    "Ask the customer for the permission to wrap.",
+)
+"""What is said of a key that the KMS lets Keyfold unwrap with, and not wrap."""
+
 _NEWER: Final = Said("Newer than this console", "quiet", "Upgrade the console to read it.")
 
 _DURATIONS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
@@ -111,13 +122,7 @@ def condition(region: RegionStatus) -> Said:
         return state(region.state)
     said = health(region.health)
     if said.kind == "good" and region.can_wrap is False:
-        return Said(
-            "Cannot wrap",
-            "warn",
-            "The key unwraps, but it does not wrap, so nothing new can be written after the next"
-            " rotation.",
-            "Ask the customer for the permission to wrap.",
-        )
+        return CANNOT_WRAP
     return said
 
 

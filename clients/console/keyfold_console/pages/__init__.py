@@ -13,9 +13,11 @@ from keyfold_console.pages import (
     events,
     keys,
     operations,
+    overview,
 )
 
 _MODULES: Final = (
+    overview,
     clusters,
     cluster,
     cluster_actions,
