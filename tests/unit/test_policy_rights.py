@@ -380,7 +380,7 @@ def test_keys_do_not_leave_their_grant() -> None:
 
 
 def test_a_key_for_no_cluster_takes_a_grant_on_all() -> None:
-    """TestKey without a cluster needs a grant for all clusters and organizations."""
+    """TestKey without cluster and organization needs a grant for all of them."""
     key = RootKey("T", "k")
     _rights(_grant("operator", keys=(_key("k"),))).check_key(None, None, None, key)
     _rights(_grant("operator", regions=["eu"], keys=(_key("k"),))).check_key(None, None, "eu", key)
@@ -390,7 +390,24 @@ def test_a_key_for_no_cluster_takes_a_grant_on_all() -> None:
         _grant("operator", regions=["eu"], keys=(_key("k"),)),
     ):
         with pytest.raises(KeyNotGrantedError, match="without a cluster"):
-            _rights(narrow, _grant("admin")).check_key(None, "acme", None, key)
+            _rights(narrow, _grant("admin")).check_key(None, None, None, key)
+
+
+def test_a_key_for_an_organization_takes_a_grant_on_it() -> None:
+    """C1: TestKey and GetAccessPolicy for an organization take the grant that may link the key."""
+    key = RootKey("T", "k")
+    grant = _grant("operator", organizations=["acme"], keys=(_key("k"),))
+    _rights(grant).check_key(None, "acme", None, key)
+    for narrow, organization in (
+        (grant, "globex"),
+        (grant, None),
+        (_grant("operator", organizations=["acme"], keys=(_key("other"),)), "acme"),
+        (_grant("auditor", organizations=["acme"], keys=(_key("k"),)), "acme"),
+        (_grant("operator", clusters=["a*"], keys=(_key("k"),)), "acme"),
+        (_grant("operator", organizations=["acme"], regions=["eu"], keys=(_key("k"),)), "acme"),
+    ):
+        with pytest.raises(KeyNotGrantedError):
+            _rights(narrow).check_key(None, organization, None, key)
 
 
 def test_any_of_a_caller_s_names_is_enough() -> None:

@@ -254,7 +254,7 @@ def _check_organization(rights: Rights, asked: _Question, organization: str) -> 
             where = f"region {region}" if region else "all regions"
             raise NotAllowedError(f"no grant covers {where} of organization {organization}")
         if asked.key is not None:
-            rights.check_organization_key(organization, region or "", asked.key)
+            rights.check_organization_key(organization, region, asked.key)
 
 
 def _rests_on_patterns(rights: Rights, asked: _Question) -> bool:

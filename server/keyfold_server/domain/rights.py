@@ -267,7 +267,8 @@ class Rights(Protocol):
         """Refuses a root key that the caller may not name for a region (protocol C1).
 
         Args:
-            cluster: The cluster that gets the key; None: TestKey without a cluster.
+            cluster: The cluster that gets the key; None: TestKey or GetAccessPolicy for the
+                organization as a whole or, if that is None, too, for anybody.
             organization: The cluster's organization, or None.
             region: The region that gets the key, or None.
             key: The root key in canonical form; `PLATFORM` with an empty uri.
@@ -324,12 +325,12 @@ class Rights(Protocol):
         """
         ...
 
-    def check_organization_key(self, organization: str, region: str, key: RootKey) -> None:
+    def check_organization_key(self, organization: str, region: str | None, key: RootKey) -> None:
         """Refuses a root key that the caller may not link for an organization (protocol C1).
 
         Args:
             organization: The organization that gets the key.
-            region: The region whose clusters get it.
+            region: The region whose clusters get it; None: all regions.
             key: The root key in canonical form.
 
         Raises:

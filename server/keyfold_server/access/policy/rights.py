@@ -256,10 +256,14 @@ class GrantedRights:
         self, cluster: str | None, organization: str | None, region: str | None, key: RootKey
     ) -> None:
         """Refuses a key that no grant names for this cluster and region (protocol C1)."""
-        if cluster is None:
-            covering = [grant for grant in self._grants if grant.covers_all()]
-        else:
-            covering = [grant for grant in self._grants if grant.covers(cluster, organization)]
+        if cluster is None and organization is not None:
+            self.check_organization_key(organization, region, key)
+            return
+        covering = [
+            grant
+            for grant in self._grants
+            if (grant.covers_all() if cluster is None else grant.covers(cluster, organization))
+        ]
         self._check_key(covering, cluster, region, key)
 
     def may_name(self, type_: str, uri: str) -> bool:
@@ -309,7 +313,7 @@ class GrantedRights:
             found.update(dict.fromkeys(_texts(grant.organizations) or ()))
         return tuple(found)
 
-    def check_organization_key(self, organization: str, region: str, key: RootKey) -> None:
+    def check_organization_key(self, organization: str, region: str | None, key: RootKey) -> None:
         """Refuses a key for an organization as a whole; see `domain.rights.Rights`."""
         covering = [grant for grant in self._grants if grant.covers_organization(organization)]
         self._check_key(covering, None, region, key, organization=organization)

@@ -124,7 +124,9 @@ class _AutoRotateRights:
         del rpc
         return ()
 
-    def check_organization_key(self, organization: str, region: str, key: RootKey) -> NoReturn:
+    def check_organization_key(
+        self, organization: str, region: str | None, key: RootKey
+    ) -> NoReturn:
         """Refuses every key, as `check_key` does."""
         self.check_key(None, organization, region, key)
 
