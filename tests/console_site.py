@@ -14,9 +14,10 @@ import html
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from keyfold_server.access.policy.file import parse
 from keyfold_server.access.policy.rights import CachedPolicy
 from keyfold_server.access.tokens.verifier import claim_of
 from keyfold_server.domain.errors import CallerCredentialError
+from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.rights import Credential, Identity
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.service.clock import SystemClock
@@ -166,27 +168,38 @@ class Site:
 
 
 @asynccontextmanager
-async def site(folder: Path, policy: str | None = None, **settings: Any) -> AsyncIterator[Site]:
+async def site(
+    folder: Path,
+    policy: str | None = None,
+    kms: Mapping[str, KeyProvider] | None = None,
+    **settings: Any,
+) -> AsyncIterator[Site]:
     """Serves on the event loop of the test until the block ends.
 
     Args:
         folder: An empty folder.
         policy: The server's policy file, under which each call needs a token; None: development.
+        kms: Further KMSs of the server, by type.
         **settings: The console's settings.
     """
+    others = {name: partial(_itself, each) for name, each in (kms or {}).items()}
     issuer = Issuer()
     who = Callers(callers.POLICIES, callers.LOCAL, SystemClock())
     if policy is not None:
         policies: Any = CachedPolicy(parse(policy, "policy.toml"))
         policies.believes = lambda _: False
         who = Callers(policies, None, SystemClock(), tokens=issuer)
-    async with running(folder, who=who, transport="grpc") as server:
+    async with running(folder, who=who, transport="grpc", others=others) as server:
         own: Any = None if policy is None else lambda: token_of("vendor")
         async with keyfold.AsyncClient(server.target, token=own) as client:
             app = build(replace(Settings(target=server.target), **settings))
             jar = CookieJar(unsafe=True)  # it keeps cookies of 127.0.0.1, too
             async with TestClient(TestServer(app), cookie_jar=jar) as browser:
                 yield Site(server, client, browser, issuer)
+
+
+def _itself(kms: KeyProvider) -> KeyProvider:
+    return kms
 
 
 async def enable(

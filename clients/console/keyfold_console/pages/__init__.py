@@ -13,6 +13,7 @@ from keyfold_console.pages import (
     events,
     keys,
     operations,
+    organizations,
     overview,
 )
 
@@ -24,6 +25,7 @@ _MODULES: Final = (
     keys,
     events,
     operations,
+    organizations,
 )
 
 
