@@ -82,3 +82,53 @@ if (live().length && window.EventSource) {
   });
   if (!document.hidden) begin();
 }
+
+// A key's test that failed is tried again until it works, the visitor stops it, or ten minutes are
+// over. What it says is read out once for each different outcome.
+const proof = document.getElementById("proof");
+if (proof) {
+  let left = 120;
+  let stopped = false;
+  let said = "";
+  const voice = document.getElementById("proof-said");
+
+  const look = () => {
+    const stop = proof.querySelector("[data-stop]");
+    if (!stop || stopped) return;
+    stop.hidden = false;
+    proof.querySelector("[data-trying]").hidden = false;
+    stop.addEventListener("click", () => {
+      stopped = true;
+      stop.hidden = true;
+      proof.querySelector("[data-trying]").hidden = true;
+    });
+    setTimeout(again, 5000);
+  };
+
+  const again = async () => {
+    if (stopped) return;
+    // Nobody looks, or somebody is at work in the form.
+    if (document.hidden) return void setTimeout(again, 5000);
+    if (left-- <= 0) return void proof.querySelector("[data-stop]").click();
+    const form = proof.querySelector("form.proof");
+    const fields = new URLSearchParams(new FormData(form));
+    fields.set("step", "test");
+    fields.set("part", "1");
+    try {
+      const answer = await fetch(form.action, { method: "POST", body: fields, redirect: "error" });
+      if (!answer.ok || stopped) throw new Error(answer.status);
+      const text = await answer.text();
+      const focused = document.activeElement;
+      const held = proof.contains(focused) ? focused.dataset.keep : undefined;
+      proof.innerHTML = text;
+      if (held) proof.querySelector(`[data-keep="${held}"]`)?.focus();
+      const verdict = proof.querySelector(".verdict")?.textContent.trim() ?? "";
+      if (verdict !== said) voice.textContent = said = verdict;
+    } catch {
+      // Signed out, or the console is away: the button says so when it is pressed.
+      return;
+    }
+    look();
+  };
+  look();
+}

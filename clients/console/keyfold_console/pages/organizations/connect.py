@@ -18,9 +18,9 @@ from keyfold import (
     KeyLink,
     KeyTest,
 )
-from keyfold_console.api import client_of
+from keyfold_console.api import SETTINGS, client_of
 from keyfold_console.pages.organizations.frame import Frame, everything, framed, shown, told
-from keyfold_console.pages.organizations.providers import FORMS
+from keyfold_console.pages.organizations.providers import FORMS, ProviderForm
 from keyfold_console.pages.organizations.wanted import Wanted
 
 _PATH: Final = "/organizations/{organization}/connect"
@@ -73,7 +73,7 @@ async def begin(request: web.Request) -> web.Response:
     frame = await framed(request, "connect")
     wanted = Wanted.of(request.query)
     if wanted is None:
-        return await shown(request, frame, "connect_provider.html", forms=FORMS.values())
+        return await shown(request, frame, "connect_provider.html", forms=_offered(request))
     return await _shown(request, frame, Progress(wanted))
 
 
@@ -83,7 +83,7 @@ async def go_on(request: web.Request) -> web.Response:
     frame = await framed(request, "connect")
     wanted = Wanted.of(form)
     if wanted is None:
-        return await shown(request, frame, "connect_provider.html", forms=FORMS.values())
+        return await shown(request, frame, "connect_provider.html", forms=_offered(request))
     wanted = wanted.checked()
     if wanted.problems:
         return await _shown(request, frame, Progress(wanted), status=422)
@@ -95,6 +95,12 @@ async def go_on(request: web.Request) -> web.Response:
         progress = await _asked(request, frame, wanted, test=True, policy=False)
         return await shown(request, frame, "proof.html", progress=progress, steps=STEPS)
     return await _shown(request, frame, await _asked(request, frame, wanted, test=step == "test"))
+
+
+def _offered(request: web.Request) -> list[ProviderForm]:
+    """Returns the forms of providers; that of the local file is for development alone."""
+    tried_out = request.app[SETTINGS].without_token
+    return [form for form in FORMS.values() if tried_out or form.type != "LOCAL"]
 
 
 async def _asked(

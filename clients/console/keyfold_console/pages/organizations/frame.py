@@ -32,7 +32,7 @@ from keyfold import (
 )
 from keyfold.calls.organizations import first_key_links
 from keyfold.calls.pages import first_page
-from keyfold_console.api import client_of, one_page
+from keyfold_console.api import caller_of, client_of, one_page
 from keyfold_console.rendering import page
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ async def framed(request: web.Request, tab: str) -> Frame:
         OrganizationNotFoundError: It does not exist, or the visitor may not see it.
     """
     name, client = request.match_info["organization"], client_of(request)
-    caller = await client.get_caller()
+    caller = await caller_of(request)
     try:
         organization = await client.get_organization(name)
     except NotFoundError:

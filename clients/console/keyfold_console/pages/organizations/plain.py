@@ -71,7 +71,7 @@ _HEALTH: Final = {
     ),
     Health.ACCESS_DENIED: (
         BAD,
-        "Your KMS denies access",
+        "Access denied",
         _REFUSED,
         "Give the permission back in the key's policy. The policy to attach is on the key's page.",
     ),
@@ -139,6 +139,11 @@ _HEALTH: Final = {
         "Tell your vendor that the console is older than the service.",
     ),
 }
+
+
+def word(health: Health) -> str:
+    """Returns a health in two or three words."""
+    return _HEALTH[health][1]
 
 
 def condition(region: RegionStatus) -> Plain:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from keyfold import Event
+from keyfold import Event, Health
 from keyfold_console.pages.organizations import plain
 
 _DONE: Final = {
@@ -35,7 +35,6 @@ _DONE: Final = {
     "rpc:operation:cancel": "An operation was cancelled",
     "rpc:operation:delete": "An operation was removed from the list",
     "server:operation:end": "An operation ended",
-    "kms:root_key:refuse": "Your KMS refused a key",
     "command:cluster:seal": "The vendor declared the data of {cluster} to be right",
     "command:cluster:import": "{cluster} came back from an export",
     "command:organization:import": "The organization came back from an export",
@@ -68,6 +67,9 @@ def sentence(event: Event) -> str:
     """Returns what happened, in one sentence."""
     if event.action == "kms:root_key:observe":
         return _HEALTH.get(event.outcome, f"Your KMS said {event.outcome} of a key")
+    if event.action == "kms:root_key:refuse":
+        why = Health.__members__.get(event.outcome, Health.UNSPECIFIED)
+        return f"Your KMS refused a key: {plain.word(why).lower()}"
     known = _DONE if event.outcome in _FINE else _TRIED
     text = known.get(event.action)
     if text is None:
