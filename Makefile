@@ -117,6 +117,13 @@ check-client: venv ## Check that the generated parts of the clients are up to da
 check-go: ## Check the client for Go: gofmt, go vet and its tests
 	@scripts/go.sh check || [ $$? -eq 3 ]
 
+# Not a part of `make test`: what is known changes without a change of the code, and what CI runs must
+# not depend on a service that a machine behind a firewall cannot reach. docs/releases.md says when to
+# run it. It fails if it could not look.
+.PHONY: vulnerabilities
+vulnerabilities: ## Ask OSV for known vulnerabilities of every locked package
+	@$(PYTHON) scripts/vulnerabilities.py
+
 .PHONY: tools
 tools: ## Try to get all programs that tests use (TOOLS=grpcurl: this one; scripts/tools.sh has the names)
 	@scripts/tools.sh $(TOOLS)
