@@ -205,6 +205,13 @@ what-if: venv ## Compare what ListKeyUsage foresees with really doing it at the 
 soak: venv ## Let two servers serve for an hour while everything around them goes wrong
 	@PYTHONPATH=tests $(bin)/python -m chaos.soak $(if $(MINUTES),--minutes $(MINUTES))
 
+# --- releasing -------------------------------------------------------------------------
+
+# SIGN_KEY=file: the SSH key that signs the checksums. docs/releases.md has the steps before and after.
+.PHONY: release
+release: venv ## Make the release of the tagged commit in dist/ (SIGN_KEY=file to sign it)
+	@$(bin)/python scripts/release.py
+
 # --- running ---------------------------------------------------------------------------
 
 # make passes FILE and PROVIDER to the program through the environment. PROVIDER is vault, aws, azure

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Resolves pyproject.toml into the locks in requirements/: dev (.venv), stubs, resolver; postgres,
-# localstack, moto and openbao (servers for tests), awsencryption (for the benchmark); and, for installations elsewhere, client (the base
-# dependencies), cli (the base and the command line), console (its extra), relay (its extra and S3's SDK), server (its extra, PostgreSQL's driver and
-# uvloop), all (the extra `all`) and build (the tools that build the wheel). A locked package keeps its
-# version as long as pyproject.toml allows it; `UPGRADE=1` moves every package to the newest version
-# allowed.
+# localstack, moto and openbao (servers for tests), awsencryption (for the benchmark), sbom (for a
+# release's list of parts); and, for installations elsewhere, client (the base dependencies), cli (the
+# base and the command line), console (its extra), relay (its extra and S3's SDK), server (its extra,
+# PostgreSQL's driver and uvloop), all (the extra `all`) and build (the tools that build the wheel). A
+# locked package keeps its version as long as pyproject.toml allows it; `UPGRADE=1` moves every package
+# to the newest version allowed.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
@@ -34,6 +35,7 @@ resolve localstack --group localstack
 resolve moto --group moto
 resolve openbao --group openbao
 resolve awsencryption --group awsencryption
+resolve sbom --group sbom
 
 # tested NAME ...: resolves a lock for installations elsewhere, with the versions that the tests use.
 tested() {

@@ -10,6 +10,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 
 _PACKAGE: Final = re.compile(r"([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)(?: ; ([^\\]+?))?(?: \\)?")
 _HASH: Final = re.compile(r"    --hash=sha256:([0-9a-f]{64})(?: \\)?")
+_NEEDED_BY: Final = re.compile(r"    #(?: via|  ) ([a-z0-9][a-z0-9._-]*)(?: \(pyproject\.toml\))?")
 
 
 class Locked(NamedTuple):
@@ -20,12 +21,14 @@ class Locked(NamedTuple):
         version: Its version.
         marker: Where it is installed, as PEP 508 writes it; empty: everywhere.
         hashes: The SHA-256 of each file of it that may be installed, in hexadecimal.
+        needed_by: The names of the locked packages that need it. Some locks do not say.
     """
 
     name: str
     version: str
     marker: str
     hashes: tuple[str, ...]
+    needed_by: tuple[str, ...] = ()
 
 
 def read(path: Path) -> list[Locked]:
@@ -37,6 +40,9 @@ def read(path: Path) -> list[Locked]:
     """
     found: list[Locked] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if found and (comment := _NEEDED_BY.fullmatch(line)):
+            found[-1] = found[-1]._replace(needed_by=(*found[-1].needed_by, comment[1]))
+            continue
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if package := _PACKAGE.fullmatch(line):
