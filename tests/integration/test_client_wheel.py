@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from e2e.server import Server, make
+from released import Release, installed, run, versions
 
 ROOT: Final = Path(__file__).parents[2]
-LOCKS: Final = {name: ROOT / "requirements" / f"{name}.lock" for name in ("client", "cli")}
+LOCKS: Final = ("client", "cli")
 
 BASE: Final = {
     "cryptography",
@@ -43,38 +41,16 @@ NOT_THE_CLIENTS: Final = re.compile(
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture(name="wheel", scope="module")
-def wheel_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this project."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build: list[str | Path] = ["wheel", "--no-deps", "--no-build-isolation", "--no-index"]
-    _run([sys.executable, "-m", "pip", *build, "-w", folder, ROOT])
-    (wheel,) = folder.glob("keyfold-*.whl")
-    return wheel
-
-
 @pytest.fixture(name="python", scope="module")
-def python_fixture(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python_fixture(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with the base alone."""
-    return _installed(wheel, LOCKS["client"], tmp_path_factory.mktemp("client"))
+    return installed(release, "client", tmp_path_factory.mktemp("client"))
 
 
 @pytest.fixture(name="python_with_cli", scope="module")
-def python_with_cli_fixture(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python_with_cli_fixture(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with the extra `cli`."""
-    return _installed(wheel, LOCKS["cli"], tmp_path_factory.mktemp("cli"))
-
-
-def _installed(wheel: Path, lock: Path, folder: Path) -> Path:
-    """Makes an environment of a lock and the wheel, and returns its Python."""
-    _run([sys.executable, "-m", "venv", "--without-pip", folder / "env"])
-    python = folder / "env" / "bin" / "python"
-    # Compiling everything takes longer than the tests, which import a part of it.
-    install: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install"]
-    install.append("--no-compile")
-    _run([*install, "--no-deps", "--require-hashes", "--only-binary=:all:", "-r", lock])
-    _run([*install, "--no-deps", "--no-index", wheel])
-    return python
+    return installed(release, "cli", tmp_path_factory.mktemp("cli"), "[cli]")
 
 
 @pytest.fixture(name="server", scope="module")
@@ -86,27 +62,10 @@ def server_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     server.kill()
 
 
-def _run(command: Sequence[str | Path], code: int = 0, **more: str) -> str:
-    """Runs a command that must end with `code`; returns its output, stdout and stderr together."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("KEYFOLD_", "PYTHON"))}
-    done = subprocess.run(
-        command,
-        cwd="/",
-        env=kept | more,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
-
-
 def _names(python: Path) -> set[str]:
     """Returns the names of the packages that an environment has."""
     listing = "from importlib.metadata import distributions as d\nfor x in d(): print(x.name)"
-    return {re.sub(r"[-_.]+", "-", n).lower() for n in _run([python, "-c", listing]).split()}
+    return {re.sub(r"[-_.]+", "-", n).lower() for n in run([python, "-c", listing]).split()}
 
 
 def test_the_base_is_what_an_application_needs() -> None:
@@ -122,21 +81,21 @@ def test_it_brings_in_no_server(python: Path) -> None:
     names = _names(python)
     assert names >= BASE | {"keyfold"}
     assert {name for name in names if NOT_THE_CLIENTS.match(name)} == set()
-    assert names - {"keyfold"} <= _versions(LOCKS["client"]).keys()
+    assert names - {"keyfold"} <= versions("client").keys()
 
 
 def test_it_brings_in_no_command_line(python: Path) -> None:
     """An application gets no typer, rich or pydantic, and makes a client without them."""
     assert _names(python) & COMMAND_LINE == set()
     script = "import keyfold; keyfold.Client('127.0.0.1:1').close(); print('made')"
-    assert _run([python, "-c", script]) == "made\n"
+    assert run([python, "-c", script]) == "made\n"
 
 
 def test_programs_name_their_extra(python: Path) -> None:
     """Without its extra, a program says in one line what to install, and fails."""
     for program, extra in (("keyfold", "cli"), ("keyfold-server", "server")):
         for arguments in ([], ["--help"], ["migrate"]):
-            said = _run([python.with_name(program), *arguments], code=1)
+            said = run([python.with_name(program), *arguments], code=1)
             assert said == f"{program}: typer is missing; install keyfold[{extra}]\n"
 
 
@@ -147,7 +106,7 @@ def test_it_is_typed(python: Path) -> None:
         "print((pathlib.Path(keyfold.__file__).parent / 'py.typed').exists())\n"
         "print(len(list(pathlib.Path(keyfold.v1.__file__).parent.glob('*.pyi'))) > 0)"
     )
-    assert _run([python, "-c", script]).split() == ["True", "True"]
+    assert run([python, "-c", script]).split() == ["True", "True"]
 
 
 def test_it_works_against_a_server_elsewhere(python: Path, server: Server) -> None:
@@ -165,29 +124,30 @@ with keyfold.Client({server.target!r}) as client:
         reason = error.reason
 print(json.dumps([reason, [name for name in sys.modules if name.startswith("keyfold_server")]]))
 """
-    assert json.loads(_run([python, "-c", script])) == ["CONTEXT_MISMATCH", []]
+    assert json.loads(run([python, "-c", script])) == ["CONTEXT_MISMATCH", []]
 
 
 def test_the_command_line_works_with_its_extra(python_with_cli: Path, server: Server) -> None:
     """With the extra `cli`, the command needs nothing more, and nothing of the server."""
     names = _names(python_with_cli)
     assert {name for name in names if NOT_THE_CLIENTS.match(name)} == set()
-    assert names - {"keyfold"} <= _versions(LOCKS["cli"]).keys()
+    assert names - {"keyfold"} <= versions("cli").keys()
     program = python_with_cli.with_name("keyfold")
-    shown = _run([program, "clusters", "--json"], KEYFOLD_TARGET=server.target)
+    shown = run([program, "clusters", "--json"], given={"KEYFOLD_TARGET": server.target})
     assert isinstance(json.loads(shown), dict | list)
-    assert "Wrap data keys" in _run([program, "--help"])
+    assert "Wrap data keys" in run([program, "--help"])
 
 
-@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
-def test_its_lock_is_what_the_tests_run_on(lock: Path) -> None:
-    """The versions of the lock are those of the tests' own environment."""
-    locked = _versions(lock)
-    assert locked
-    assert locked.items() <= _versions(ROOT / "requirements" / "dev.lock").items()
+@pytest.mark.parametrize("lock", LOCKS)
+def test_its_lock_is_what_the_tests_run_on(lock: str) -> None:
+    """The packages of the lock are those of the tests' own environment, to the hash."""
+    assert _packages(lock) <= _packages("dev")
 
 
-def _versions(lock: Path) -> dict[str, str]:
-    """Returns the version of each package of a lock."""
-    pattern = re.compile(r"^([a-z0-9._-]+)==([^ \\]+)", re.MULTILINE)
-    return dict(pattern.findall(lock.read_text(encoding="utf-8")))
+def _packages(lock: str) -> set[tuple[str, str, frozenset[str]]]:
+    """Returns each package of a lock with its version and hashes."""
+    text = (ROOT / "requirements" / f"{lock}.lock").read_text(encoding="utf-8")
+    found = re.findall(r"(?m)^([a-z0-9._-]+)==([^ \\]+)((?:.*\n    --hash)*.*)", text)
+    return {
+        (name, version, frozenset(re.findall(r"sha256:\w+", more))) for name, version, more in found
+    }
