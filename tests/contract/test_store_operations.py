@@ -250,6 +250,32 @@ def test_an_edited_operation_is_refused(store: SqlStore, statement: str) -> None
         store.change_operation(taken(KEY, "two/b", 60.0))
 
 
+NEWER: Final = {
+    "another kind of work": '{"kind":"SHRED"}',
+    "another field": '{"kind":"TEST","depth":3}',
+    "a field that is gone": "{}",
+}
+"""What the release after this one might write of an operation's work."""
+
+
+@pytest.mark.parametrize("work", NEWER.values(), ids=NEWER)
+def test_an_operation_of_a_newer_release(store: SqlStore, work: str) -> None:
+    """S6: servers of this release leave it to the newer ones, and go on with their own."""
+    begun(store)
+    table, seal = schema.operations, store._transactions.seal
+    names = table.columns.keys()
+    [row] = store.parts[0].read(lambda c: c.execute(select(*table.c)).all())
+    newer = dict(zip(names, row, strict=True)) | {"name": "newer", "uid": b"n" * 16, "work": work}
+    del newer["mac"]
+    cells = seal.sealed(table.name, tuple(newer.values()))
+    added = dict(zip(names, cells, strict=True))
+    store.parts[0].write(lambda c: c.execute(insert(table), [added]))
+    assert [each.key for each in store.free_operations(10)] == [KEY]
+    assert store.operation(KEY) is not None
+    with pytest.raises(RowNotAuthenticError, match="a newer release started the operation newer"):
+        store.operation(KEY._replace(name="newer"))
+
+
 Put = Callable[[], None]
 
 

@@ -83,10 +83,16 @@ class OperationStore:
         return self._transactions.fetch([operations.reading_open(limit)], self._of)
 
     def free_operations(self, limit: int) -> list[Operation]:
-        """Reads up to `limit` operations that have not ended, and returns those without a lease."""
+        """Reads up to `limit` operations that have not ended, and returns those without a lease.
+
+        It leaves out those of a newer release, which servers of that release take (protocol S6).
+        """
+        seal = self._transactions.seal
         return self._transactions.fetch(
             [operations.reading_open(limit)],
-            lambda unit: [each for each in self._of(unit) if each.free(unit.now)],
+            lambda unit: [
+                each for each in operations.known(unit.answers[0].rows, seal) if each.free(unit.now)
+            ],
         )
 
     def operation_failures(self, uid: bytes) -> list[Failure]:

@@ -7,6 +7,7 @@ A row must not lie below the newest decision about it in the log, of which it is
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -141,18 +142,37 @@ def reading_failures(uid: bytes) -> Step:
     return Step(_LISTED, [{"of_uid": uid}])
 
 
+class NewerOperationError(RowNotAuthenticError):
+    """A newer release started the operation, and this one does not know what it is to do."""
+
+
 def of(found: Iterable[Cells], seal: Seal) -> list[Operation]:
     """Returns the operations in some rows.
 
     Raises:
+        NewerOperationError: This release cannot read one.
         RowNotAuthenticError: A row is not authentic, or older than the newest decision about it.
     """
-    known = []
+    return [_one(cells, seal) for cells in found]
+
+
+def known(found: Iterable[Cells], seal: Seal) -> list[Operation]:
+    """Returns the operations in some rows, without those that only a newer release can carry out.
+
+    Raises:
+        RowNotAuthenticError: A row is not authentic, or older than the newest decision about it.
+    """
+    operations_known = []
     for cells in found:
-        operation = _of_row(cells[:_WIDTH], seal)
-        _hold(operation, cells[_WIDTH:], seal)
-        known.append(operation)
-    return known
+        with suppress(NewerOperationError):
+            operations_known.append(_one(cells, seal))
+    return operations_known
+
+
+def _one(cells: Cells, seal: Seal) -> Operation:
+    operation = _of_row(cells[:_WIDTH], seal)
+    _hold(operation, cells[_WIDTH:], seal)
+    return operation
 
 
 def told(after: Operation | None, before: Operation | None) -> str:
@@ -205,11 +225,19 @@ def _of_row(row: Cells, seal: Seal) -> Operation:
     seal.check(_TABLE, row)
     cells = dict(named(operations, row))
     census = cells["census"]
+    try:
+        work, starter = Work.decoded(cells["work"]), Starter.decoded(cells["starter"])
+    except (KeyError, TypeError, ValueError) as error:
+        # The seal is right, so a server of a newer release wrote it (protocol S6).
+        raise NewerOperationError(
+            f"a newer release started the operation {cells['name']}: ask a server of that release, "
+            "or upgrade this one"
+        ) from error
     return Operation(
         key=OperationKey(cells["owner"], cells["name"]),
         uid=cells["uid"],
-        work=Work.decoded(cells["work"]),
-        starter=Starter.decoded(cells["starter"]),
+        work=work,
+        starter=starter,
         created_at=cells["created_at"],
         updated_at=cells["updated_at"],
         cancelled_at=cells["cancelled_at"],
