@@ -38,7 +38,8 @@ NOT_THE_CLIENTS: Final = re.compile(
 )
 """Packages that serve, store, or speak to clouds."""
 
-pytestmark = pytest.mark.timeout(180)
+# A machine that has not built helm yet needs minutes for it, and a release contains the chart.
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(name="python", scope="module")
