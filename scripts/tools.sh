@@ -11,6 +11,7 @@ names=(grpcurl axe chromium connectconformance kubernetes model localstack moto 
 get() {
     case $1 in
     grpcurl | connectconformance | kubernetes | model | localstack | moto | openbao | prometheus) "$root/scripts/$1.sh" ;;
+    compose) "$root/scripts/compose.sh" ;;
     postgres-15 | postgres-16 | postgres-18) "$root/scripts/postgres.sh" "${1#postgres-}" ;;
     pgbouncer) "$root/scripts/postgres.sh" pgbouncer ;;
     axe | chromium) "$root/scripts/browser.sh" "$1" ;;

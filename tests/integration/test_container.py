@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import tomllib
@@ -27,12 +25,12 @@ from typing import Final
 import pytest
 
 from e2e.server import make
+from machine import Layer, Machine, lacking
 
 ROOT: Final = Path(__file__).parents[2]
 DOCKERFILE: Final = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 VOLUME: Final = "/var/lib/keyfold"
-TOOLS: Final = ("unshare", "nsenter", "mount", "chroot", "setpriv", "env")
 BUILDS: Final = 180
 """Seconds that installing may take where nothing is in pip's cache yet."""
 
@@ -170,130 +168,6 @@ def test_the_health_command(tmp_path: Path) -> None:
 # What it builds and runs
 
 
-class Machine:
-    """A mount namespace that lasts as long as this object, with a layer for each stage."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sleep", "infinity"]
-        )
-        self._space = f"/proc/{self._holder.pid}/ns/mnt"
-        own = Path("/proc/self/ns/mnt").readlink()
-        deadline = time.monotonic() + 5
-        while Path(self._space).readlink() == own:
-            assert self._holder.poll() is None, "no mount namespace can be made here"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        self.run("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", str(folder))
-
-    def run(self, *command: str) -> str:
-        """Runs a command beside the layers; returns its output."""
-        done = subprocess.run(
-            ["nsenter", f"--mount={self._space}", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{shlex.join(command)}: {done.stdout}"
-        return done.stdout
-
-    def layer(self, name: str) -> Layer:
-        """Makes a layer over this machine's own root file system."""
-        merged, upper, work = (self.folder / name / part for part in ("root", "upper", "work"))
-        self.run("mkdir", "-p", str(merged), str(upper), str(work))
-        options = f"lowerdir=/,upperdir={upper},workdir={work}"
-        self.run("mount", "-t", "overlay", "-o", options, "overlay", str(merged))
-        for folder in ("dev", "proc"):
-            self.run("mount", "--rbind", f"/{folder}", str(merged / folder))
-        layer = Layer(self, merged, self._space)
-        layer.adopt()
-        return layer
-
-    def close(self) -> None:
-        """Ends the namespace, and with it every mount."""
-        self._holder.kill()
-        self._holder.wait(10)
-
-
-@dataclass
-class Layer:
-    """A root file system that is this machine's, with changes of its own.
-
-    Attributes:
-        root: The layer's path in the machine's namespace.
-        environment: The variables that ENV has set so far.
-    """
-
-    machine: Machine
-    root: Path
-    space: str
-    environment: dict[str, str] = field(default_factory=dict)
-    arguments: dict[str, str] = field(default_factory=dict)
-
-    def adopt(self) -> None:
-        """Gives the layer a `python` that everyone may run, as the base image has it."""
-        prefix = Path(sys.base_prefix)
-        for folder in (*prefix.parents, prefix):
-            self.machine.run("chmod", "o+rx", str(self.root) + str(folder))
-        programs = f"{self.root}{prefix}/bin"
-        self.machine.run("ln", "-sfn", "python3", f"{programs}/python")
-        cache = Path.home() / ".cache" / "pip"
-        if cache.is_dir():
-            self.machine.run("mount", "--bind", str(cache), f"{self.root}{cache}")
-        self.environment = {"PATH": f"{prefix}/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
-
-    def command(
-        self, command: Sequence[str], *, user: str = "", folder: str = "/", **more: str
-    ) -> list[str]:
-        """Returns the command line that runs a command in the layer, as the process itself."""
-        kept = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "SSL_"))}
-        kept |= {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
-        # Compiling every SDK takes longer than the tests, which import few.
-        kept["PIP_NO_COMPILE"] = "1"
-        home = {"HOME": str(Path.home())} if not user else {}
-        environment = ({} if user else kept) | home | self.environment | more
-        drop = []
-        if user:
-            uid, _, gid = user.partition(":")
-            drop = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
-            drop += ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
-        return [
-            *("nsenter", f"--mount={self.space}", "chroot", str(self.root), *drop),
-            *("env", "--ignore-environment", f"--chdir={folder}"),
-            *(f"{name}={value}" for name, value in environment.items()),
-            *command,
-        ]
-
-    def run(
-        self, command: Sequence[str], *, user: str = "", folder: str = "/", code: int = 0
-    ) -> str:
-        """Runs a command in the layer; returns its output."""
-        done = subprocess.run(
-            self.command(command, user=user, folder=folder),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == code, f"{shlex.join(command)}: {done.returncode} {done.stdout}"
-        return done.stdout
-
-    def copy(self, source: str, target: str) -> None:
-        """Copies a file, or a folder's contents, as COPY does."""
-        place = f"{self.root}{target}"
-        if self.machine.run("find", source, "-maxdepth", "0", "-type", "d"):
-            self.machine.run("mkdir", "-p", place)
-            self.machine.run("cp", "-a", f"{source}/.", place)
-        else:
-            folder = place if target.endswith("/") else str(Path(place).parent)
-            self.machine.run("mkdir", "-p", folder)
-            self.machine.run("cp", "-a", source, place)
-
-
 def _build(machine: Machine, context: Path) -> Layer:
     """Carries out every stage; returns the last one's layer."""
     layers: dict[str, Layer] = {}
@@ -350,32 +224,11 @@ def _context(target: Path) -> None:
                 shutil.copy2(path, target / name)
 
 
-def _lacking() -> str:
-    """Returns why nothing can be built here, or an empty string."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "needs root on Linux, to mount and to become another user"
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing:
-        return f"needs {', '.join(missing)}"
-    trial = (
-        'mount -t tmpfs tmpfs "$1" && cd "$1" && mkdir u w m && '
-        "mount -t overlay -o lowerdir=/,upperdir=u,workdir=w overlay m"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-c", trial, "sh", folder],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-    return "" if done.returncode == 0 else "needs mount namespaces and overlay mounts"
-
-
 @pytest.fixture(name="image", scope="module")
 def image_fixture() -> Iterator[Layer]:
     """The last stage, built; its root file system is read-only but for the volume."""
-    if lacking := _lacking():
-        pytest.skip(lacking)
+    if why := lacking():
+        pytest.skip(why)
     with tempfile.TemporaryDirectory(prefix="keyfold-container-") as name:
         folder = Path(name)
         folder.chmod(0o755)
