@@ -242,15 +242,12 @@ can start. The server does not start with a value outside its bounds, or with an
 the file. It warns about an unknown variable that begins with `{settings.PREFIX}`, except those that
 Kubernetes sets for a Service named `keyfold`, such as `{settings.PREFIX}PORT_7443_TCP`.
 
-    keyfold-server --check             says what is wrong with the settings, and ends
+    keyfold-server check               says what is wrong with the settings and what they name
     keyfold-server --print-settings    prints the settings as a TOML file, and ends
 
-`--check` tries what a start needs: the store with its schema and its service key, the TLS files,
-the policy, the key set of tokens, both addresses, and the exporter of traces. It also logs in with
-the credentials of each provider that the settings or the environment set up. A rejected credential
-is a fault; one that could not be tried, because the KMS did not answer, is a warning. The check
-changes nothing. Run it as the server's user; it may run beside the server. The exit code is 0 if a
-server starts with these settings, and 2 if not.
+`check` tries what a start needs, the credentials of each provider, and the root keys
+([check.md](check.md) has the list). It changes nothing. Run it as the server's
+user; it may run beside the server.
 
 Write a duration with its unit: `500ms`, `60s`, `15m`, `24h`. In TOML a number without a unit is in
 seconds.

@@ -1,4 +1,4 @@
-"""`keyfold-server --check` learns whether Keyfold's own credential is good, before any key.
+"""`keyfold-server check` learns whether Keyfold's own credential is good, before any key.
 
 tests/e2e/test_check.py holds this for AWS and Vault.
 """

@@ -1,12 +1,15 @@
-"""`keyfold-server --check`: never good before a start that fails, and without effects."""
+"""`keyfold-server check`: never good before a start that fails, and without effects."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,8 +18,9 @@ import pytest
 from certificates import Authority
 from e2e.conftest import StartServer
 from e2e.server import NotReadyError, Server
+from keyfold.checks import FAILED, UNKNOWN
 
-POLICY = '[[grant]]\ncallers = ["*"]\nroles = ["admin"]\n'
+POLICY = '[[grant]]\ncallers = ["dns:ops.example"]\nroles = ["operator"]\n'
 
 
 @pytest.fixture
@@ -171,12 +175,12 @@ FAULTS: dict[Callable[[Server], None], str] = {
 def test_check_refuses_what_a_start_refuses(
     prepared: Server, break_: Callable[[Server], None]
 ) -> None:
-    """Each thing on which a start fails is one that --check names, and it changes no file."""
+    """Each thing on which a start fails is one that check names, and it changes no file."""
     break_(prepared)
     before = files(prepared)
-    told = prepared.command("--check", code=2)
+    told = prepared.command("check", code=FAILED)
     assert FAULTS[break_] in told
-    assert "the settings are good" not in told
+    assert "FAILURE" in told
     assert "Traceback" not in told
     assert files(prepared) == before
     with pytest.raises(NotReadyError) as caught:
@@ -186,22 +190,23 @@ def test_check_refuses_what_a_start_refuses(
 
 @pytest.mark.parametrize("set_up", [lambda _: None, used, tls], ids=["new", "used", "tls"])
 def test_what_check_calls_good_starts(prepared: Server, set_up: Callable[[Server], None]) -> None:
-    """Settings that --check calls good start, whether the store is there yet or not."""
+    """Settings that check calls good start, whether the store is there yet or not."""
     set_up(prepared)
-    assert prepared.command("--check").splitlines()[-1] == "the settings are good"
+    assert " 0 failed, 0 could not tell" in prepared.command("check").splitlines()[-1]
     prepared.start()
 
 
 def test_check_beside_a_server(prepared: Server) -> None:
-    """Beside a server with these settings --check says so, and does not disturb the server."""
+    """Beside a server with these settings check says so, and does not disturb the server."""
     prepared.start()
     prepared.settings["KEYFOLD_LISTEN"] = prepared.target
-    told = prepared.command("--check").splitlines()[-1]
-    assert told == "a server runs on these settings now; they are good for its next start"
+    told = prepared.command("check")
+    assert f"addresses: a server of these settings has {prepared.target}" in told
+    assert "server: it runs, and serves" in told
     prepared.enable()
     # Nobody answers for a server at another address that would take the same store.
     prepared.settings["KEYFOLD_LISTEN"] = "127.0.0.1:0"
-    assert "another server uses" in prepared.command("--check", code=2)
+    assert "another server uses" in prepared.command("check", code=FAILED)
 
 
 @pytest.mark.parametrize("setting", ["KEYFOLD_LISTEN", "KEYFOLD_METRICS"])
@@ -209,7 +214,7 @@ def test_an_address_of_another_program(prepared: Server, setting: str) -> None:
     """An address that another program has taken is a fault."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         prepared.settings[setting] = f"127.0.0.1:{taken.getsockname()[1]}"
-        told = prepared.command("--check", code=2)
+        told = prepared.command("check", code=FAILED)
         assert f"{setting}: {prepared.settings[setting]} is in use" in told
 
 
@@ -253,15 +258,15 @@ KNOWN = (
 @pytest.mark.parametrize(
     ("status", "body", "code", "shown"),
     [
-        (200, KNOWN, 0, "the settings are good"),
-        (403, REJECTED, 2, "AWS_KMS: "),
-        (503, "busy", 0, "warning: AWS_KMS: its credentials could not be tried"),
+        (200, KNOWN, 0, "provider AWS_KMS: the KMS accepts its credentials"),
+        (403, REJECTED, FAILED, "FAILURE         provider AWS_KMS: "),
+        (503, "busy", UNKNOWN, "provider AWS_KMS: its credentials could not be tried"),
     ],
 )
 def test_credentials_are_tried(
     prepared: Server, status: int, body: str, code: int, shown: str
 ) -> None:
-    """A credential that its cloud rejects is a fault; one that could not be tried is a warning."""
+    """A credential that its cloud rejects fails; of one that could not be tried nothing is said."""
     with sts(status, body) as url:
         prepared.settings |= {
             "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
@@ -269,7 +274,7 @@ def test_credentials_are_tried(
             "AWS_ENDPOINT_URL_STS": url,
             "AWS_REGION": "eu-west-1",
         }
-        told = prepared.command("--check", code=code)
+        told = prepared.command("check", code=code)
     assert shown in told
     assert "hush-hush" not in told
 
@@ -277,8 +282,8 @@ def test_credentials_are_tried(
 def test_the_key_file_is_tried(prepared: Server) -> None:
     """A key file of LOCAL that cannot be read is a fault, although a server would start with it."""
     prepared.keys.write_text("{")
-    told = prepared.command("--check", code=2)
-    assert any(line.startswith("LOCAL: ") and "keys.json" in line for line in told.splitlines())
+    told = prepared.command("check", code=FAILED)
+    assert any("provider LOCAL: " in line and "keys.json" in line for line in told.splitlines())
 
 
 def test_vaults_are_tried(prepared: Server) -> None:
@@ -289,8 +294,105 @@ def test_vaults_are_tried(prepared: Server) -> None:
     endpoints = 'allowed_endpoints = ["http://127.0.0.1:1"]\n'
     token = prepared.folder / "token"
     file.write_text(endpoints + section.format(token))
-    assert "VAULT_TRANSIT: the credential for" in prepared.command("--check", code=2)
+    assert "VAULT_TRANSIT: the credential for" in prepared.command("check", code=FAILED)
     token.write_text("hush-hush")
-    told = prepared.command("--check")
-    assert "warning: VAULT_TRANSIT: its credentials could not be tried" in told
+    told = prepared.command("check", code=UNKNOWN)
+    assert "provider VAULT_TRANSIT: its credentials could not be tried" in told
     assert "hush-hush" not in told
+
+
+# --- a deployment that somebody broke ---
+
+
+def test_none_of_many_faults_hides_another(prepared: Server) -> None:
+    """A refused key, a foreign trigger, a dropped index and a hole in the policy: all are told.
+
+    The form for a support ticket has the same lines, and nothing secret.
+    """
+    prepared.start()
+    prepared.enable()
+    prepared.stop()
+    prepared.dev_keys("disable", "eu")
+    with closing(sqlite3.connect(prepared.store)) as database:
+        database.execute("CREATE TRIGGER mine AFTER INSERT ON log BEGIN DELETE FROM usage; END")
+        [index] = database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%(root_uri)%'"
+        ).fetchone()
+        database.execute(f'DROP INDEX "{index}"')
+    policy = prepared.folder / "policy.toml"
+    policy.write_text('[[grant]]\ncallers = ["*"]\nroles = ["admin"]\n')
+    prepared.settings["KEYFOLD_POLICY"] = str(policy)
+    token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"
+    prepared.settings["KEYFOLD_LISTN"] = token
+    found = json.loads(prepared.command("check", "-o", "json", code=FAILED))
+    assert token not in json.dumps(found)
+    assert found["outcome"] == "FAILURE"
+    by: dict[str, list[dict[str, str]]] = {}
+    for one in found["checks"]:
+        by.setdefault(one["check"], []).append(one)
+        assert one["do"] or one["outcome"] == "OK", one
+    assert by["KEYFOLD_LISTN"][0]["outcome"] == "FAILURE"
+    assert "KEY_DISABLED" in by["key LOCAL local:eu"][0]["seen"]
+    assert by["key LOCAL local:us"][0]["outcome"] == "OK"
+    assert "trigger mine on log" in by["store triggers"][0]["seen"]
+    assert f"index {index}" in by["store schema"][0]["seen"]
+    assert "gives admin" in " ".join(
+        one["seen"] for one in by["policy"] if one["outcome"] == "FAILURE"
+    )
+    assert by["audit log"][0]["outcome"] == by["service key"][0]["outcome"] == "OK"
+
+
+def test_a_log_is_held_against_anchors(prepared: Server) -> None:
+    """An old store that somebody puts back is whole, and only an anchor from elsewhere tells."""
+    prepared.start()
+    prepared.enable("one")
+    prepared.stop()
+    old = prepared.store.read_bytes()
+    prepared.start()
+    prepared.enable("two")
+    line = prepared.cli("events", "anchor")
+    prepared.stop()
+    anchors = prepared.folder / "anchors"
+    anchors.write_text(line)
+    assert "audit anchor: the log has entry" in prepared.command("check", "--anchors", str(anchors))
+    for file in prepared.folder.glob("store.db-*"):
+        file.unlink()
+    prepared.store.write_bytes(old)
+    told = prepared.command("check", "--anchors", str(anchors), code=FAILED)
+    assert "audit anchor: the store was rolled back" in told
+    assert "audit log: its" in told
+
+
+@pytest.mark.parametrize(("left", "outcome"), [(-60, "FAILURE"), (3600, "WARNING")])
+def test_a_certificate_near_its_end(prepared: Server, left: int, outcome: str) -> None:
+    """An expired certificate fails, one that ends soon gets a warning, and both say renew it."""
+    tls(prepared)
+    ends = timedelta(seconds=left)
+    own = Authority().issue("dns:localhost", begins=timedelta(days=-90), ends=ends)
+    for name, text in (("CERT", own.pem), ("KEY", own.key_pem)):
+        (prepared.folder / f"tls-{name}").write_bytes(text)
+    told = prepared.command("check", code=FAILED if left < 0 else 0)
+    [line] = [
+        line for line in told.splitlines() if line.startswith(outcome) and "ertificate" in line
+    ]
+    assert "localhost" in line or "expired" in line
+    assert "renew" in told
+
+
+def test_a_store_that_is_away(prepared: Server) -> None:
+    """Where no database answers the store fails, what is in it is unknown, and the rest is told."""
+    key = prepared.folder / "service-key"
+    key.write_bytes(bytes(32))
+    key.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        prepared.settings |= {
+            "KEYFOLD_STORE": f"postgresql://u@127.0.0.1:{port}/d?connect_timeout=2",
+            "KEYFOLD_SERVICE_KEY": str(key),
+        }
+        told = prepared.command("check", "--timeout", "4", code=FAILED)
+    lines = [line.split(": ")[0] for line in told.splitlines()]
+    assert any("could not tell" in line or "FAILURE" in line for line in lines)
+    assert "could not tell  replicas" in lines
+    assert "ok              provider LOCAL" in lines
+    assert "ok              open files" in lines

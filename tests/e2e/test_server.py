@@ -25,15 +25,16 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from checked import faults
 from e2e.conftest import StartServer
 from e2e.half_open import HELLO
 from e2e.odd_provider import SECRET, installed
 from e2e.server import BIN, NotReadyError, Server
 from e2e.wire import NotRefusedError, refused, spec, stubs
 from in_process import serving
+from keyfold.checks import FAILED
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
-from keyfold_server.bootstrap import check
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.settings import load
 
@@ -145,7 +146,7 @@ def test_address_that_is_not_local_is_refused(
 
 
 def test_bad_settings_stop_the_server_itself(start_server: StartServer) -> None:
-    """Serving refuses what --check refuses, with exit code 2 and no traceback."""
+    """Serving refuses what check refuses, with exit code 2 and no traceback."""
     error = failing(start_server(ready=False, keys=(), KEYFOLD_LISTEN="0.0.0.0:0"))
     assert error.code == 2
     assert "KEYFOLD_LISTEN: without TLS" in str(error)
@@ -199,7 +200,7 @@ def _settings_kept(settings_server: Server) -> Iterator[None]:
 
 
 def test_check_names_each_fault(settings_server: Server) -> None:
-    """--check says everything that is wrong at once, misspelt variables among it."""
+    """Check says everything that is wrong at once, misspelt variables among it."""
     settings_server.settings = {
         "KEYFOLD_LISTEN": "nowhere",
         "KEYFOLD_CACHE_TTL": "60",
@@ -208,23 +209,24 @@ def test_check_names_each_fault(settings_server: Server) -> None:
         "KEYFOLD_CACHE_CLUSTERS": "many",
         "KEYFOLD_LISTN": "127.0.0.1:1",
     }
-    lines = settings_server.command("--check", code=2).splitlines()
-    assert {line.partition(":")[0] for line in lines} == set(settings_server.settings)
-    assert "KEYFOLD_LISTN: not a setting; is it misspelt?" in lines
+    lines = settings_server.command("check", code=FAILED).splitlines()
+    failed = [line.removeprefix("FAILURE").strip() for line in lines if "FAILURE" in line]
+    assert {line.partition(":")[0] for line in failed} == set(settings_server.settings)
+    assert "KEYFOLD_LISTN: it is in the environment and is not a setting" in failed
     assert any("write a duration with its unit" in line for line in lines)
 
 
 def test_check_looks_beyond_the_form(
     monkeypatch: pytest.MonkeyPatch, settings_server: Server
 ) -> None:
-    """--check finds platform keys that no call could ever use, and stores of no known kind."""
+    """Check finds platform keys that no call could ever use, and stores of no known kind."""
     local = settings_server.settings["KEYFOLD_LOCAL_KEYS"] or ""
 
     def checked(**settings: str) -> str:
         with monkeypatch.context() as patched:
             for name, value in settings.items():
                 patched.setenv(name, value)
-            return "\n".join(check(load()))
+            return "\n".join(faults(load()))
 
     assert not checked(KEYFOLD_PLATFORM_KEY="local:eu", KEYFOLD_LOCAL_KEYS=local)
     assert "KEYFOLD_PLATFORM_KEY" in checked(KEYFOLD_PLATFORM_KEY="nonsense")
@@ -239,8 +241,9 @@ def test_check_looks_beyond_the_form(
         "KEYFOLD_STORE": "mysql://h/d",
         "KEYFOLD_LOCAL_KEYS": local,
     }
-    lines = settings_server.command("--check", code=2).splitlines()
-    assert {line.partition(":")[0] for line in lines} >= {"KEYFOLD_PLATFORM_KEY", "KEYFOLD_STORE"}
+    lines = settings_server.command("check", code=FAILED).splitlines()
+    failed = {line.split()[1] for line in lines if line.startswith("FAILURE")}
+    assert failed >= {"KEYFOLD_PLATFORM_KEY:", "KEYFOLD_STORE:"}
 
 
 def test_platform_key_that_cannot_be_used_stops_the_server(start_server: StartServer) -> None:
@@ -256,9 +259,9 @@ def test_file_with_a_fault_is_named(settings_server: Server) -> None:
     file = settings_server.folder / "bad.toml"
     settings_server.settings["KEYFOLD_CONFIG"] = str(file)
     file.write_bytes(b"listen = \xff\xfe")
-    assert f"{file}: not a TOML file" in settings_server.command("--check", code=2)
+    assert f"{file}: not a TOML file" in settings_server.command("check", code=FAILED)
     file.write_text("lissten = '127.0.0.1:1'\n[platform_key]\neu = 5\n")
-    output = settings_server.command("--check", code=2)
+    output = settings_server.command("check", code=FAILED)
     assert "KEYFOLD_LISSTEN: there is no such setting" in output
     assert "KEYFOLD_PLATFORM_KEY: " in output
     assert "Traceback" not in output

@@ -583,11 +583,11 @@ def test_the_command_migrates(
         done = run("migrate")
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"127.0.0.1/{empty} has the schema of this release\n"
-    assert run("--check").returncode == 0
+    assert run("check").returncode == 0
     printed = run("--print-settings")
     assert server.url(empty) in printed.stdout
     assert server.password not in printed.stdout + printed.stderr
-    for words in (["--check"], ["--print-settings"], ["migrate"]):
+    for words in (["--print-settings"], ["migrate"]):
         refused = run(*words, KEYFOLD_STORE="postgresql://u:s3cret@127.0.0.1/db")
         assert refused.returncode == 2
         assert "KEYFOLD_STORE_PASSWORD_FILE" in refused.stderr

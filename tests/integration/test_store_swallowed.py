@@ -288,7 +288,7 @@ def test_a_read_that_began_before_a_change_is_no_older_row(bench: Bench) -> None
 
 
 def test_extras_are_warned_of(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    """S10: the server names each trigger, rule, policy and view, at its start and in --check."""
+    """S10: the server names each trigger, rule, policy and view, at its start and in check."""
     bench.open().close()
     assert opening.warnings(bench.url, bench.password_file) == []
     bench.swallow("CLUSTERS" if bench.is_sqlite else "clusters")

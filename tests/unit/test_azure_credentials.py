@@ -261,7 +261,7 @@ def test_who_shows_our_own_side_to_be_good(
 
 @pytest.mark.parametrize("canary", [None, "k/k"])
 def test_the_check_tries_the_servers_identity_and_the_canary(canary: str | None) -> None:
-    """`--check` logs in as each identity of the settings; failures are Keyfold's own fault."""
+    """`check` logs in as each identity of the settings; failures are Keyfold's own fault."""
     directory = Directory()
     principals = Applications(directory, canary, None, FakeClock().monotonic)
     principals.try_logins(_PLACE)

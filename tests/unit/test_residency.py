@@ -7,7 +7,8 @@ from typing import Final
 
 import pytest
 
-from keyfold_server.bootstrap import check, regions
+from checked import faults
+from keyfold_server.bootstrap import regions
 from keyfold_server.bootstrap.providers import catalog
 from keyfold_server.domain.errors import KeyElsewhereError, SetupError
 from keyfold_server.domain.residency import KeyLocation, ResidencyPolicy, Table
@@ -190,7 +191,7 @@ def test_the_example_of_the_docs(file: Path) -> None:
         "SG": ("ap-southeast-1",),
         "US": ("us-east-2", "us-west-2"),
     }
-    assert check(settings) == []
+    assert faults(settings) == []
 
 
 def test_without_settings_keys_elsewhere_are_noted(file: Path) -> None:
@@ -235,4 +236,4 @@ def test_a_misspelt_provider_keeps_the_server_from_starting(file: Path) -> None:
     settings = load()
     with pytest.raises(SetupError, match="no provider AWS_KSM"):
         regions(settings, catalog(settings))
-    assert any("AWS_KSM" in fault for fault in check(settings))
+    assert any("AWS_KSM" in fault for fault in faults(settings))

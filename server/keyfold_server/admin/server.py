@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from keyfold_server.admin.terminal import EXIT_ERROR, app, reported
+from keyfold_server.admin.terminal import app, reported
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 
 if TYPE_CHECKING:
@@ -35,12 +35,6 @@ def _version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def options(
     context: typer.Context,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check", help="Try the settings and what they name, say what is wrong, and exit."
-        ),
-    ] = False,
     print_settings: Annotated[
         bool, typer.Option("--print-settings", help="Print the settings as TOML, and exit.")
     ] = False,
@@ -50,9 +44,7 @@ def options(
 ) -> None:
     """Run and maintain a Keyfold server. Without a command it serves."""
     with reported():
-        if check:
-            _check()
-        elif print_settings:
+        if print_settings:
             _print()
         elif context.invoked_subcommand is None:
             serve()
@@ -105,7 +97,7 @@ def health(
 
     try:
         loaded = settings.load()
-        found = _asked(loaded, target or loaded.listen, timeout)
+        found = asked(loaded, target or loaded.listen, timeout)
     except KeyfoldError as error:
         found = error.message
     typer.echo(found, err=found != probe.SERVING)
@@ -113,7 +105,7 @@ def health(
         raise typer.Exit(_NOT_SERVING)
 
 
-def _asked(loaded: Settings, target: str, timeout: float) -> str:
+def asked(loaded: Settings, target: str, timeout: float) -> str:
     """Returns the answer of a server that has these settings."""
     from keyfold_server.rpc import health_socket, probe
 
@@ -147,41 +139,6 @@ def _tls(loaded: Settings) -> Tls | None:
 def _ready(address: str) -> None:
     typer.echo(f"keyfold-server ready on {address}")
     sys.stdout.flush()
-
-
-def _check() -> None:
-    from keyfold_server import settings
-    from keyfold_server.bootstrap import checking
-
-    faults = [f"{name}: not a setting; is it misspelt?" for name in settings.unknown_variables()]
-    held: list[str] = []
-    try:
-        loaded = settings.load()
-        found, warnings = checking.check_all(loaded)
-        for warning in warnings:
-            typer.echo(f"warning: {warning}", err=True)
-        faults += found
-        held = checking.in_use(loaded)
-        # A server that runs on these settings is no fault of theirs; any other program there is.
-        if held and not _answers(loaded):
-            faults += held
-    except KeyfoldError as error:
-        faults += error.message.splitlines()
-    for fault in faults:
-        typer.echo(fault, err=True)
-    if faults:
-        raise typer.Exit(EXIT_ERROR)
-    if held:
-        typer.echo("a server runs on these settings now; they are good for its next start")
-    else:
-        typer.echo("the settings are good")
-
-
-def _answers(loaded: Settings) -> bool:
-    """Says whether a server of these settings says how it is."""
-    from keyfold_server.rpc import probe
-
-    return _asked(loaded, loaded.listen, 3.0) in (probe.SERVING, probe.NOT_SERVING)
 
 
 def _print() -> None:

@@ -18,7 +18,6 @@ from keyfold.version import __version__
 from keyfold_server import grpc_log, monitoring, observability, telemetry
 from keyfold_server.bootstrap import process
 from keyfold_server.bootstrap.access import Access
-from keyfold_server.bootstrap.checking import check
 from keyfold_server.bootstrap.providers import catalog, key_names, regions, seats
 from keyfold_server.domain.bounds import Bounds, Rates
 from keyfold_server.domain.timing import Timing
@@ -35,7 +34,7 @@ from keyfold_server.store import opening
 from keyfold_server.store.postgresql.address import Timeouts
 from keyfold_server.telemetry import Sampling
 
-__all__ = ["bounds", "check", "migrate", "regions", "replica", "run", "serve"]
+__all__ = ["bounds", "migrate", "regions", "replica", "run", "serve"]
 
 log = logging.getLogger(__name__)
 

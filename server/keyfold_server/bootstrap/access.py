@@ -26,6 +26,29 @@ _LOOK_AT_POLICY: Final = 1.0
 """Seconds between two looks for a change of the policy file."""
 
 
+def server_tls(settings: Settings, clock: Clock) -> ServerTls | None:
+    """Reads the server's TLS files; None if it has none.
+
+    Raises:
+        SetupError: A file cannot be used. The message names the setting.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return ServerTls(TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca), clock)
+
+
+def token_keys(settings: Settings, clock: Clock) -> tuple[KeySource, TokenVerifier] | None:
+    """Returns the source of the issuer's keys, which has not been read yet, and its verifier.
+
+    Raises:
+        SetupError: The settings of tokens are wrong.
+    """
+    if not (settings.jwt_jwks and settings.jwt_issuer and settings.jwt_audience):
+        return None
+    keys = KeySource(settings.jwt_jwks, clock)
+    return keys, TokenVerifier(keys, settings.jwt_issuer, settings.jwt_audience)
+
+
 class Access:
     """What identifies callers under the settings, kept fresh while the server runs.
 
@@ -41,19 +64,13 @@ class Access:
         Raises:
             SetupError: A file cannot be used. The message names the setting.
         """
-        self.tls: ServerTls | None = None
+        self.tls = server_tls(settings, clock)
         self.asks_clients = settings.tls_client_ca is not None
-        certificates = None
-        if settings.tls_cert is not None and settings.tls_key is not None:
-            self.tls = ServerTls(
-                TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca), clock
-            )
-            certificates = CertificateVerifier() if self.tls.asks_clients else None
+        certificates = CertificateVerifier() if self.tls and self.tls.asks_clients else None
         self._keys: KeySource | None = None
         tokens = None
-        if settings.jwt_jwks and settings.jwt_issuer and settings.jwt_audience:
-            self._keys = KeySource(settings.jwt_jwks, clock)
-            tokens = TokenVerifier(self._keys, settings.jwt_issuer, settings.jwt_audience)
+        if (made := token_keys(settings, clock)) is not None:
+            self._keys, tokens = made
         self._policies = (
             development.Development() if settings.policy is None else PolicyWatcher(settings.policy)
         )
@@ -65,15 +82,6 @@ class Access:
         if settings.policy is None:
             log.warning("%s", development.WARNING)
         self.callers = Callers(self._policies, default, clock, certificates, tokens)
-
-    async def check(self) -> None:
-        """Reads the issuer's keys, which `__init__` has not read yet.
-
-        Raises:
-            SetupError: The keys are in a file, and it cannot be used.
-        """
-        if self._keys is not None:
-            await self._keys.start()
 
     async def start(self, supervisor: Supervisor) -> None:
         """Fetches the issuer's keys, and begins to keep them and the policy fresh.

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE: Final = 4
 
-_OWN_FILES: Final = 200
+OWN_FILES: Final = 200
 """Files that a server has open besides its connections, with room to spare."""
 
 
@@ -40,7 +40,7 @@ def allow_connections(most: int) -> None:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < most + _OWN_FILES:
+    if soft != resource.RLIM_INFINITY and soft < most + OWN_FILES:
         log.warning(
             "this process may have %d files open, which are too few for max_connections (%d); "
             "raise the hard limit (ulimit -Hn, LimitNOFILE=), or lower the setting",

@@ -180,7 +180,7 @@ class Authenticates(Protocol):
 class TriesLogins(Protocol):
     """A provider that can try the credentials of the settings before any key needs them.
 
-    `keyfold-server --check` calls it for a provider that the settings or the environment set up.
+    `keyfold-server check` calls it for a provider that the settings or the environment set up.
     """
 
     def try_logins(self, *, budget: float) -> None:

@@ -92,6 +92,11 @@ class KeySource:
             return None
         return self._keys
 
+    @property
+    def fault(self) -> str:
+        """Why the last fetch failed; empty: it did not."""
+        return self._fault
+
     def may_help(self) -> bool:
         """Says whether the caller may call `refresh` to look for an unknown key."""
         if self._under_way is not None:

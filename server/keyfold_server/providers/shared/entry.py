@@ -65,10 +65,10 @@ class Entry:
             providers; a package of your own has its table.
         check: Raises SetupError where the provider cannot be made from these settings. The server
             calls it when it starts, for each type that exists, so it must not import the SDK.
-        is_set_up: Says whether the settings set the provider up. `keyfold-server --check` makes
+        is_set_up: Says whether the settings set the provider up. `keyfold-server check` makes
             those that are.
         environment: Variables of the environment, one of which is set where the environment holds
-            the credential of the provider. `keyfold-server --check` then tries it, too.
+            the credential of the provider. `keyfold-server check` then tries it, too.
         only_if_set_up: Whether the type exists only where the settings set the provider up. The
             server makes such a provider when it starts.
         loads: False where the package's entry could not be imported; `make` then raises the
