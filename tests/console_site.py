@@ -35,6 +35,7 @@ from keyfold_server.access.policy.rights import CachedPolicy
 from keyfold_server.access.tokens.verifier import claim_of
 from keyfold_server.domain.errors import CallerCredentialError
 from keyfold_server.domain.provider import KeyProvider
+from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Credential, Identity
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.service.clock import SystemClock
@@ -172,6 +173,7 @@ async def site(
     folder: Path,
     policy: str | None = None,
     kms: Mapping[str, KeyProvider] | None = None,
+    regions: ResidencyPolicy | None = None,
     **settings: Any,
 ) -> AsyncIterator[Site]:
     """Serves on the event loop of the test until the block ends.
@@ -180,6 +182,7 @@ async def site(
         folder: An empty folder.
         policy: The server's policy file, under which each call needs a token; None: development.
         kms: Further KMSs of the server, by type.
+        regions: The places of the vendor's regions, and its geos.
         **settings: The console's settings.
     """
     others = {name: partial(_itself, each) for name, each in (kms or {}).items()}
@@ -189,7 +192,8 @@ async def site(
         policies: Any = CachedPolicy(parse(policy, "policy.toml"))
         policies.believes = lambda _: False
         who = Callers(policies, None, SystemClock(), tokens=issuer)
-    async with running(folder, who=who, transport="grpc", others=others) as server:
+    places = regions or ResidencyPolicy()
+    async with running(folder, who=who, transport="grpc", others=others, regions=places) as server:
         own: Any = None if policy is None else lambda: token_of("vendor")
         async with keyfold.AsyncClient(server.target, token=own) as client:
             app = build(replace(Settings(target=server.target), **settings))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +19,9 @@ import pytest
 import keyfold
 from console_site import Shown, Site, site, token_of
 from fakes import FakeClock
+from keyfold_server.domain.geos import Geos
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.residency import ResidencyPolicy
 from served import Aws
 
 POLICY: Final = """
@@ -40,6 +44,9 @@ organization_claim = "org"
 
 PLACE: Final = "aws:kms:eu-west-1:111122223333:key/"
 KEY: Final = f"arn:{PLACE}acme"
+
+
+REGIONS: Final = ResidencyPolicy(geos=Geos({"EU": ("eu-central-1", "eu-west-1")}))
 
 
 class Accounts(Aws):
@@ -91,7 +98,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     kms = Accounts(FakeClock())
     kms.create_key(f"{PLACE}acme")
     kms.create_key("aws:kms:eu-west-1:444455556666:key/globex")
-    async with site(tmp_path, POLICY, kms={"AWS_KMS": kms}) as console:
+    async with site(tmp_path, POLICY, kms={"AWS_KMS": kms}, regions=REGIONS) as console:
         for name in ("acme", "globex"):
             made = keyfold.Organization(name, cluster_patterns=(f"{name}-*",))
             await console.keyfold.create_organization(made)
@@ -302,6 +309,21 @@ async def test_revoke_and_restore(house: House) -> None:
     assert await _state(house) == "ENABLED"
 
 
+async def test_a_server_that_has_not_confirmed(house: House) -> None:
+    """While a server has not confirmed a revocation, the page says so, and when it stops."""
+    await house.link()
+    await house.enable("acme-1")
+    house.console.server.add_silent_replica("silent", 300.0)
+    gone = await house.post("acme/clusters/acme-1/revoke", typed="acme-1")
+    shown = (await house.get(gone.location.removeprefix("/organizations/"))).text
+    assert "1 of 2 servers have confirmed the revocation" in shown
+    assert "at the latest in 4 minutes" in shown
+    # Nobody else's revocation is shown, and no name that was made up.
+    for name in ("operations/decision/99999", "nonsense"):
+        page = await house.get(f"acme/clusters/acme-1?confirms={name}")
+        assert (page.status, "confirmed" in page.text) == (200, False)
+
+
 async def _state(house: House) -> str:
     status = await house.console.keyfold.get_status("acme-1")
     return str(status.regions[0].state)
@@ -324,6 +346,47 @@ async def test_a_cluster_takes_the_customers_key(house: House) -> None:
     refused = await house.post("acme/links/main/unlink", typed="main")
     assert refused.status == 422
     assert "KEY_LINK_IN_USE" in refused.text
+
+
+async def test_a_key_for_a_geo(house: House) -> None:
+    """A multi-Region key shows the region in which its replica is missing, and is linked once."""
+    place = "aws:kms:eu-west-1:111122223333:key/mrk-1"
+    house.kms.create_key(place)
+    form = FORM | {"uri": f"arn:{place}", "region": "", "geo": "EU"}
+    tried = await house.post("acme/connect", step="test", **form)
+    assert "The key in each region" in tried.text
+    assert "Does not work" in tried.text
+    house.kms.create_key(place.replace("eu-west-1", "eu-central-1"))
+    linked = await house.post("acme/connect", step="link", key_link="europe", **form)
+    assert linked.status == 303
+    page = await house.get("acme/links/europe")
+    assert "The key in each region of EU" in page.text
+    assert page.text.count("Yes") == 2
+
+
+async def test_rows_that_somebody_edited(house: House) -> None:
+    """An operator sees which of a customer's clusters nobody may use, and the others as well."""
+    await house.link()
+    for cluster in ("acme-1", "acme-2"):
+        await house.enable(cluster)
+    with closing(sqlite3.connect(house.console.server.store)) as store:
+        store.execute("UPDATE clusters SET epoch = epoch + 1 WHERE name = 'acme-1'")
+        store.commit()
+    house.console.visit(token_of("vendor"))
+    home = (await house.get("acme")).text
+    assert "The vendor must look at one cluster" in home
+    assert "The vendor must look at acme-1" in home
+    assert "acme-2" in home
+
+
+async def test_an_operator_sees_a_customers_pages(house: House) -> None:
+    """Who may see all organizations sees each of them here, and what a customer sees."""
+    await house.link()
+    house.console.visit(token_of("vendor"))
+    page = await house.get("acme")
+    assert "All clusters" in page.text
+    assert "main" in page.text
+    assert (await house.get("nobody")).status == 404
 
 
 async def test_unlink(house: House) -> None:

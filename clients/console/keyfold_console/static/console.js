@@ -1,16 +1,20 @@
 // What the pages can do without, and are nicer with: copying, and news as it happens.
 "use strict";
 
-for (const button of document.querySelectorAll("[data-copy]")) {
-  if (!navigator.clipboard) break;
-  const label = button.textContent;
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(button.parentElement.querySelector("pre").textContent);
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = label; }, 2000);
-  });
-}
+// Buttons that copy appear where the browser can. Parts that are put in later have some, too.
+const copyable = () => {
+  if (!navigator.clipboard) return;
+  for (const button of document.querySelectorAll("[data-copy][hidden]")) {
+    const label = button.textContent;
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(button.parentElement.querySelector("pre").textContent);
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = label; }, 2000);
+    });
+  }
+};
+copyable();
 
 // Parts of the page with `data-live` follow what happens: the console tells that something has
 // changed, and this asks for the page again and puts its parts in. Whatever has the keyboard's focus
@@ -37,6 +41,7 @@ if (live().length && window.EventSource) {
     const focused = document.activeElement && document.activeElement.closest("[data-live]") ? place(document.activeElement) : -1;
     const open = [...document.querySelectorAll("[data-live] details")].map((one) => one.open);
     before.forEach((one, at) => one.replaceWith(document.adoptNode(after[at])));
+    copyable();
     document.querySelectorAll("[data-live] details").forEach((one, at) => { if (open[at]) one.open = true; });
     if (focused >= 0) {
       const found = document.querySelectorAll("main a, main button, main summary, main [tabindex]")[focused];
@@ -87,7 +92,7 @@ if (live().length && window.EventSource) {
 // over. What it says is read out once for each different outcome.
 const proof = document.getElementById("proof");
 if (proof) {
-  let left = 120;
+  const begun = Date.now();
   let stopped = false;
   let said = "";
   const voice = document.getElementById("proof-said");
@@ -102,14 +107,17 @@ if (proof) {
       stop.hidden = true;
       proof.querySelector("[data-trying]").hidden = true;
     });
-    setTimeout(again, 5000);
+    setTimeout(again, pause());
   };
+
+  // Each test is an entry of the log, so it slows down after a minute.
+  const pause = () => (Date.now() - begun < 60_000 ? 5_000 : 15_000);
 
   const again = async () => {
     if (stopped) return;
-    // Nobody looks, or somebody is at work in the form.
-    if (document.hidden) return void setTimeout(again, 5000);
-    if (left-- <= 0) return void proof.querySelector("[data-stop]").click();
+    // Nobody looks.
+    if (document.hidden) return void setTimeout(again, pause());
+    if (Date.now() - begun > 600_000) return void proof.querySelector("[data-stop]").click();
     const form = proof.querySelector("form.proof");
     const fields = new URLSearchParams(new FormData(form));
     fields.set("step", "test");

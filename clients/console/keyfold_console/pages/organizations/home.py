@@ -71,7 +71,7 @@ async def home(request: web.Request) -> web.Response:
         request,
         frame,
         "home.html",
-        verdict=_verdict(found, links.items),
+        verdict=_verdict(found, links.items, len(clusters.distrusted)),
         urgent=[place for place in found if place.plain.kind in {plain.BAD, plain.WARN}],
         links=[(link, _worst(found, link)) for link in links.items],
         distrusted=clusters.distrusted,
@@ -111,7 +111,7 @@ class Verdict:
     beside: str
 
 
-def _verdict(found: list[Place], links: tuple[KeyLink, ...]) -> Verdict:
+def _verdict(found: list[Place], links: tuple[KeyLink, ...], distrusted: int) -> Verdict:
     bad = sum(place.plain.kind == plain.BAD for place in found)
     warn = sum(place.plain.kind == plain.WARN for place in found)
     revoked = sum(place.region.state is State.REVOKED for place in found)
@@ -119,11 +119,18 @@ def _verdict(found: list[Place], links: tuple[KeyLink, ...]) -> Verdict:
     if bad:
         needs = "does not work and needs you" if bad == 1 else "do not work and need you"
         return Verdict(plain.BAD, f"{_count(bad)} {needs}", off)
+    if distrusted:
+        which = "one cluster" if distrusted == 1 else f"{distrusted} clusters"
+        return Verdict(plain.BAD, f"The vendor must look at {which}", off)
     if warn:
         needs = "needs a look" if warn == 1 else "need a look"
         return Verdict(plain.WARN, f"{_count(warn)} {needs}", off)
-    if found and revoked < len(found):
+    if any(place.region.state is State.ENABLED for place in found):
         return Verdict(plain.GOOD, "All keys in use work", off)
+    return _unused(found, links, off)
+
+
+def _unused(found: list[Place], links: tuple[KeyLink, ...], off: str) -> Verdict:
     if found:
         return Verdict(plain.QUIET, "No key is in use", off)
     if links:
