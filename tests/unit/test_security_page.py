@@ -27,6 +27,9 @@ FILES: Final = {
     "rights": "tests/unit/test_service_rights.py",
     "limits": "tests/e2e/test_limits.py",
     "browser": "tests/unit/test_connect.py",
+    "visitors": "tests/integration/test_console_visitors.py",
+    "headers": "tests/unit/test_console_headers.py",
+    "clusters": "tests/integration/test_console_clusters.py",
 }
 """The page's short names of files of tests."""
 

@@ -37,6 +37,7 @@ def build(settings: Settings) -> web.Application:
     )
     app[api.SETTINGS] = settings
     live.prepare(app)
+    refusals.prepare(app)
     app.cleanup_ctx.append(api.connected)
     app.on_response_prepare.append(headers.on_response(settings.embed))
     app.add_routes(

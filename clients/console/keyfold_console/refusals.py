@@ -34,6 +34,13 @@ _log: Final = logging.getLogger(__name__)
 PATIENCE: Final = 60.0
 """Seconds that a page may take. A call has 30, and a page makes few one after another."""
 
+AT_ONCE: Final = 256
+"""Most requests at a time. Streams have a bound of their own."""
+
+_UNBOUNDED: Final = frozenset({"/live", "/livez", "/readyz"})
+
+_ROOM: Final = web.AppKey("room", asyncio.Semaphore)
+
 AGAIN_AFTER: Final = 5
 """Seconds after which a page that could not be served is asked for again."""
 
@@ -96,13 +103,18 @@ _KINDS: Final[tuple[tuple[type[KeyfoldError], int, str, str], ...]] = (
 )
 
 
+def prepare(app: web.Application) -> None:
+    """Gives an application room for the requests that it serves at a time."""
+    app[_ROOM] = asyncio.Semaphore(AT_ONCE)
+
+
 @web.middleware
 async def explained(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns what goes wrong into pages, and logs each request."""
     began = time.monotonic()
     response: web.StreamResponse
     try:
-        response = await _answered(request, handler)
+        response = await _bounded(request, handler)
     except web.HTTPException as answer:
         if answer.status < 400:  # noqa: PLR2004
             _logged(request, answer.status, began)
@@ -110,6 +122,17 @@ async def explained(request: web.Request, handler: Handler) -> web.StreamRespons
         response = await _plain(request, answer)
     _logged(request, response.status, began)
     return response
+
+
+async def _bounded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    room = request.app[_ROOM]
+    if request.path in _UNBOUNDED:
+        return await _answered(request, handler)
+    if room.locked():
+        headers = {"Retry-After": "1"}
+        return web.Response(status=503, text="too many requests at once\n", headers=headers)
+    async with room:
+        return await _answered(request, handler)
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
