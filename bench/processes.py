@@ -60,7 +60,7 @@ class Server:
 
     def memory(self) -> Memory:
         """Returns the process's resident memory, now and at its peak."""
-        return memory(Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8"))
+        return memory_of(self._process.pid)
 
 
 class Memory(NamedTuple):
@@ -80,6 +80,15 @@ def memory(status: str) -> Memory:
     if len(found) < len(Memory._fields):
         raise ServerError("the process has no memory any more")
     return Memory(int(found["VmRSS"]) / 1024, int(found["VmHWM"]) / 1024)
+
+
+def memory_of(pid: int) -> Memory:
+    """Returns a process's memory.
+
+    Raises:
+        ServerError: The process has ended.
+    """
+    return memory(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
 
 
 def cpu_seconds(pid: int) -> float:

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from bench import calls, servers, stock
 from bench.goals import Figure, Plan, percentile
-from bench.processes import cpu_seconds
+from bench.processes import cpu_seconds, memory_of
 from keyfold_server.providers.local.key_file import KeyFile
 
 RATE_GOAL: Final = 5_000.0
@@ -111,6 +111,7 @@ async def _measured(folder: Path, backlog: int, live: int) -> list[Figure]:
                 receiver.delays.clear()
                 await _changes(server.address, live)
                 await receiver.has(before + backlog + live)
+                taken = memory_of(pid)
     delays = [delay * 1e3 for delay in receiver.delays]
     return [
         Figure(
@@ -123,6 +124,7 @@ async def _measured(folder: Path, backlog: int, live: int) -> list[Figure]:
             at_least=True,
         ),
         Figure("relay", "CPU of the relay, per event", used / carried * 1e6, "us", carried),
+        Figure("relay", "memory of the relay, at its peak", taken.peak, "MiB", 1),
         Figure("relay", "CPU of the server, per event", served / carried * 1e6, "us", carried),
         Figure("relay", "event to arrival, p50", percentile(delays, 0.50), "ms", len(delays)),
         Figure(

@@ -39,6 +39,7 @@ CASES: Final[Mapping[str, str]] = {
     "drip": "dripping",
     "hidden": "hidden",
     "relay": "relaying",
+    "console": "browsing",
     "mutations": "mutations",
     "backlog": "backlog",
     "operations": "operations",

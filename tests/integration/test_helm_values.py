@@ -58,6 +58,8 @@ def test_the_schema_knows_the_values_of_the_reference() -> None:
         ("export.enabled=true", "export.claim: name the PersistentVolumeClaim"),
         ("relay.enabled=true", "relay.targets: name the targets"),
         ("externalSecrets.enabled=true", "externalSecrets.storeRef.name"),
+        ("console.enabled=true", "tokens.issuer: the console's visitors"),
+        ("console.embed={portal.example}", "console.embed|/console/embed"),
     ],
 )
 def test_a_wrong_value_is_refused(given: str, message: str) -> None:

@@ -30,6 +30,12 @@
 {{- end }}
 {{- if and $v.export.enabled (not $v.export.claim) }}{{ fail "export.claim: name the PersistentVolumeClaim to which exports go" }}{{ end }}
 {{- if and $v.relay.enabled (not $v.relay.targets) }}{{ fail "relay.targets: name the targets of events; docs/relay.md describes them" }}{{ end }}
-{{- $callers := or $v.probe.enabled $v.relay.enabled }}
-{{- if and $callers $v.tls.clientAuth $v.tls.certManager.enabled (not $v.tls.certManager.trustDomain) }}{{ fail "tls.certManager.trustDomain: the certificates of the probe and the relay need it" }}{{ end }}
+{{- with $v.console }}
+{{- if and .enabled (not $v.tokens.issuer) }}{{ fail "tokens.issuer: the console's visitors prove who they are by tokens, so name their issuer" }}{{ end }}
+{{- if and .enabled (not (or .behindProxy .tlsSecret $v.tls.certManager.enabled)) }}{{ fail "console.tlsSecret: name the Secret with the console's tls.crt and tls.key, or set console.behindProxy if a proxy in front of it ends TLS" }}{{ end }}
+{{- if and .behindProxy .tlsSecret }}{{ fail "console.behindProxy and console.tlsSecret: set one of them" }}{{ end }}
+{{- if and .ingress.enabled (not .ingress.host) }}{{ fail "console.ingress.host: name the host under which browsers find the console" }}{{ end }}
+{{- end }}
+{{- $callers := or $v.probe.enabled $v.relay.enabled $v.console.enabled }}
+{{- if and $callers $v.tls.clientAuth $v.tls.certManager.enabled (not $v.tls.certManager.trustDomain) }}{{ fail "tls.certManager.trustDomain: the certificates of the probe, the relay and the console need it" }}{{ end }}
 {{- end }}

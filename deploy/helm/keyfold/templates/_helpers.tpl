@@ -129,40 +129,50 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* How the probe and the relay, dict "root" $ "part" "probe", prove who they are. */}}
+{{/* The certificate with which the console serves browsers. */}}
+{{- define "keyfold.webSecret" -}}
+{{- default (printf "%s-console-web" (include "keyfold.fullname" .)) .Values.console.tlsSecret }}
+{{- end }}
+
+{{/* How the probe and the relay, dict "root" $ "part" "probe", prove who they are: by a certificate if
+callers have certificates, else by a token of their service account. Never by both, because a token goes
+before a certificate, and its issuer may be an identity provider that knows no service accounts. */}}
 {{- define "keyfold.callerMounts" -}}
 - { name: ca, mountPath: /etc/keyfold/ca, readOnly: true }
 {{- if .Values.tls.clientAuth }}
 - { name: caller, mountPath: /etc/keyfold/caller, readOnly: true }
-{{- end }}
-{{- if .Values.tokens.issuer }}
+{{- else }}
 - { name: token, mountPath: /var/run/secrets/keyfold, readOnly: true }
 {{- end }}
 {{- end }}
 
 {{- define "keyfold.callerVolumes" -}}
-{{- $values := .root.Values -}}
-- name: ca
-  secret:
-    secretName: {{ include "keyfold.tlsSecret" .root }}
-    defaultMode: 0440
-    items:
-      - { key: ca.crt, path: ca.crt }
-{{- if $values.tls.clientAuth }}
-- name: caller
-  secret:
-    secretName: {{ include "keyfold.fullname" .root }}-{{ .part }}-tls
-    defaultMode: 0440
-{{- end }}
-{{- if $values.tokens.issuer }}
+{{ include "keyfold.tlsVolumes" . }}
+{{- if not .root.Values.tls.clientAuth }}
 - name: token
   projected:
     defaultMode: 0440
     sources:
       - serviceAccountToken:
           path: token
-          audience: {{ $values.tokens.audience | quote }}
+          audience: {{ .root.Values.tokens.audience | quote }}
           expirationSeconds: 3600
+{{- end }}
+{{- end }}
+
+{{/* The servers' authority, and a client certificate if they ask for one. */}}
+{{- define "keyfold.tlsVolumes" -}}
+- name: ca
+  secret:
+    secretName: {{ include "keyfold.tlsSecret" .root }}
+    defaultMode: 0440
+    items:
+      - { key: ca.crt, path: ca.crt }
+{{- if .root.Values.tls.clientAuth }}
+- name: caller
+  secret:
+    secretName: {{ include "keyfold.fullname" .root }}-{{ .part }}-tls
+    defaultMode: 0440
 {{- end }}
 {{- end }}
 
