@@ -22,9 +22,9 @@ from bench.goals import Figure, Plan, percentile
 from bench.processes import cpu_seconds, memory_of
 from postgres import free_port
 
-_CLUSTERS: Final = 5_000
+_CLUSTERS: Final = 1_000
 _CLUSTERS_QUICK: Final = 300
-_PAGES: Final = 600
+_PAGES: Final = 400
 _PAGES_QUICK: Final = 30
 _VISITORS: Final = 16
 _PATHS: Final = ("/", "/clusters", f"/clusters/{stock.cluster(0)}", "/events")
