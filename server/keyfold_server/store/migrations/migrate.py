@@ -8,6 +8,7 @@ goes with N+2 at the earliest.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from enum import Enum
@@ -66,14 +67,13 @@ def check(connection: Connection) -> SchemaAge:
         raise SetupError(
             "the database that the store's url names is another program's; name another database"
         )
-    scripts = ScriptDirectory.from_config(_config())
     current = MigrationContext.configure(connection).get_current_revision()
-    own = scripts.get_current_head()
+    own, known = _revisions(_SCRIPTS)
     if current is None:
         return SchemaAge.EMPTY
     if current == own:
         return SchemaAge.CURRENT
-    if current in {script.revision for script in scripts.walk_revisions()}:
+    if current in known:
         return SchemaAge.OLDER
     if own is not None and current.isdecimal() and int(current) == int(own) + 1:
         return SchemaAge.NEXT
@@ -134,6 +134,14 @@ def _upgrade(connection: Connection) -> None:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+@functools.cache
+def _revisions(scripts: Path) -> tuple[str | None, frozenset[str]]:
+    """Returns the newest revision in a folder and all that are there, of a package that stays."""
+    directory = ScriptDirectory(str(scripts))
+    known = frozenset(script.revision for script in directory.walk_revisions())
+    return directory.get_current_head(), known
 
 
 def _config() -> Config:
