@@ -243,6 +243,9 @@ NOT_CHECKED: Final = {("watch", "on_break")}
 MACHINERY: Final = ("close", "explained", "failure", "line", "send", "stream")
 """Methods that take no argument, or what only `keyfold.calls` makes."""
 
+MAKER: Final = "with_token"
+"""A method that makes no call, but a client; what it refuses is tested with clients below."""
+
 
 class Unsent(keyfold.Client):
     """A client that sends nothing: what would be sent has passed every check."""
@@ -295,7 +298,8 @@ def ask_async(method: str, arguments: Mapping[str, Any]) -> object:
 def methods() -> list[str]:
     """Returns the names of the client's public methods that take arguments."""
     found = inspect.getmembers(keyfold.Client, inspect.isfunction)
-    return [name for name, _ in found if not name.startswith("_") and name not in MACHINERY]
+    calls = (name for name, _ in found if not name.startswith("_") and name != MAKER)
+    return [name for name in calls if name not in MACHINERY]
 
 
 def parameters(method: str) -> Mapping[str, inspect.Parameter]:
@@ -415,6 +419,15 @@ def test_a_client_names_a_wrong_type(
     with pytest.raises(keyfold.ArgumentTypeError, match=f"^{re.escape(said)}") as raised:
         client(**arguments)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("client", [keyfold.Client, keyfold.AsyncClient])
+def test_another_token_of_a_wrong_type(client: type[Any]) -> None:
+    """A client for a visitor's token is not made of what is no token, which is not shown."""
+    for token in ("hunter2", b"hunter2", 7):
+        with pytest.raises(keyfold.ArgumentTypeError, match=r"^token must be a path") as raised:
+            client("127.0.0.1:1").with_token(token)
+        assert "hunter2" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
