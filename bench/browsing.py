@@ -24,9 +24,9 @@ from postgres import free_port
 
 _CLUSTERS: Final = 1_000
 _CLUSTERS_QUICK: Final = 300
-_PAGES: Final = 400
+_PAGES: Final = 80
 _PAGES_QUICK: Final = 30
-_VISITORS: Final = 16
+_VISITORS: Final = 4
 _PATHS: Final = ("/", "/clusters", f"/clusters/{stock.cluster(0)}", "/events")
 _READY: Final = 30.0
 """Seconds in which the console must answer."""
