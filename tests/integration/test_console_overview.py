@@ -87,6 +87,14 @@ async def test_a_stream_shows_whether_the_server_answers(console: Site) -> None:
     assert await words(console, "/live", 1, console.server.stop()) == ["away"]
 
 
+async def test_a_console_that_ends_waits_for_no_stream(console: Site) -> None:
+    """Open windows do not hold the end of the console up: their streams end with it."""
+    async with console.browser.get("/live") as answer:
+        await answer.content.readline()
+        async with asyncio.timeout(5):
+            await console.browser.server.close()
+
+
 async def test_streams_are_the_visitors_and_bounded(
     console: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

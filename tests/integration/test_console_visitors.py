@@ -52,26 +52,29 @@ async def test_a_token_that_expires_leads_to_the_form_and_back(console: Site) ->
     assert (shown.status, shown.location) == (303, "/sign-in?next=/clusters&again=1")
     assert console.kept() == ""
     assert "no longer accepted" in (await console.get(shown.location)).text
+    for path, page in (
+        ("/clusters/prod/revoke", "/clusters/prod/revoke"),
+        ("/clusters/prod/recheck", "/clusters/prod"),
+    ):
+        shown = await console.post(path)
+        assert shown.location == f"/sign-in?next={page}", "a form leads back to the page it was on"
 
 
-@pytest.mark.parametrize(
-    ("token", "said"),
-    [
+async def test_what_cannot_be_kept_is_refused(console: Site) -> None:
+    """The form says what is wrong with what was given, does not show it, and keeps nothing."""
+    for token, said in (
         ("", "one line of ASCII"),
         ("two words", "one line of ASCII"),
         ("a.b", "a signed JWT"),
         ("a.b.c", "a signed JWT"),
         (token_of("vendor", lasts=-1), "has expired"),
         (token_of("vendor", blob="x" * 4_000), "browsers keep at most 4,000"),
-    ],
-)
-async def test_what_cannot_be_kept_is_refused(console: Site, token: str, said: str) -> None:
-    """The form says what is wrong with what was given, does not show it, and keeps nothing."""
-    shown = await console.post("/sign-in", token=token)
-    assert shown.status == 400
-    assert said in shown.text
-    assert "Set-Cookie" not in shown.headers
-    assert not token or token not in shown.body
+    ):
+        shown = await console.post("/sign-in", token=token)
+        assert shown.status == 400, token
+        assert said in shown.text
+        assert "Set-Cookie" not in shown.headers
+        assert not token or token not in shown.body
 
 
 async def test_the_form_leads_nowhere_else(console: Site) -> None:
@@ -99,3 +102,26 @@ async def test_each_visitor_sees_what_their_token_may_see(console: Site) -> None
         text = (await console.get("/clusters")).text
         assert own in text
         assert other not in text
+
+
+async def test_the_console_never_calls_as_itself(tmp_path: Path) -> None:
+    """Whatever the server would take, a call without a visitor's token is not made.
+
+    In development the server takes everybody on its machine. Whoever comes through a proxy may be
+    on any machine, so the console wants a token all the same.
+    """
+    async with site(tmp_path, behind_proxy=True) as console:
+        for path in ("/", "/clusters", "/live", "/events", "/organizations/acme"):
+            shown = await console.get(path, Host="console.example")
+            assert (shown.status, shown.location.split("?")[0]) == (303, "/sign-in"), path
+
+
+async def test_over_https_the_cookie_is_bound_to_the_host(tmp_path: Path) -> None:
+    """Over https no other host, and no page without TLS, can set or read the visitor's cookie."""
+    async with site(tmp_path, POLICY, behind_proxy=True) as console:
+        shown = await console.post("/sign-in", token=token_of("vendor"))
+        kept = shown.headers["Set-Cookie"].split("; ")
+        assert kept[0].startswith("__Host-keyfold=")
+        assert {"Secure", "HttpOnly", "SameSite=Strict", "Path=/"} <= set(kept)
+        assert not any(one.startswith("Domain") for one in kept)
+        assert "max-age" in shown.headers["Strict-Transport-Security"]

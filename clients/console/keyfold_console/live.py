@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -33,6 +33,8 @@ _APART: Final = 1.0
 
 _STREAMS: Final = web.AppKey("streams", Counter[bytes])
 
+_ENDING: Final = web.AppKey("ending", asyncio.Event)
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -42,8 +44,14 @@ def routes() -> list[web.RouteDef]:
 
 
 def prepare(app: web.Application) -> None:
-    """Gives an application its count of streams."""
+    """Gives an application its count of streams, which end when it does."""
     app[_STREAMS] = Counter()
+    app[_ENDING] = asyncio.Event()
+    app.on_shutdown.append(_end)
+
+
+async def _end(app: web.Application) -> None:
+    app[_ENDING].set()
 
 
 async def follow(request: web.Request) -> web.StreamResponse:
@@ -102,10 +110,10 @@ async def _told(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     # A task of its own: however slowly the browser reads, the watch is read.
     watching = asyncio.create_task(_watched(watch, news))
+    ending = asyncio.create_task(request.app[_ENDING].wait())
     try:
         async with asyncio.timeout(_AGE):
-            while True:
-                word = await _next(watching, news)
+            while (word := await _next(watching, ending, news)) is not None:
                 if not response.prepared:
                     # The first message shows that the watch is allowed. A fault before is a page.
                     await response.prepare(request)
@@ -121,6 +129,7 @@ async def _told(request: web.Request) -> web.StreamResponse:
     except ConnectionError:
         _log.debug("a browser has left")
     finally:
+        ending.cancel()
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
     return response
@@ -135,16 +144,20 @@ async def _watched(watch: AsyncWatch, news: _News) -> None:
             begun = begun or isinstance(message, SnapshotEnd)
 
 
-async def _next(watching: asyncio.Task[None], news: _News) -> str:
-    """Returns the next word.
+async def _next(watching: asyncio.Task[None], ending: asyncio.Task[Any], news: _News) -> str | None:
+    """Returns the next word; None: the console ends.
 
     Raises:
         KeyfoldError: The server has ended the watch.
     """
     waiting = asyncio.create_task(news.next())
     try:
-        await asyncio.wait((watching, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if watching.done():
+        done, _ = await asyncio.wait(
+            (watching, ending, waiting), return_when=asyncio.FIRST_COMPLETED
+        )
+        if ending in done:
+            return None
+        if watching in done:
             watching.result()
         return await waiting
     finally:

@@ -143,12 +143,12 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
             return await handler(request)
     except NoTokenError:
         if not by_proxy(request):
-            raise to_sign_in(request) from None
+            raise await to_sign_in(request) from None
         return await said(request, 401, "The proxy has brought no token", "", "NO_TOKEN", "")
     except UnauthenticatedError as error:
         if by_proxy(request):
             return await _refused(request, error)
-        raise to_sign_in(request) from None
+        raise await to_sign_in(request) from None
     except KeyfoldError as error:
         return await _refused(request, error)
     except TimeoutError:

@@ -57,13 +57,24 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
-def to_sign_in(request: web.Request) -> web.HTTPSeeOther:
+async def to_sign_in(request: web.Request) -> web.HTTPSeeOther:
     """Returns the way to the form and back, and forgets a token that is no longer accepted."""
-    where = request.rel_url.path_qs if request.method == "GET" else request.path
+    where = request.rel_url.path_qs if request.method == "GET" else await _page_of(request)
     query = {"next": where} | ({"again": "1"} if request[TOKEN] else {})
     away = web.HTTPSeeOther(request.rel_url.with_path("/sign-in").with_query(query))
     _forget(request, away)
     return away
+
+
+async def _page_of(request: web.Request) -> str:
+    """Returns the page from which a form was sent: it has the form's path, or one above it."""
+    where = request.rel_url.with_query(None)
+    while where.path != "/":
+        asked = request.clone(method="GET", rel_url=where)
+        if (await request.app.router.resolve(asked)).http_exception is None:
+            break
+        where = where.parent
+    return where.path
 
 
 def own_path(given: str) -> str:

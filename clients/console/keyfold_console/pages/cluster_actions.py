@@ -65,10 +65,7 @@ _Act = Callable[[web.Request, ClusterStatus, Sent], Awaitable[Any]]
 
 def routes() -> list[web.RouteDef]:
     """Returns the routes of the forms."""
-    found = [
-        web.get("/clusters/{cluster}/recheck", _back),
-        web.post("/clusters/{cluster}/recheck", _recheck),
-    ]
+    found = [web.post("/clusters/{cluster}/recheck", _recheck)]
     acts = {"test": _test, "rotate": _rotate, "revoke": _revoke, "restore": _restore}
     for name, act in acts.items():
         found.append(web.get(f"/clusters/{{cluster}}/{name}", _form(name)))
@@ -133,11 +130,6 @@ async def _shown(
 
 def _done(request: web.Request, action: str, **query: str) -> web.HTTPSeeOther:
     return web.HTTPSeeOther(request.rel_url.parent.with_query({"done": action} | query))
-
-
-async def _back(request: web.Request) -> web.Response:
-    """Leads to the cluster: whoever signed in again on the way to a recheck comes by."""
-    raise web.HTTPSeeOther(request.rel_url.parent)
 
 
 async def _recheck(request: web.Request) -> web.Response:

@@ -16,6 +16,19 @@ const copyable = () => {
 };
 copyable();
 
+// Times are said anew, as words.py says them, while the page stays open.
+const units = [[86400, "day"], [3600, "hour"], [60, "minute"], [1, "second"]];
+
+setInterval(() => {
+  for (const time of document.querySelectorAll("time[datetime]")) {
+    const seconds = (Date.now() - Date.parse(time.dateTime)) / 1000;
+    const [size, unit] = units.find(([least]) => Math.abs(seconds) >= least) || units[3];
+    const count = Math.floor(Math.abs(seconds) / size);
+    const said = `${count} ${unit}${count === 1 ? "" : "s"}`;
+    time.textContent = count === 0 ? "now" : seconds > 0 ? `${said} ago` : `in ${said}`;
+  }
+}, 15000);
+
 // Parts of the page with `data-live` follow what happens: the console tells that something has
 // changed, and this asks for the page again and puts its parts in. Whatever has the keyboard's focus
 // keeps it, and what is unfolded stays so.
