@@ -129,7 +129,7 @@ async def test_a_key_is_connected_without_a_ticket(house: House) -> None:
     house.kms.deny(KEY, "unwrap")
     tried = await house.post("acme/connect", step="test", **FORM)
     assert re.findall(r'<li class="(good|bad|quiet)">', tried.body) == [
-        *("good", "good", "good", "bad", "quiet"),
+        *("good", "good", "good", "bad"),
     ]
     assert "Link this key" not in tried.text
     house.kms.allow(KEY, "unwrap")
@@ -202,7 +202,15 @@ async def test_another_customer_looks_like_nobody(house: House) -> None:
     """Another customer's pages and forms answer as those of a customer who does not exist."""
     await house.link("globex", "globex-link", "arn:aws:kms:eu-west-1:444455556666:key/globex")
     await house.enable("globex-1", "globex", "globex-link")
-    paths = ("", "/connect", "/links/globex-link", "/clusters/globex-1", "/events", "/usage")
+    paths = (
+        "",
+        "/connect",
+        "/links/globex-link",
+        "/links/globex-link/replace",
+        "/clusters/globex-1",
+        "/events",
+        "/usage",
+    )
     for path in (*paths, "/what-if"):
         seen = [await house.get(f"{name}{path}") for name in ("globex", "nobody")]
         assert [one.status for one in seen] == [404, 404]
@@ -215,6 +223,7 @@ async def test_another_customer_looks_like_nobody(house: House) -> None:
         "/links/globex-link/unlink": {"typed": "globex-link"},
         "/links/globex-link/adopt": {"cluster": "globex-1", "region": "eu"},
         "/links/globex-link/test": {},
+        "/links/globex-link/replace": {"step": "try", "uri": KEY},
         "/links/globex-link/policy": {},
     }
     for path, fields in forms.items():
@@ -284,6 +293,9 @@ async def test_revoke_and_restore(house: House) -> None:
     wrong = await house.post("acme/clusters/acme-1/revoke", typed="acme-2")
     assert wrong.status == 422
     assert "Nothing was revoked" in wrong.text
+    assert "data-live" not in wrong.body
+    opened = await house.get("acme/clusters/acme-1/revoke")
+    assert (opened.status, opened.location) == (303, "/organizations/acme/clusters/acme-1")
     assert await _state(house) == "ENABLED"
 
     gone = await house.post("acme/clusters/acme-1/revoke", typed="acme-1", reason="we leave")
@@ -387,6 +399,50 @@ async def test_an_operator_sees_a_customers_pages(house: House) -> None:
     assert "All clusters" in page.text
     assert "main" in page.text
     assert (await house.get("nobody")).status == 404
+
+
+async def test_another_key_takes_the_place_of_a_linked_one(house: House) -> None:
+    """The new key is proven before anything moves; then all that uses the link has it."""
+    await house.link()
+    await house.enable("acme-1")
+    assert "The key of now is" in (await house.get("acme/links/main/replace")).text
+    path, new = "acme/links/main/replace", f"arn:{PLACE}new"
+    shown = await house.post(path, step="policy", uri=new)
+    assert "Key policy of the root key" in shown.text
+    refused = await house.post(path, step="try", uri=new)
+    assert refused.status == 422
+    assert "KEY_NOT_FOUND" in refused.text
+    house.kms.create_key(f"{PLACE}new")
+    tried = await house.post(path, step="try", uri=new)
+    assert "The new key works. 1 region of a cluster moves to it" in tried.text
+    assert (await _key(house)) == KEY
+    [name] = set(re.findall(r'name="name" value="([^"]+)"', tried.body))
+    for _ in range(2):  # a form that is sent twice moves it once
+        moved = await house.post(path, step="start", uri=new, name=name)
+        assert moved.location == "/organizations/acme/links/main?done=moving"
+    link = await house.console.keyfold.get_key_link("acme", "main")
+    if link.operation:
+        await house.console.keyfold.wait_operation(link.operation)
+    assert "Moving" not in (await house.get("acme/links/main")).text
+    assert (await _key(house)) == new
+    left = (await house.get(f"acme/what-if?key={KEY}")).text
+    assert "Safe to disable" in left
+
+
+async def _key(house: House) -> str:
+    return (await house.console.keyfold.get_status("acme-1")).regions[0].key_spec.uri
+
+
+async def test_another_key_for_a_link_that_nothing_uses(house: House) -> None:
+    """It takes no operation, and the link has the new key at once."""
+    await house.link()
+    house.kms.create_key(f"{PLACE}new")
+    path, new = "acme/links/main/replace", f"arn:{PLACE}new"
+    tried = await house.post(path, step="try", uri=new)
+    assert "nothing has to move" in tried.text
+    done = await house.post(path, step="start", uri=new)
+    assert done.location == "/organizations/acme/links/main?done=replaced"
+    assert new in (await house.get("acme/links/main")).text
 
 
 async def test_unlink(house: House) -> None:

@@ -143,6 +143,12 @@ if (proof) {
       const held = proof.contains(focused) ? focused.dataset.keep : undefined;
       proof.innerHTML = text;
       if (held) proof.querySelector(`[data-keep="${held}"]`)?.focus();
+      if (proof.querySelector("#link")) {
+        const [, , test, link] = document.querySelectorAll(".journey li");
+        test.removeAttribute("aria-current");
+        test.className = "past";
+        link.setAttribute("aria-current", "step");
+      }
       const verdict = proof.querySelector(".verdict")?.textContent.trim() ?? "";
       if (verdict !== said) voice.textContent = said = verdict;
     } catch {

@@ -16,11 +16,12 @@ from keyfold_console.pages.organizations import (
     events,
     home,
     links,
+    replace,
     usage,
     what_if,
 )
 
-_MODULES: Final = (home, connect, links, clusters, events, usage, what_if)
+_MODULES: Final = (home, connect, links, replace, clusters, events, usage, what_if)
 
 
 def routes() -> list[web.RouteDef]:

@@ -17,7 +17,7 @@ from keyfold.errors import NotFoundError
 from keyfold.models.recheck import Rechecked
 from keyfold.models.results import Restored
 from keyfold_console.api import client_of
-from keyfold_console.pages.organizations.frame import Frame, framed, shown, told
+from keyfold_console.pages.organizations.frame import Frame, back, framed, shown, told
 from keyfold_console.pages.organizations.home import places
 from keyfold_console.pages.organizations.providers import title_of
 
@@ -54,6 +54,7 @@ def routes() -> list[web.RouteDef]:
         web.post(f"{_PATH}/revoke", revoke),
         web.post(f"{_PATH}/restore", restore),
         web.post(f"{_PATH}/check", check),
+        *(web.get(f"{_PATH}/{form}", back) for form in ("revoke", "restore", "check")),
     ]
 
 

@@ -30,9 +30,8 @@ STEPS: Final = (
     ("DESCRIBE", "Your KMS shows the key"),
     ("WRAP", "Your key encrypts"),
     ("UNWRAP", "Your key decrypts what it encrypted"),
-    ("CONTEXT", "What it encrypted for one cluster does not open for another"),
 )
-"""The steps of a test, in their order, in the customer's words."""
+"""The steps of a test for an organization, in their order, in the customer's words."""
 
 
 @dataclass(frozen=True, slots=True)

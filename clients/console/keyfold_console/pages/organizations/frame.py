@@ -59,6 +59,8 @@ DONE: Final[Mapping[str, str]] = {
     "linked": "The key is linked.",
     "unlinked": "The key is no longer linked.",
     "adopted": "The cluster uses this key from now on.",
+    "replaced": "The link has the new key.",
+    "moving": "The link has the new key, and what uses it moves to it now.",
     "revoked": "Revoked.",
     "restored": "Restored. The service uses the keys again.",
 }
@@ -167,6 +169,11 @@ def told(error: KeyfoldError) -> KeyfoldError:
     raise error
 
 
+async def back(request: web.Request) -> web.Response:
+    """Leads from where a form is sent to the page with the form: somebody opened the address."""
+    raise web.HTTPSeeOther(request.path.rpartition("/")[0])
+
+
 async def shown(
     request: web.Request, frame: Frame, template: str, *, status: int = 200, **values: Any
 ) -> web.Response:
@@ -176,6 +183,8 @@ async def shown(
         f"organizations/{template}",
         status=status,
         frame=frame,
+        # What follows asks for the page again, which is no page where a form was sent to it.
+        live=request.method == "GET",
         done=DONE.get(request.query.get("done", ""), ""),
         **values,
     )

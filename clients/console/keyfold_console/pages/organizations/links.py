@@ -15,12 +15,14 @@ from keyfold import (
     KeyLink,
     KeySpec,
     KeyTest,
+    NotFoundError,
+    Operation,
     RegionSpec,
     State,
 )
 from keyfold_console.api import client_of
 from keyfold_console.pages.organizations.connect import STEPS
-from keyfold_console.pages.organizations.frame import Frame, clusters_of, framed, shown, told
+from keyfold_console.pages.organizations.frame import Frame, back, clusters_of, framed, shown, told
 from keyfold_console.pages.organizations.home import Place, places
 from keyfold_console.pages.organizations.providers import title_of
 
@@ -55,6 +57,7 @@ def routes() -> list[web.RouteDef]:
         web.post(f"{_PATH}/test", test),
         web.post(f"{_PATH}/adopt", adopt),
         web.post(f"{_PATH}/unlink", unlink),
+        *(web.get(f"{_PATH}/{form}", back) for form in ("policy", "test", "adopt", "unlink")),
     ]
 
 
@@ -149,10 +152,21 @@ def _others(clusters: Iterable[ClusterStatus], link: KeyLink) -> list[Place]:
     ]
 
 
+async def _moving(request: web.Request, link: KeyLink) -> Operation | None:
+    """Returns the operation that moves a link's users, if there is one that the visitor may see."""
+    if not link.operation:
+        return None
+    try:
+        return await client_of(request).get_operation(link.operation)
+    except NotFoundError:
+        return None
+
+
 async def _shown(
     request: web.Request, frame: Frame, link: KeyLink, said: Said = _NOTHING, status: int = 200
 ) -> web.Response:
     clusters = (await clusters_of(request, frame.name)).items
+    moving = await _moving(request, link)
     users = [place for place in places(clusters) if place.region.key_link == link.key_link]
     return await shown(
         request,
@@ -163,6 +177,7 @@ async def _shown(
         users=users,
         others=_others(clusters, link),
         said=said,
+        moving=moving,
         steps=STEPS,
         title_of=title_of,
     )
