@@ -61,6 +61,7 @@ COMMANDS = {
     "watch": ["watch", "prod"],
     "usage": ["usage"],
     "whoami": ["whoami"],
+    "check": ["check"],
     "events list": ["events", "list"],
     "events show": ["events", "show", "1"],
     "events verify": ["events", "verify"],
@@ -370,7 +371,7 @@ def test_clusters(cli: Cli, server: Served, monkeypatch: pytest.MonkeyPatch) -> 
         assert (request.HasField("can_wrap"), request.can_wrap) == (True, asked)
 
 
-OWN_JSON = {"probe", "watch", "get", "apply", "encrypt", "decrypt", "rekey"} | {
+OWN_JSON = {"check", "probe", "watch", "get", "apply", "encrypt", "decrypt", "rekey"} | {
     command for command in COMMANDS if command.startswith("operations ")
 }
 """The commands whose JSON is no response of one call; their own tests look at it."""

@@ -140,8 +140,8 @@ def test_error_as_json(cli: Cli, server: Served) -> None:
 
 def test_how_to_repeat_a_change(cli: Cli, server: Served) -> None:
     """If a change may have been made, the error says how to repeat it safely."""
-    server.delays["Revoke"] = 0.3
-    ran = cli("revoke", "prod", "--yes", "--timeout", "50ms")
+    server.delays["Revoke"] = 2.0
+    ran = cli("revoke", "prod", "--yes", "--timeout", "1s")
     assert ran.code == 9
     request_id = server.requests["Revoke"][0].request_id
     assert f"it is safe to repeat the command with --request-id {request_id}\n" in ran.err

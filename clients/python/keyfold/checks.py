@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from cryptography import x509
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 FAILED: Final = 14
 """The exit code if a check failed."""
@@ -297,8 +298,10 @@ def of_clocks(check: str, ahead: timedelta, ours: str, theirs: str, unsure: time
     )
 
 
-def names_of(certificate: x509.Certificate) -> str:
+def names_of(certificate: Certificate) -> str:
     """Returns the names in a certificate, at most six, or its subject."""
+    from cryptography import x509  # it takes a while, and the command line imports this module
+
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
@@ -308,7 +311,7 @@ def names_of(certificate: x509.Certificate) -> str:
 
 
 def of_certificates(
-    check: str, what: str, chain: Sequence[x509.Certificate], renew: str
+    check: str, what: str, chain: Sequence[Certificate], renew: str
 ) -> Iterator[Finding]:
     """Yields what is to be said of a certificate and of those that follow it in its chain."""
     leaf, *rest = chain

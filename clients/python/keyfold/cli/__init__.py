@@ -18,6 +18,8 @@ prompt, never from arguments. The exit code tells the kind of error:
     11  what-if: something would stop, or may stop that is hidden from you
     12  an operation failed on some regions, or ended before its end
     13  apply --plan: something would change
+    14  a check failed
+    15  no check failed, and something could not be told
     141  whatever read the output has closed it, as head does; nothing more was printed
 
 141 is what a shell reports of a program that SIGPIPE ends (128 + 13), such as git or grep. It is

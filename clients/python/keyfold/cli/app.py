@@ -29,6 +29,7 @@ from keyfold.cli.commands import (
     what_if,
     whoami,
 )
+from keyfold.cli.commands.check.command import check, nothing_opened
 from keyfold.cli.commands.documents.apply import apply
 from keyfold.cli.commands.documents.get import get
 from keyfold.cli.commands.files import commands as files
@@ -80,6 +81,7 @@ for _name, _function, _forms in (
     ("rekey", files.rekey, DATA),
 ):
     app.command(_name)(with_session(_function, _forms))
+app.command("check")(with_session(check, PLAN, nothing_opened))
 
 _events = typer.Typer(
     name="events",

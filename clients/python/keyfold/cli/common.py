@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
 
@@ -108,7 +110,9 @@ _OF_TABLES: Final = frozenset({"output_form", "no_headers"})
 
 
 def with_session(
-    function: Callable[..., None], forms: Sequence[Form] = RESOURCES
+    function: Callable[..., None],
+    forms: Sequence[Form] = RESOURCES,
+    opening: Callable[[Unopened], AbstractContextManager[Any]] | None = None,
 ) -> Callable[..., None]:
     """Adds the common options to a command, and reports its errors.
 
@@ -118,7 +122,9 @@ def with_session(
     Args:
         function: The command.
         forms: The forms in which it prints, its default first.
+        opening: Makes the command's first argument; None: a session.
     """
+    opening = opening or _session
     own = [
         completing(one, _opened_to_complete)
         for one in list(inspect.signature(function, eval_str=True).parameters.values())[1:]
@@ -134,10 +140,9 @@ def with_session(
         with reporting(parsed, as_json=wants_json, target=shared["target"]):
             form = _form(shared["output_form"], forms, as_json=shared["json"])
             headers = not shared["no_headers"] and form is not Form.NAME
-            with looking(Look(form is Form.WIDE, headers)):
-                session = opened(form, shared, parsed)
-                with session.client:
-                    function(session, **given)
+            look = Look(form is Form.WIDE, headers)
+            with looking(look), opening(Unopened(form, shared, parsed)) as session:
+                function(session, **given)
 
     context = inspect.Parameter("parsed", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     parameters = [
@@ -213,44 +218,92 @@ def _one_of(forms: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}"
 
 
-def opened(form: Form, shared: Mapping[str, Any], parsed: typer.Context) -> Session:
-    """Opens the session of one command.
+@dataclass(frozen=True, slots=True)
+class Unopened:
+    """What a session is made from; nothing of it has been read yet.
 
-    Args:
+    Attributes:
         form: The form in which the command prints.
         shared: The common options.
         parsed: The command, as it was parsed.
-
-    Raises:
-        InputError: An option has a wrong value, or a file cannot be read.
     """
-    timeout = shared["timeout"]
-    limit = None if timeout is None else seconds(timeout, "--timeout")
-    if limit == 0:
-        raise InputError("--timeout must be more than 0")
-    files = [_path(shared[name]) for name in ("ca", "cert", "key")]
-    name = shared["server_name"]
-    secured = shared["tls"] or any(one is not None for one in (*files, name))
 
-    def connect(place: str) -> Client:
+    form: Form
+    shared: Mapping[str, Any]
+    parsed: typer.Context
+
+    @property
+    def target(self) -> str:
+        """The --target, as it was given."""
+        return str(self.shared["target"])
+
+    @property
+    def timeout(self) -> float | None:
+        """The --timeout in seconds, or None.
+
+        Raises:
+            InputError: It is not a time, or it is 0.
+        """
+        given = self.shared["timeout"]
+        limit = None if given is None else seconds(given, "--timeout")
+        if limit == 0:
+            raise InputError("--timeout must be more than 0")
+        return limit
+
+    @property
+    def tls(self) -> Tls | None:
+        """The certificates; None: plain text."""
+        files = [_path(self.shared[name]) for name in ("ca", "cert", "key")]
+        name = self.shared["server_name"]
+        secured = self.shared["tls"] or any(one is not None for one in (*files, name))
+        return Tls(files[0], files[1], files[2], name) if secured else None
+
+    @property
+    def token_file(self) -> Path | None:
+        """The file with the caller's token, or None."""
+        return _path(self.shared["token_file"])
+
+    def connect(self, place: str) -> Client:
+        """Makes a client of a server.
+
+        Raises:
+            InputError: An option has a wrong value, or a file cannot be read.
+        """
+        limit = self.timeout
         try:
             return Client(
                 place,
-                tls=Tls(files[0], files[1], files[2], name) if secured else None,
-                token=_path(shared["token_file"]),
-                on_behalf_of=shared["on_behalf_of"],
+                tls=self.tls,
+                token=self.token_file,
+                on_behalf_of=self.shared["on_behalf_of"],
                 timeout=limit or DATA_TIMEOUT,
                 control_timeout=limit or CONTROL_TIMEOUT,
             )
         except InvalidInputError as problem:
             raise InputError(problem.message) from problem
 
-    target = shared["target"]
-    return Session(target, connect(target), form, connect, parsed, limit)
+
+def opened(made_from: Unopened) -> Session:
+    """Opens the session of one command.
+
+    Raises:
+        InputError: An option has a wrong value, or a file cannot be read.
+    """
+    one = made_from
+    return Session(
+        one.target, one.connect(one.target), one.form, one.connect, one.parsed, one.timeout
+    )
+
+
+@contextmanager
+def _session(made_from: Unopened) -> Iterator[Session]:
+    session = opened(made_from)
+    with session.client:
+        yield session
 
 
 def _opened_to_complete(parsed: typer.Context) -> Session:
-    return opened(Form.NAME, shared_options(parsed), parsed)
+    return opened(Unopened(Form.NAME, shared_options(parsed), parsed))
 
 
 def _path(name: str | Path | None) -> Path | None:

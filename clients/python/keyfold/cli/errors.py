@@ -35,6 +35,8 @@ class ExitCode(IntEnum):
     STOPS = 11
     INCOMPLETE = 12
     CHANGES = 13
+    FAILED = 14
+    UNKNOWN = 15
     CLOSED = 141
 
 
@@ -54,6 +56,8 @@ Exit codes:
  11  what-if: something would stop, or may stop that is hidden from you
  12  an operation failed on some regions, or ended before its end
  13  apply --plan: something would change
+ 14  a check failed
+ 15  no check failed, and something could not be told
 141  whatever read the output has closed it, as head does; nothing more was printed"""
 
 

@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -58,6 +58,42 @@ class Attempt:
         return left
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a connection that works shows.
+
+    Attributes:
+        tls: The version of TLS, such as `TLSv1.3`; empty: plain text.
+        certificate: The server's certificate; None: plain text.
+    """
+
+    tls: str = ""
+    certificate: Certificate | None = None
+
+
+def through_proxy() -> bool:
+    """Returns whether the environment has gRPC go through a proxy, which a look goes past."""
+    return any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXIES)
+
+
+def look(attempt: Attempt, address: str) -> Objection | Shown:
+    """Connects to one of the addresses, and returns what stands in the way or what was shown.
+
+    Raises:
+        OSError: It could not be told.
+    """
+    one = _Look(address, attempt)
+    try:
+        if attempt.pems is None:
+            one.plain()
+            return Shown()
+        one.tls(attempt.pems)
+        return one.shown(attempt.pems)
+    except _ObjectionError as found:
+        told: Objection = found.args[0]
+        return told
+
+
 class _ObjectionError(Exception):
     """Ends a look with what it found."""
 
@@ -67,19 +103,13 @@ def objection(attempt: Attempt) -> Objection | None:
 
     None also means that it could not be told, such as behind a proxy or after the deadline.
     """
-    if attempt.pems is not None and any(
-        os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXIES
-    ):
+    if attempt.pems is not None and through_proxy():
         return None
     for address in attempt.addresses:
-        try:
-            look = _Look(address, attempt)
-            look.plain() if attempt.pems is None else look.tls(attempt.pems)
-        except _ObjectionError as found:
-            told: Objection = found.args[0]
-            return told
-        except OSError:
-            continue
+        with suppress(OSError):
+            found = look(attempt, address)
+            if isinstance(found, Objection):
+                return found
     return None
 
 
@@ -147,6 +177,15 @@ class _Look:
         # A server that refuses the client's certificate says so after the handshake, or just ends.
         if answer == b"":
             raise _found(f"the server on {self._address} {of_client(pems)}")
+
+    def shown(self, pems: Pems) -> Shown:
+        """Shakes hands once more, and returns what the server shows."""
+        from cryptography import x509
+
+        with self._secured(_context(pems)) as sock:
+            der = sock.getpeercert(binary_form=True)
+            leaf = None if der is None else x509.load_der_x509_certificate(der)
+            return Shown(sock.version() or "TLS", leaf)
 
     def _leaf(self) -> Certificate | None:
         """Returns the server's certificate, unverified: it is only shown."""
