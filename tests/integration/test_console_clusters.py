@@ -94,6 +94,7 @@ async def test_revoke_needs_the_name(console: Site) -> None:
     assert text.count("Revoke done") == 1
     assert "ticket 4711" in text
     assert "eu: revoked" in text
+    assert "By jwt:https://issuer#vendor : ticket 4711" in text
 
 
 async def test_restore_says_which_regions_stay_revoked(console: Site) -> None:

@@ -14,7 +14,7 @@ from aiohttp import web
 from keyfold.calls.events import EventFilter, first_events
 from keyfold.calls.usage import UsageFilter, first_usage
 from keyfold.models.events import Event, EventKind
-from keyfold.models.status import ClusterStatus, RegionStatus
+from keyfold.models.status import ClusterStatus, RegionStatus, State
 from keyfold.models.usage import UsageCount
 from keyfold_console import words
 from keyfold_console.api import caller_of, client_of, one_page
@@ -88,6 +88,7 @@ async def show(request: web.Request) -> web.Response:
         "cluster.html",
         cluster=status,
         amiss=amiss(status),
+        who=lambda region: _who(region, people),
         may=lambda method: visitor.may(method, name, status.organization),
         reads=reads,
         health=health,
@@ -95,8 +96,8 @@ async def show(request: web.Request) -> web.Response:
         uses=uses,
         done=DONE.get(request.query.get("done", ""), ""),
         operation=request.query.get("operation", ""),
-        enabled=_of_state(status, "ENABLED"),
-        revoked=_of_state(status, "REVOKED"),
+        enabled=any(one.state is State.ENABLED for one in status.regions),
+        revoked=any(one.state is State.REVOKED for one in status.regions),
     )
 
 
@@ -111,8 +112,11 @@ def amiss(status: ClusterStatus) -> list[list[RegionStatus]]:
     return list(found.values())
 
 
-def _of_state(status: ClusterStatus, state: str) -> list[RegionStatus]:
-    return [one for one in status.regions if one.state == state]
+def _who(region: RegionStatus, people: Iterable[Event]) -> Event | None:
+    """Returns the decision that took a region out of service; None: it is not among these."""
+    if region.state is State.ENABLED:
+        return None
+    return next((one for one in people if region.region in one.revoked | one.deleted), None)
 
 
 async def _events(
