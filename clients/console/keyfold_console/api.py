@@ -16,7 +16,9 @@ from opentelemetry import context, propagate, trace
 import keyfold
 from keyfold import AsyncClient
 from keyfold.calls.call import Call, Response, Result
+from keyfold.calls.events import EventFilter, first_events
 from keyfold.models.caller import CallerIdentity
+from keyfold.models.events import Event
 from keyfold_console.settings import Settings, SettingsError
 
 CLIENT: Final = web.AppKey("client", AsyncClient)
@@ -31,6 +33,9 @@ CALLER: Final = web.RequestKey("caller", CallerIdentity)
 
 TIMEOUT: Final = 30.0
 """Seconds for one call. A trial of keys waits for the customer's KMS."""
+
+_FURTHER: Final = 5
+"""Pages of events that are asked for beyond the first, while there are too few."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -109,6 +114,24 @@ async def one_page(
     wanted.page_token = token
     response = await client_of(request).send(call)
     return call.result(response), response
+
+
+async def newest_events(
+    request: web.Request, wanted: EventFilter, most: int
+) -> tuple[tuple[Event, ...], bool]:
+    """Returns the newest events that match, and whether there may be older ones.
+
+    The server's work for one page is bounded, so a page may be empty and the next one not: a few
+    pages are asked for.
+    """
+    call = first_events(wanted, newest_first=True, page_size=most)
+    found, response = await one_page(request, call, "")
+    for _ in range(_FURTHER):
+        if len(found) >= most or not response.next_page_token:
+            break
+        more, response = await one_page(request, call, response.next_page_token)
+        found += more
+    return found[:most], bool(response.next_page_token) or len(found) > most
 
 
 @web.middleware

@@ -11,13 +11,13 @@ from typing import Final
 
 from aiohttp import web
 
-from keyfold.calls.events import EventFilter, first_events
+from keyfold.calls.events import EventFilter
 from keyfold.calls.usage import UsageFilter, first_usage
 from keyfold.models.events import Event, EventKind
 from keyfold.models.status import ClusterStatus, RegionStatus, State
 from keyfold.models.usage import UsageCount
 from keyfold_console import words
-from keyfold_console.api import caller_of, client_of, one_page
+from keyfold_console.api import caller_of, client_of, newest_events, one_page
 from keyfold_console.rendering import page
 
 _MOST: Final = 15
@@ -74,14 +74,14 @@ async def show(request: web.Request) -> web.Response:
     name = request.match_info["cluster"]
     status, visitor = await asyncio.gather(client_of(request).get_status(name), caller_of(request))
     reads = visitor.may("ListEvents", name, status.organization)
-    health, people, uses = (
+    (health, _), (people, _), uses = (
         await asyncio.gather(
-            _events(request, name, _OF_HEALTH),
-            _events(request, name, _OF_PEOPLE),
+            newest_events(request, EventFilter(cluster=name, kinds=_OF_HEALTH), _MOST),
+            newest_events(request, EventFilter(cluster=name, kinds=_OF_PEOPLE), _MOST),
             _uses(request, name),
         )
         if reads
-        else ((), (), ())
+        else (((), False), ((), False), ())
     )
     return await page(
         request,
@@ -117,14 +117,6 @@ def _who(region: RegionStatus, people: Iterable[Event]) -> Event | None:
     if region.state is State.ENABLED:
         return None
     return next((one for one in people if region.region in one.revoked | one.deleted), None)
-
-
-async def _events(
-    request: web.Request, cluster: str, kinds: tuple[EventKind, ...]
-) -> tuple[Event, ...]:
-    wanted = EventFilter(cluster=cluster, kinds=kinds)
-    found, _ = await one_page(request, first_events(wanted, newest_first=True, page_size=_MOST), "")
-    return found
 
 
 async def _uses(request: web.Request, cluster: str) -> tuple[Use, ...]:

@@ -12,13 +12,13 @@ from typing import Final
 
 from aiohttp import web
 
-from keyfold.calls.events import EventFilter, first_events
+from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import EVERYTHING, ClusterFilter, first_page
 from keyfold.models.caller import CallerIdentity
-from keyfold.models.events import Event, EventKind
+from keyfold.models.events import EventKind
 from keyfold.models.status import ClusterStatus, Health, RegionStatus, State
 from keyfold_console import timeline, words
-from keyfold_console.api import caller_of, one_page
+from keyfold_console.api import caller_of, newest_events, one_page
 from keyfold_console.rendering import page
 
 _LOOKED_AT: Final = 1_000
@@ -99,13 +99,13 @@ async def show(request: web.Request) -> web.Response:
     others: list[tuple[ClusterStatus, ...]] = []
     if response.next_page_token:
         others = list(await asyncio.gather(*(_faulty(request, one) for one in _FAULTS)))
-    recent, of_day = (
+    (recent, _), (of_day, older) = (
         await asyncio.gather(
-            _events(request, EventFilter(kinds=_TOLD), _RECENT),
-            _events(request, EventFilter(kinds=_TOLD[:3], start=begins), _EVENTS),
+            newest_events(request, EventFilter(kinds=_TOLD), _RECENT),
+            newest_events(request, EventFilter(kinds=_TOLD[:3], start=begins), _EVENTS),
         )
         if reads
-        else ((), ())
+        else (((), False), ((), False))
     )
     known = {one.cluster: one for some in (first, *others) for one in some}
     cases = needing(list(known.values()))
@@ -122,6 +122,7 @@ async def show(request: web.Request) -> web.Response:
         cases=cases[:_LISTED],
         more_cases=max(0, len(cases) - _LISTED),
         spoilt=[*response.not_authentic, *response.banned],
+        known_since=of_day[-1].time if older and of_day else None,
         rows=timeline.rows(first, of_day, begins, now),
         hours=[(begins + timedelta(hours=one)).strftime("%H:%M") for one in range(_HOURS)],
         recent=recent,
@@ -157,9 +158,4 @@ def needing(clusters: list[ClusterStatus]) -> list[Case]:
 
 async def _faulty(request: web.Request, narrow: ClusterFilter) -> tuple[ClusterStatus, ...]:
     found, _ = await one_page(request, first_page(narrow, _OF_EACH), "")
-    return found
-
-
-async def _events(request: web.Request, wanted: EventFilter, most: int) -> tuple[Event, ...]:
-    found, _ = await one_page(request, first_events(wanted, newest_first=True, page_size=most), "")
     return found

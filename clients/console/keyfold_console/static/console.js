@@ -77,8 +77,11 @@ if (live().length && window.EventSource) {
     } catch {
       old(new Date());
     } finally {
-      asking = false;
-      if (again) { again = false; ask(); }
+      // However much happens, the page is asked for at most every three seconds.
+      setTimeout(() => {
+        asking = false;
+        if (again) { again = false; ask(); }
+      }, 3000);
     }
   };
 
