@@ -22,7 +22,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 _INSTALL: Final = 600.0
 """Seconds in which Debian's package is installed."""
 
-_RULES: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+_TAGS: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 """What axe holds a page to: WCAG 2.2 at level AA, and its own good practice."""
 
 
@@ -70,11 +70,18 @@ def _axe() -> str:
     return _path("axe").read_text()
 
 
-def barriers(page: Page) -> list[str]:
-    """Returns what axe finds on a page, one line each; nothing is what a page should have."""
-    page.evaluate(_axe())
+def barriers(page: Page, *rules: str) -> list[str]:
+    """Returns what axe finds on a page, one line each; nothing is what a page should have.
+
+    Args:
+        page: The page.
+        *rules: The rules to look for; none stands for all of WCAG 2.2 AA, and good practice.
+    """
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(_axe())
+    only = {"type": "rule", "values": rules} if rules else {"type": "tag", "values": _TAGS}
     found: dict[str, Any] = page.evaluate(
-        "rules => axe.run({runOnly: rules, resultTypes: ['violations']})", _RULES
+        "only => axe.run({runOnly: only, resultTypes: ['violations']})", only
     )
     return [
         f"{page.url}: {each['id']}: {each['help']}: {node['html']} ({node['failureSummary']})"

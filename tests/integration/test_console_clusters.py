@@ -182,7 +182,7 @@ async def test_a_dead_server_is_a_page_that_asks_again(console: Site) -> None:
     shown = await console.get("/clusters/prod")
     assert (shown.status, shown.headers["Retry-After"]) == (503, "5")
     assert "Keyfold cannot be reached" in shown.text
-    assert '<meta http-equiv="refresh" content="5">' in shown.body
+    assert 'data-again="5"' in shown.body
     assert (await console.get("/livez")).status == 200
 
 

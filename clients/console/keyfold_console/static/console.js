@@ -29,6 +29,20 @@ setInterval(() => {
   }
 }, 15000);
 
+// A page that could not be served looks whether it can be now. It is not loaded again before that, so
+// that nobody loses the place at which they read.
+for (const waiting of document.querySelectorAll("[data-again]")) {
+  waiting.hidden = false;
+  const look = async () => {
+    try {
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (answer.status !== 503) { location.reload(); return; }
+    } catch { /* The console itself is away. */ }
+    setTimeout(look, 1000 * waiting.dataset.again);
+  };
+  setTimeout(look, 1000 * waiting.dataset.again);
+}
+
 // Parts of the page with `data-live` follow what happens: the console tells that something has
 // changed, and this asks for the page again and puts its parts in. Whatever has the keyboard's focus
 // keeps it, and what is unfolded stays so.
@@ -41,6 +55,7 @@ if (live().length && window.EventSource) {
   let again = false;
 
   const old = (since) => {
+    if (!stale.hidden) return;
     stale.textContent = `Keyfold does not answer since ${since.toLocaleTimeString()}. What you see is from before.`;
     stale.hidden = false;
   };
@@ -62,6 +77,12 @@ if (live().length && window.EventSource) {
     }
   };
 
+  // The stream may have come back before the server takes calls again, and tells nothing then.
+  const failed = () => {
+    old(new Date());
+    setTimeout(() => { if (!document.hidden) ask(); }, 5000);
+  };
+
   const ask = async () => {
     if (asking) { again = true; return; }
     asking = true;
@@ -72,10 +93,10 @@ if (live().length && window.EventSource) {
         put(new DOMParser().parseFromString(await answer.text(), "text/html"));
         stale.hidden = true;
       } else {
-        old(new Date());
+        failed();
       }
     } catch {
-      old(new Date());
+      failed();
     } finally {
       // However much happens, the page is asked for at most every three seconds.
       setTimeout(() => {
@@ -85,14 +106,22 @@ if (live().length && window.EventSource) {
     }
   };
 
+  let lost = false;
+
   const begin = () => {
     if (stream) return;
     stream = new EventSource(live()[0].dataset.live || "/live");
-    let lost = false;
     stream.addEventListener("change", ask);
     stream.addEventListener("away", () => old(new Date()));
     stream.onopen = () => { if (lost) { lost = false; ask(); } };
-    stream.onerror = () => { if (!lost) { lost = true; old(new Date()); } };
+    stream.onerror = () => {
+      lost = true;
+      old(new Date());
+      // A browser goes on by itself after a broken stream, and not after an answer that is none.
+      if (stream.readyState !== EventSource.CLOSED) return;
+      end();
+      setTimeout(() => { if (!document.hidden) begin(); }, 5000);
+    };
   };
 
   const end = () => { if (stream) { stream.close(); stream = null; } };
@@ -102,6 +131,14 @@ if (live().length && window.EventSource) {
     if (document.hidden) { end(); } else { begin(); ask(); }
   });
   if (!document.hidden) begin();
+
+  // What comes further without an event, such as an operation, says how many seconds to wait.
+  const look = () => {
+    const moving = document.querySelector("[data-every]");
+    if (!moving) return;
+    setTimeout(() => { if (!document.hidden) ask(); look(); }, 1000 * moving.dataset.every);
+  };
+  look();
 }
 
 // A key's test that failed is tried again until it works, the visitor stops it, or ten minutes are
