@@ -22,6 +22,7 @@ import postgres
 from builders import NOW, enabled
 from certificates import self_signed
 from fakes import FakeClock
+from keyfold.checks import FAILED
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.store import opening
@@ -579,11 +580,22 @@ def test_the_command_migrates(
             cwd=tmp_path,
         )
 
+    before = run("check")
+    assert before.returncode == FAILED
+    assert "FAILURE         store schema: it has none yet" in before.stdout
+    assert "-> run `keyfold-server migrate` once" in before.stdout
     for _ in range(2):
         done = run("migrate")
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"127.0.0.1/{empty} has the schema of this release\n"
-    assert run("check").returncode == 0
+    after = run("check")
+    assert after.returncode == 0, after.stdout
+    assert "store clock: the clocks of this machine and the database agree" in after.stdout
+    assert server.password not in after.stdout + after.stderr
+    hidden = run("check", KEYFOLD_STORE="postgresql://u:s3cret@127.0.0.1/db")
+    assert hidden.returncode == FAILED
+    assert "KEYFOLD_STORE_PASSWORD_FILE" in hidden.stdout
+    assert "s3cret" not in hidden.stdout + hidden.stderr
     printed = run("--print-settings")
     assert server.url(empty) in printed.stdout
     assert server.password not in printed.stdout + printed.stderr

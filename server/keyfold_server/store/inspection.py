@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sqlalchemy import Connection, func, inspect, select, text
+from sqlalchemy import Connection, func, inspect, literal, select, text
 
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.lifecycle import State
@@ -18,7 +18,7 @@ from keyfold_server.store.database.dialect import SQLITE
 from keyfold_server.store.migrations import migrate
 from keyfold_server.store.postgresql import address as addresses
 from keyfold_server.store.postgresql import connections as postgresql
-from keyfold_server.store.seal import Seal
+from keyfold_server.store.seal import Seal, not_authentic
 from keyfold_server.store.sqlite import connections as sqlite
 from keyfold_server.store.tables import clusters, log_chain, log_reading, replicas
 
@@ -86,7 +86,8 @@ class Inspection:
             sqlite.check(self._path)
             found = self._read(lambda c: c.execute(text("SELECT sqlite_version()")).scalar_one())
             return f"SQLite {found}"
-        return str(self._read(lambda c: c.execute(text("SHOW server_version")).scalar_one()))
+        found = self._read(lambda c: c.execute(text("SHOW server_version")).scalar_one())
+        return f"PostgreSQL {found}"
 
     def schema(self) -> migrate.SchemaAge:
         """Compares the store's schema with this release's.
@@ -115,10 +116,12 @@ class Inspection:
 
         Raises:
             SetupError: Another service key sealed the store.
-            RowNotAuthenticError: Somebody changed the row.
+            RowNotAuthenticError: Somebody changed the row, or took it from a store in use.
         """
-        row = self._read(lambda c: c.execute(select(*schema.meta.c)).first())
+        row, empty = self._read(_own_row)
         if row is None:
+            if not empty:
+                raise not_authentic("meta")
             return None
         seal.require_key(row[2])
         seal.check("meta", tuple(row))
@@ -209,6 +212,16 @@ class Inspection:
             return self._connected().read(work)
         with sqlite.reading(self._path) as connection:
             return work(connection)
+
+
+def _own_row(connection: Connection) -> tuple[Any, bool]:
+    """Returns the store's own row, or None, and whether the store is empty."""
+    row = connection.execute(select(*schema.meta.c)).first()
+    full = any(
+        connection.execute(select(literal(1)).select_from(table).limit(1)).first()
+        for table in schema.metadata.sorted_tables
+    )
+    return row, not full
 
 
 def _missing(connection: Connection) -> list[str]:

@@ -52,6 +52,7 @@ class StoreChecks:
         self._reached = False
         self._readable = False
         self._failed = False
+        self._empty = False
 
     def questions(self) -> list[tuple[str, Callable[[], Iterable[Finding]]]]:
         """Returns the questions, by the names of their checks, in their order."""
@@ -162,6 +163,7 @@ class StoreChecks:
         made = self._store.own_row(seal)
         self._seal = seal
         if made is None:
+            self._empty = True
             yield ok("service key", f"{key.service_key_id} in {path}; the store is empty")
             return
         since = datetime.fromtimestamp(made / 1000, UTC)
@@ -222,6 +224,9 @@ class StoreChecks:
     def _log(self) -> Iterator[Finding]:
         if self._store is None or self._seal is None or not self._readable:
             yield from self._absent("audit log")
+            return
+        if self._empty:
+            yield ok("audit log", "the store is empty")
             return
         held = [anchors.parsed(line) for line in self._lines if line.strip()]
         marks = self._store.marks(self._seal, {one.number for one in held if one is not None})
