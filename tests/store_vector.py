@@ -56,6 +56,8 @@ class Place(Protocol):
     """A place for a store."""
 
     migrates_itself: bool
+    url: str
+    password_file: Path | None
 
     def connected(self) -> Database: ...
 
@@ -71,6 +73,8 @@ class _Sqlite:
 
     def __init__(self, key: Path) -> None:
         self._file, self._key = key.with_name("keyfold.db"), key
+        self.url = f"sqlite:///{self._file}"
+        self.password_file: Path | None = None
 
     def connected(self) -> Database:
         if not self._file.exists():
@@ -78,7 +82,7 @@ class _Sqlite:
         return sqlite.connected(self._file)
 
     def open(self) -> SqlStore:
-        return open_store(f"sqlite:///{self._file}", self._key, clock=FakeClock(), takes_key=True)
+        return open_store(self.url, self._key, clock=FakeClock(), takes_key=True)
 
     def migrate(self) -> None:
         with closing(self.connected()) as database:
@@ -93,16 +97,17 @@ class _Postgres:
     def __init__(self, key: Path) -> None:
         self._server, self._key = postgres.shared("15"), key
         self._name = self._server.create()
+        self.url = self._server.url(self._name)
+        self.password_file: Path | None = self._server.password_file
 
     def connected(self) -> Database:
-        url, password = self._server.url(self._name), self._server.password_file
-        return postgresql.connected(address.parse(url, password))
+        return postgresql.connected(address.parse(self.url, self.password_file))
 
     def open(self) -> SqlStore:
         return self._server.open(self._name, self._key)
 
     def migrate(self) -> None:
-        migrate_store(self._server.url(self._name), password_file=self._server.password_file)
+        migrate_store(self.url, password_file=self.password_file)
 
     def drop(self) -> None:
         self._server.drop(self._name)

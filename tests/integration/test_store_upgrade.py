@@ -15,11 +15,14 @@ from sqlalchemy import Connection, text
 
 import store_vector
 from builders import NOW, an_event, applied
+from keyfold.checks import Finding, Outcome
+from keyfold_server.bootstrap.checking.stored import StoreChecks
 from keyfold_server.domain.changes import Change, with_regions
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.settings import Settings
 from keyfold_server.store.migrations import migrate
 from keyfold_server.store.migrations.migrate import SchemaAge
-from next_schema import ADDED, NextRelease
+from next_schema import ADDED, UNKNOWN, NextRelease
 from store_vector import Place, check, everything, stored, values
 
 
@@ -54,6 +57,42 @@ def test_it_comes_up_as_it_was(place: Place, release: NextRelease, tmp_path: Pat
         # To the letter: nothing was sealed again.
         assert database.read(stored) == values()
         check(store, tmp_path / "service.key")
+
+
+def _schema(place: Place, key: Path) -> Finding:
+    """Returns what `keyfold-server check` says of a store's schema."""
+    settings = Settings(
+        store=place.url, service_key=key, store_password_file=place.password_file, migrate="manual"
+    )
+    looked = StoreChecks(settings, ())
+    with closing(looked):
+        found = [one for _, question in looked.questions() for one in question()]
+    return next(one for one in found if one.check == "store schema")
+
+
+def test_check_tells_the_age_of_a_schema(
+    place: Place, release: NextRelease, tmp_path: Path
+) -> None:
+    """S6: an older schema is mended by a migration, the next one is served, others are refused."""
+    key = tmp_path / "service.key"
+    place.migrate()
+    store_vector.write(place)
+    assert _schema(place, key).seen == "it is whole"
+    release.use(newer=True)
+    older = _schema(place, key)
+    assert older.seen.startswith("it is that of an older release")
+    assert older.outcome is (Outcome.OK if place.migrates_itself else Outcome.FAILURE)
+    assert place.migrates_itself or "keyfold-server migrate" in older.do
+    place.migrate()
+    release.use(newer=False)
+    assert _schema(place, key).seen == "it is that of the next release"
+    with closing(place.connected()) as database:
+        database.write(
+            lambda c: c.execute(text(f"UPDATE alembic_version SET version_num = '{UNKNOWN}'"))
+        )
+    unknown = _schema(place, key)
+    assert unknown.outcome is Outcome.FAILURE
+    assert f"schema {UNKNOWN}, which this release does not know" in unknown.seen
 
 
 def test_it_goes_on_with_what_is_new(place: Place, release: NextRelease, tmp_path: Path) -> None:

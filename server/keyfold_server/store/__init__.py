@@ -13,6 +13,7 @@ that.
     transfer/             export and import
     reconciliation        an operator's decision that the store is right as it is
     opening               open_store, the one way in
+    inspection            a look into a store that changes nothing, for `keyfold-server check`
 
 To follow one change: `sql/store.py` (`apply`), `sql/batch.py`, `sql/write_set.py`,
 `tables/clusters.py`, `seal.py`.
