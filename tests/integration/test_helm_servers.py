@@ -81,7 +81,7 @@ def test_they_are_probed_over_http() -> None:
 
 
 def test_requests_come_from_the_measurement() -> None:
-    """The memory that a server asks for is what bench/README.md measured, and the CPU, too."""
+    """What servers, relay and console ask for is what bench/README.md measured."""
     values = (CHART / "values.yaml").read_text(encoding="utf-8")
     bench = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
     wrap = re.search(r"\| Wrap, 4 x 16, tls \| keyfold on grpc \| ([\d.]+) ", bench)
@@ -92,3 +92,12 @@ def test_requests_come_from_the_measurement() -> None:
     assert int(memory[1]) < int(resources["requests"]["memory"].removesuffix("Mi"))
     assert f"{memory[1]} MiB" in values
     assert 0.5 / (float(wrap[1]) / 1e6) > 1_250, "half a core no longer makes 1,300 calls a second"
+    for part, measured in {
+        "relay": "took (\\d+) MiB at its peak",
+        "console": "and (\\d+) MiB at the peak",
+    }.items():
+        peak = re.search(measured, re.sub(r"\s+", " ", bench))
+        assert peak is not None
+        asked = yaml.safe_load(values)[part]["resources"]
+        assert int(peak[1]) < int(asked["requests"]["memory"].removesuffix("Mi"))
+        assert f"{peak[1]} MiB at the peak" in values
