@@ -45,6 +45,7 @@ CUSTOMER_PAGES: Final = (
     "/organizations/acme/connect",
     "/organizations/acme/connect?type=AWS_KMS",
     "/organizations/acme/links/acme-main",
+    "/organizations/acme/links/acme-main/replace",
     "/organizations/acme/clusters/acme-prod",
     "/organizations/acme/events",
     "/organizations/acme/usage",
@@ -63,7 +64,7 @@ def house(
     with console(server.target, tmp_path_factory.mktemp("console")) as served:
         found = House(server, served, provider)
         with found.client() as client:
-            furnish(client, ("acme-prod", "acme-stage", "acme-typed"))
+            furnish(client, ("acme-prod", "acme-stage", "acme-typed", "acme-own"))
             for cluster, key in (("globex-old", "globex-eu"), ("globex-sick", "globex-sick")):
                 spec = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", f"local:{key}"))
                 client.enable(cluster, [spec], organization="globex")
@@ -377,6 +378,65 @@ def test_a_token_that_has_expired(house: House, visit: Visitors) -> None:
     visitor.open("/events")
     visitor.at("/sign-in")
     assert ended not in house.console.log()
+
+
+def test_a_customer_connects_a_key(house: House, visit: Visitors) -> None:
+    """Without a ticket: name it, see what to attach, watch the test turn green, and link it."""
+    house.server.dev_keys("disable", "acme-next")
+    visitor = visit("ann", org="acme")
+    page = visitor.open("/")
+    visitor.at("/organizations/acme")
+    page.get_by_role("main").get_by_role("link", name="Connect a key").click()
+    page.get_by_role("link", name="Local file").click()
+    page.get_by_label("Name of the key").fill("local:acme-next")
+    page.get_by_label("Region of your vendor").fill("us")
+    page.get_by_role("button", name="Show what to attach").click()
+    expect(page.get_by_role("heading", name="2. Attach the policy")).to_be_visible()
+    assert browser.barriers(page) == []
+    page.get_by_role("button", name="Test the key").click()
+    expect(page.locator(".steps > li.bad").first).to_be_visible()
+    assert browser.barriers(page) == []
+
+    house.server.dev_keys("enable", "acme-next")
+    expect(page.get_by_role("heading", name="4. Link it")).to_be_visible(timeout=30_000)
+    expect(page.locator(".steps > li.bad")).to_have_count(0)
+    page.get_by_label("Name of the link").fill("acme-us")
+    page.get_by_role("button", name="Link this key").click()
+    visitor.at("/organizations/acme/links/acme-us")
+    expect(page.get_by_text("Available: no cluster uses this key yet.")).to_be_visible()
+    page.get_by_role("button", name="Use this key for acme-stage in us").click()
+    expect(page.get_by_role("table", name="Who uses it")).to_contain_text("acme-stage")
+
+
+def test_a_customer_revokes_and_restores(house: House, visit: Visitors) -> None:
+    """A customer stops all use of a cluster's keys without the vendor, and takes that back."""
+    visitor = visit("ann", org="acme", size=PHONE)
+    page = visitor.open("/organizations/acme/clusters/acme-own")
+    page.get_by_label("Type the name").fill("acme-own")
+    page.get_by_role("button", name="Revoke acme-own").click()
+    expect(page.get_by_role("heading", name="Every server has confirmed")).to_be_visible()
+    with house.client() as client, pytest.raises(keyfold.RevokedError):
+        client.generate_data_key("acme-own", "eu")
+    assert browser.barriers(page) == []
+    visitor.open("/organizations/acme")
+    expect(page.get_by_role("main")).to_contain_text("Revoked")
+    page.get_by_role("link", name="acme-own").first.click()
+    page.get_by_role("button", name="Restore acme-own").click()
+    expect(page.get_by_role("button", name="Revoke acme-own")).to_be_visible()
+    page.get_by_role("button", name="Check the keys now").click()
+    expect(page.get_by_role("status").first).to_contain_text("the key decrypts and encrypts")
+    with house.client() as client:
+        assert client.generate_data_key("acme-own", "eu").generation == 1
+
+
+def test_a_customer_sees_nothing_of_another(visit: Visitors) -> None:
+    """Another customer's pages look like those of one that does not exist."""
+    page = visit("bob", org="globex").open("/organizations/acme")
+    expect(page.get_by_role("heading", level=1)).to_have_text("There is nothing of this name")
+    page = visit("bob", org="globex").open("/organizations/globex")
+    expect(page.get_by_role("main")).to_contain_text("globex-sick")
+    expect(page.get_by_role("main")).to_contain_text("Key disabled")
+    expect(page.get_by_role("main")).not_to_contain_text("acme")
 
 
 def test_news_come_by_themselves(house: House, visit: Visitors) -> None:

@@ -54,8 +54,16 @@ if (live().length && window.EventSource) {
   let asking = false;
   let again = false;
 
+  // A form that was sent is on its way, and what it does is often the very news. A reload would put
+  // the old page in place of its answer.
+  let leaving = false;
+  addEventListener("beforeunload", () => {
+    leaving = true;
+    setTimeout(() => { leaving = false; }, 60000);
+  });
+
   const old = (since) => {
-    if (!stale.hidden) return;
+    if (!stale.hidden || leaving) return;
     stale.textContent = `Keyfold does not answer since ${since.toLocaleTimeString()}. What you see is from before.`;
     stale.hidden = false;
   };
@@ -84,10 +92,12 @@ if (live().length && window.EventSource) {
   };
 
   const ask = async () => {
+    if (leaving) return;
     if (asking) { again = true; return; }
     asking = true;
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (leaving) return;
       if (answer.redirected) { location.reload(); return; }
       if (answer.ok) {
         put(new DOMParser().parseFromString(await answer.text(), "text/html"));
