@@ -37,7 +37,10 @@ async def test_a_visitor_signs_in_and_out(console: Site) -> None:
     assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(kept.split("; "))
     [seconds] = [int(one.split("=")[1]) for one in kept.split("; ") if one.startswith("Max-Age")]
     assert 590 <= seconds <= 600
-    assert "prod" in (await console.get("/clusters")).text
+    text = (await console.get("/clusters")).text
+    assert ("prod" in text, "token ends" in text) == (True, False)
+    console.visit(token_of("vendor", lasts=200))
+    assert "token ends in 3 minutes" in (await console.get("/clusters")).text
     assert (await console.post("/sign-out")).location == "/sign-in"
     assert console.kept() == ""
     assert (await console.get("/clusters")).status == 303

@@ -186,6 +186,11 @@ def ago(value: datetime) -> str:
     return f"{duration(seconds)} ago" if seconds > 0 else f"in {duration(-seconds)}"
 
 
+def is_soon(value: datetime | None) -> bool:
+    """Returns whether a time comes within five minutes."""
+    return value is not None and value - datetime.now(UTC) < timedelta(minutes=5)
+
+
 def stamp(value: datetime) -> str:
     """Returns a time in full, in UTC."""
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
