@@ -87,7 +87,9 @@ def tokens(settings: Settings) -> Iterator[Finding]:
 def policy(settings: Settings) -> Iterator[Finding]:
     """Reads the policy, and looks for holes in it."""
     if settings.policy is None:
-        yield warned("policy", development.WARNING.partition("; ")[0], "set KEYFOLD_POLICY")
+        yield warned(
+            "policy", development.WARNING.partition("; ")[0], "set KEYFOLD_POLICY to narrow it"
+        )
         return
     try:
         found = read(settings.policy)

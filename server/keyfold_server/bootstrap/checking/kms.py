@@ -30,12 +30,20 @@ from keyfold_server.service.root_keys.key_trial import KeyTrial
 from keyfold_server.service.root_keys.trial_results import (
     Outcome as StepOutcome,
 )
-from keyfold_server.service.root_keys.trial_results import StepResult, TestKeyResult
+from keyfold_server.service.root_keys.trial_results import Step, StepResult, TestKeyResult
 from keyfold_server.settings import Settings
 
 _CREDENTIAL: Final = "mend the credential that the settings or the environment name"
 _LATER: Final = "try again; if it stays, look at the network between here and the provider"
 _KEK_ID: Final = 16
+
+_WORDS: Final = {
+    Step.AUTHENTICATE: "authenticate",
+    Step.DESCRIBE: "describe",
+    Step.WRAP: "wrap",
+    Step.UNWRAP: "unwrap",
+    Step.CONTEXT: "tell clusters apart",
+}
 
 
 class Login:
@@ -161,8 +169,8 @@ class Trial:
         name, user = self._key.name, self._key.user
         failed = [one for one in steps if one.outcome is StepOutcome.FAILED]
         if not failed:
-            passed = [one.step.value for one in steps if one.outcome is StepOutcome.PASSED]
-            yield ok(name, f"it can {', '.join(passed)} for {user}")
+            passed = [_WORDS[one.step] for one in steps if one.outcome is StepOutcome.PASSED]
+            yield ok(name, f"Keyfold can {', '.join(passed)} with it, for {user}")
         elif result.accessible:
             seen, _, do = result.summary.partition("; ")
             yield warning(name, f"{seen}, for {user}", do)

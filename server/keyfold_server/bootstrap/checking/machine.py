@@ -6,7 +6,7 @@ import resource
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from keyfold.checks import Finding, Outcome, failure, ok, warning
+from keyfold.checks import Finding, Outcome, failure, ok, unknown, warning
 from keyfold_server.bootstrap import process
 from keyfold_server.bootstrap.checking.addresses import in_use
 from keyfold_server.bootstrap.checking.faults import of_error
@@ -49,6 +49,13 @@ def server(settings: Settings, health: Callable[[Settings], str]) -> Iterator[Fi
             "server",
             "it runs, and does not serve",
             "GET /readyz of the address of KEYFOLD_METRICS says why; the log has more",
+        )
+    elif held:
+        yield unknown(
+            "server",
+            f"a process has its store or address, and no server answers on {settings.listen}: "
+            + said,
+            "wait for its start to end, or look at its log",
         )
     else:
         yield ok("server", "none runs on these settings now")
