@@ -162,12 +162,25 @@ def test_each_server_that_failed_is_named(cli: Cli, server: Served) -> None:
 
 def test_the_command_says_what_is_wrong(cli: Cli, server: Served, tmp_path: Path) -> None:
     """The exit code is that of the first error; a missing cluster says how to make one."""
-    ran = cli("probe", f"{PREFIX}-none")
+    file = tmp_path / "probe.prom"
+    ran = cli("probe", f"{PREFIX}-none", "--metrics", file)
     assert ran.code == 2
     assert f"keyfold enable {PREFIX}-none --region" in ran.err
+    assert "keyfold_probe_success 0" in file.read_text()
     server.local_keys.disable("b")
-    file = tmp_path / "probe.prom"
     ran = cli("probe", "--within", "0s", "--metrics", file)
     assert ran.code == 5
     assert b"KEY_DISABLED" in ran.out
     assert "keyfold_probe_success 0" in file.read_text()
+
+
+def test_a_probe_without_an_answer_leaves_no_old_result(
+    cli: Cli, server: Served, tmp_path: Path
+) -> None:
+    """Where even the first server does not answer, the metrics say that the probe failed."""
+    file = tmp_path / "probe.prom"
+    assert cli("probe", "--metrics", file).code == 0
+    assert "keyfold_probe_success 1" in file.read_text()
+    assert cli("probe", "--target", "127.0.0.1:1", "--metrics", file).code == 6
+    assert "keyfold_probe_success 0" in file.read_text()
+    assert 'step="status",server="127.0.0.1:1"' in file.read_text()

@@ -34,7 +34,8 @@ class Step:
     """One step of a probe.
 
     Attributes:
-        step: `recover`, `wrap`, `unwrap`, `revoke`, `refused`, `restore` or `served`.
+        step: `recover`, `wrap`, `unwrap`, `revoke`, `refused`, `restore` or `served`; `status` in
+            the metrics of a probe whose first server did not give the cluster's status.
         server: The name of the server that was asked.
         seconds: How long the step took: for `refused` from the call of Revoke on, and for `served`
             from the call of Restore on.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import chain
 from typing import Annotated
@@ -13,8 +15,8 @@ from keyfold.cli.input.streams import open_output
 from keyfold.cli.input.values import seconds
 from keyfold.cli.output.probe import as_metrics, as_objects, show_probe, tell_failed
 from keyfold.cli.session import Session
-from keyfold.errors import NotFoundError
-from keyfold.probe import PREFIX
+from keyfold.errors import KeyfoldError, NotFoundError
+from keyfold.probe import PREFIX, Step
 from keyfold.probe import probe as run
 from keyfold.transport.target import addresses_of
 
@@ -62,16 +64,20 @@ def probe(
         for place in chain.from_iterable(map(addresses_of, (session.target, *(server or ())))):
             if place not in servers:
                 servers[place] = opened.enter_context(session.connect(place))
+        began = time.monotonic()
         try:
             steps = run(servers, cluster, limit)
-        except NotFoundError as error:
+        except KeyfoldError as error:
+            # Whoever reads the metrics must not go on with the result of the probe before.
+            status = Step("status", session.target, time.monotonic() - began, error)
+            _write(metrics, [status])
+            if not isinstance(error, NotFoundError):
+                raise
             raise InputError(
                 f"there is no cluster {cluster}; make it for the probe, under a key of its own: "
                 f"keyfold enable {cluster} --region REGION=TYPE,URI"
             ) from error
-    if metrics is not None:
-        with open_output(metrics, secret=False) as file:
-            file.write(as_metrics(steps).encode())
+    _write(metrics, steps)
     if not session.printed_object({"steps": as_objects(steps)}):
         show_probe(steps)
         tell_failed(steps)
@@ -80,3 +86,10 @@ def probe(
     failed = next((step.error for step in steps if step.error is not None), None)
     if failed is not None:
         raise typer.Exit(exit_code(type(failed)))
+
+
+def _write(metrics: str | None, steps: Sequence[Step]) -> None:
+    """Writes the metrics of a probe to a file, if one was named."""
+    if metrics is not None:
+        with open_output(metrics, secret=False) as file:
+            file.write(as_metrics(steps).encode())
