@@ -197,7 +197,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 # This is safe after a fork: it calls one function of the C library.
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
                 **self.as_owner(),
             )
         ends = time.monotonic() + _READY
@@ -444,5 +444,6 @@ def _emptied(schemas: Schemas) -> str:
     return "".join(f"DELETE FROM {schemas.own}.{t};" for t in reversed(_TABLES))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Has this process end when the thread ends that started it; for `preexec_fn`, on Linux."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)

@@ -6,6 +6,7 @@ It comes in as third parties do, through an entry point; `installed` makes the p
     odd:hang-…     hangs for its budget while the file ODD_HANG is there
     odd:raise-…    every call raises ValueError(SECRET)
     odd:break-…    even looking at the uri raises ValueError(SECRET)
+    odd:lost-…     asking for the account raises ValueError(SECRET) while the file ODD_LOST is there
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def installed(folder: Path) -> dict[str, str]:
     return {
         "PYTHONPATH": f"{tests}{os.pathsep}{folder}",
         "ODD_HANG": str(folder / "hang"),
+        "ODD_LOST": str(folder / "lost"),
     }
 
 
@@ -63,6 +65,8 @@ class OddProvider:
         return key
 
     def account(self, key: RootKey) -> str:
+        if key.uri.startswith("odd:lost") and Path(os.environ["ODD_LOST"]).exists():
+            raise ValueError(SECRET)
         return key.uri
 
     def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:

@@ -157,8 +157,7 @@ class Server:
         err = self.folder / f"stderr.{self._starts}"
         for file in (out, err):
             file.touch()
-        environment = clean_environment(**self.settings)
-        self.process = _started("keyfold-server", (), self.folder, environment, out, err)
+        self.process = self._process(clean_environment(**self.settings), out, err)
 
     def wait_ready(self) -> None:
         """Waits until a launched process is ready.
@@ -205,6 +204,11 @@ class Server:
             self.stop()
         self.settings = self.settings | {"KEYFOLD_LISTEN": self.target} | settings
         self.start()
+
+    def _process(
+        self, environment: Mapping[str, str], out: Path, err: Path
+    ) -> subprocess.Popen[bytes] | nursery.Forked:
+        return _started("keyfold-server", (), self.folder, environment, out, err)
 
     def _run(self, program: str, arguments: Iterable[str], code: int) -> str:
         with tempfile.NamedTemporaryFile(prefix="keyfold-output-") as file:

@@ -1,0 +1,38 @@
+"""Servers whose rounds of upkeep come sooner (`hurried_program`), with the odd provider."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from e2e.odd_provider import installed
+from e2e.server import Server, clean_environment
+from nursery import Forked, Nursery
+
+_PROGRAM: Final = Path(__file__).with_name("hurried_program.py")
+
+
+def nursery_of(folder: Path) -> Nursery:
+    """Starts the process that the servers are forked from; `folder` gets the odd provider."""
+    return Nursery(_PROGRAM, clean_environment() | installed(folder))
+
+
+@dataclass
+class HurriedServer(Server):
+    """A server that is forked from a nursery of its kind."""
+
+    nursery: Nursery | None = None
+
+    @property
+    def metrics(self) -> str:
+        """The host and port of its metrics."""
+        return str(re.findall(r"metrics on http://(\S+?)/metrics", self.log())[-1])
+
+    def _process(self, environment: Mapping[str, str], out: Path, err: Path) -> Forked:
+        assert self.nursery is not None
+        return self.nursery.start(
+            "keyfold-server", folder=self.folder, environment=environment, out=out, err=err
+        )
