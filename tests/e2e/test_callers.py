@@ -265,6 +265,7 @@ def test_a_caller_learns_who_it_is(mutual: House) -> None:
         assert list(grant.roles) == ["crypto:unwrap", "crypto:wrap"]
         assert list(grant.cluster_patterns) == ["prod"]
         assert "Rewrap" in grant.methods
+        assert not grant.keys
         assert not {"Revoke", "GetStatus"} & set(grant.methods)
         ends = certificate.certificate.not_valid_after_utc
         assert me.expire_time.ToDatetime(UTC) == ends

@@ -116,8 +116,14 @@ async def test_a_key_is_connected_without_a_ticket(house: House) -> None:
     assert home.status == 200
     assert "No key is connected yet" in home.text
     assert "Connect your first key" in home.text
-    assert "AWS KMS" in (await house.get("acme/connect")).text
-    assert "Key ARN" in (await house.get("acme/connect?type=AWS_KMS")).text
+    providers = await house.get("acme/connect")
+    assert "AWS KMS" in providers.text
+    assert "Google" not in providers.text
+    named = (await house.get("acme/connect?type=AWS_KMS")).text
+    assert "Key ARN" in named
+    assert "arn:aws:kms:*:*:key/* , which the service calls as its own identity" in named
+    other = await house.get("acme/connect?type=GCP_CLOUD_KMS")
+    assert "may not link keys of this provider" in other.text
 
     shown = await house.post("acme/connect", step="policy", **FORM)
     assert shown.status == 200

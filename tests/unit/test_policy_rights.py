@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from builders import a_cluster
 from keyfold_server.access.policy import rights as policy_module
 from keyfold_server.access.policy.development import Development
+from keyfold_server.access.policy.file import parse
 from keyfold_server.access.policy.grants import KEY_SEPARATORS, ROLES, RULES, Grant, KeyGrant, Role
 from keyfold_server.access.policy.rights import CachedPolicy, GrantedRights, Policy, purposes
 from keyfold_server.domain.cluster import existing
@@ -26,7 +27,14 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.patterns import Pattern, Patterns
-from keyfold_server.domain.rights import Claim, Identity, Purpose, Rights, Verdict
+from keyfold_server.domain.rights import (
+    Claim,
+    Identity,
+    NameableKeys,
+    Purpose,
+    Rights,
+    Verdict,
+)
 
 _ME = Identity(("local",), "loopback")
 _CLUSTERS = ("a1", "a2", "b")
@@ -177,6 +185,28 @@ def test_a_holding_for_some_clusters_has_no_method_for_an_organization() -> None
     """A method for an organization as a whole is not offered to whom it would be refused."""
     narrow, whole = _rights(_grant("admin", clusters=["a*"]), _grant("admin")).holdings
     assert {m for m in _OWN if RULES[m].organization} == set(whole.methods) - set(narrow.methods)
+
+
+def test_a_holding_names_the_keys_that_it_allows() -> None:
+    """A caller is shown the keys that it may name, with the principal for each."""
+    policy = """
+    [[grant]]
+    callers = ["local"]
+    roles = ["operator"]
+    keys = [
+        { type = "AWS_KMS", uri = "arn:aws:kms:*:*:key/*", principal = "arn:aws:iam::*:role/k" },
+        { type = "GCP_CLOUD_KMS", uri = "p/*", principal = "ambient", options = { a = "b" } },
+        { type = "PLATFORM" },
+    ]
+    """
+    [holding] = CachedPolicy(parse(policy, "p")).rights(_ME).holdings
+    assert holding.keys == (
+        NameableKeys("AWS_KMS", "arn:aws:kms:*:*:key/*", "arn:aws:iam::*:role/k", {}),
+        NameableKeys("GCP_CLOUD_KMS", "p/*", "ambient", {"a": "b"}),
+        NameableKeys("PLATFORM", "", "ambient", {}),
+    )
+    [all_keys] = Development().rights(_ME).holdings
+    assert all_keys.keys == (NameableKeys("*", "", "*", {}),)
 
 
 def test_any_grant_opens_reflection() -> None:

@@ -5080,6 +5080,81 @@ func (x *ListKeyUsageResponse) GetBanned() []string {
 	return nil
 }
 
+// Root keys that the caller may name under a grant. In patterns `*` stays within one segment, which
+// ends at `/` and `:`.
+type CallerKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The type of the keys' provider, or `PLATFORM`; `*`: any key whatever, in development.
+	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	// A pattern of the keys' uris; empty: any uri.
+	UriPattern string `protobuf:"bytes,2,opt,name=uri_pattern,json=uriPattern,proto3" json:"uri_pattern,omitempty"`
+	// A pattern of the principals as which Keyfold may call them; `ambient`: the server's own identity
+	// alone.
+	PrincipalPattern string `protobuf:"bytes,3,opt,name=principal_pattern,json=principalPattern,proto3" json:"principal_pattern,omitempty"`
+	// The options that a key spec must have, exactly these.
+	Options       map[string]string `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallerKey) Reset() {
+	*x = CallerKey{}
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallerKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallerKey) ProtoMessage() {}
+
+func (x *CallerKey) ProtoReflect() protoreflect.Message {
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallerKey.ProtoReflect.Descriptor instead.
+func (*CallerKey) Descriptor() ([]byte, []int) {
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *CallerKey) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *CallerKey) GetUriPattern() string {
+	if x != nil {
+		return x.UriPattern
+	}
+	return ""
+}
+
+func (x *CallerKey) GetPrincipalPattern() string {
+	if x != nil {
+		return x.PrincipalPattern
+	}
+	return ""
+}
+
+func (x *CallerKey) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
 // A grant as it holds for the caller. In its patterns `*` stands for any run of characters. The
 // grant covers a region of a cluster if one pattern of each list matches, and an empty list matches
 // everything.
@@ -5099,14 +5174,16 @@ type CallerGrant struct {
 	// Patterns of the names of regions.
 	RegionPatterns []string `protobuf:"bytes,5,rep,name=region_patterns,json=regionPatterns,proto3" json:"region_patterns,omitempty"`
 	// Entries that the context of a data key must have.
-	Context       map[string]string `protobuf:"bytes,6,rep,name=context,proto3" json:"context,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Context map[string]string `protobuf:"bytes,6,rep,name=context,proto3" json:"context,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The root keys that the caller may name, in the order of the policy; empty: none.
+	Keys          []*CallerKey `protobuf:"bytes,7,rep,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CallerGrant) Reset() {
 	*x = CallerGrant{}
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[58]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5118,7 +5195,7 @@ func (x *CallerGrant) String() string {
 func (*CallerGrant) ProtoMessage() {}
 
 func (x *CallerGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[58]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5131,7 +5208,7 @@ func (x *CallerGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallerGrant.ProtoReflect.Descriptor instead.
 func (*CallerGrant) Descriptor() ([]byte, []int) {
-	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{58}
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CallerGrant) GetRoles() []string {
@@ -5176,6 +5253,13 @@ func (x *CallerGrant) GetContext() map[string]string {
 	return nil
 }
 
+func (x *CallerGrant) GetKeys() []*CallerKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 // The replica that answered.
 type ReplicaInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5195,7 +5279,7 @@ type ReplicaInfo struct {
 
 func (x *ReplicaInfo) Reset() {
 	*x = ReplicaInfo{}
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[59]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5207,7 +5291,7 @@ func (x *ReplicaInfo) String() string {
 func (*ReplicaInfo) ProtoMessage() {}
 
 func (x *ReplicaInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[59]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5220,7 +5304,7 @@ func (x *ReplicaInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaInfo.ProtoReflect.Descriptor instead.
 func (*ReplicaInfo) Descriptor() ([]byte, []int) {
-	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{59}
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ReplicaInfo) GetReplica() string {
@@ -5267,7 +5351,7 @@ type GetCallerRequest struct {
 
 func (x *GetCallerRequest) Reset() {
 	*x = GetCallerRequest{}
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[60]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5279,7 +5363,7 @@ func (x *GetCallerRequest) String() string {
 func (*GetCallerRequest) ProtoMessage() {}
 
 func (x *GetCallerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[60]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5292,7 +5376,7 @@ func (x *GetCallerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCallerRequest.ProtoReflect.Descriptor instead.
 func (*GetCallerRequest) Descriptor() ([]byte, []int) {
-	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{60}
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{61}
 }
 
 // The response of GetCaller.
@@ -5320,7 +5404,7 @@ type GetCallerResponse struct {
 
 func (x *GetCallerResponse) Reset() {
 	*x = GetCallerResponse{}
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[61]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5332,7 +5416,7 @@ func (x *GetCallerResponse) String() string {
 func (*GetCallerResponse) ProtoMessage() {}
 
 func (x *GetCallerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[61]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5345,7 +5429,7 @@ func (x *GetCallerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCallerResponse.ProtoReflect.Descriptor instead.
 func (*GetCallerResponse) Descriptor() ([]byte, []int) {
-	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{61}
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *GetCallerResponse) GetCaller() string {
@@ -5430,7 +5514,7 @@ type StartOperationRequest struct {
 
 func (x *StartOperationRequest) Reset() {
 	*x = StartOperationRequest{}
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[62]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5442,7 +5526,7 @@ func (x *StartOperationRequest) String() string {
 func (*StartOperationRequest) ProtoMessage() {}
 
 func (x *StartOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[62]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5455,7 +5539,7 @@ func (x *StartOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartOperationRequest.ProtoReflect.Descriptor instead.
 func (*StartOperationRequest) Descriptor() ([]byte, []int) {
-	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{62}
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *StartOperationRequest) GetOperation() string {
@@ -5518,7 +5602,7 @@ type StartOperationResponse struct {
 
 func (x *StartOperationResponse) Reset() {
 	*x = StartOperationResponse{}
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[63]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5530,7 +5614,7 @@ func (x *StartOperationResponse) String() string {
 func (*StartOperationResponse) ProtoMessage() {}
 
 func (x *StartOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[63]
+	mi := &file_keyfold_v1_key_management_service_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5543,7 +5627,7 @@ func (x *StartOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartOperationResponse.ProtoReflect.Descriptor instead.
 func (*StartOperationResponse) Descriptor() ([]byte, []int) {
-	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{63}
+	return file_keyfold_v1_key_management_service_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *StartOperationResponse) GetName() string {
@@ -6024,14 +6108,24 @@ const file_keyfold_v1_key_management_service_proto_rawDesc = "" +
 	"\rnot_authentic\x18\t \x03(\tR\fnotAuthentic\x12\x16\n" +
 	"\x06banned\x18\n" +
 	" \x03(\tR\x06bannedB\x12\n" +
-	"\x10_safe_to_disable\"\xc2\x02\n" +
+	"\x10_safe_to_disable\"\xe7\x01\n" +
+	"\tCallerKey\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x1f\n" +
+	"\vuri_pattern\x18\x02 \x01(\tR\n" +
+	"uriPattern\x12+\n" +
+	"\x11principal_pattern\x18\x03 \x01(\tR\x10principalPattern\x12<\n" +
+	"\aoptions\x18\x04 \x03(\v2\".keyfold.v1.CallerKey.OptionsEntryR\aoptions\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xed\x02\n" +
 	"\vCallerGrant\x12\x14\n" +
 	"\x05roles\x18\x01 \x03(\tR\x05roles\x12\x18\n" +
 	"\amethods\x18\x02 \x03(\tR\amethods\x12)\n" +
 	"\x10cluster_patterns\x18\x03 \x03(\tR\x0fclusterPatterns\x123\n" +
 	"\x15organization_patterns\x18\x04 \x03(\tR\x14organizationPatterns\x12'\n" +
 	"\x0fregion_patterns\x18\x05 \x03(\tR\x0eregionPatterns\x12>\n" +
-	"\acontext\x18\x06 \x03(\v2$.keyfold.v1.CallerGrant.ContextEntryR\acontext\x1a:\n" +
+	"\acontext\x18\x06 \x03(\v2$.keyfold.v1.CallerGrant.ContextEntryR\acontext\x12)\n" +
+	"\x04keys\x18\a \x03(\v2\x15.keyfold.v1.CallerKeyR\x04keys\x1a:\n" +
 	"\fContextEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x01\n" +
@@ -6135,7 +6229,7 @@ func file_keyfold_v1_key_management_service_proto_rawDescGZIP() []byte {
 }
 
 var file_keyfold_v1_key_management_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_keyfold_v1_key_management_service_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
+var file_keyfold_v1_key_management_service_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_keyfold_v1_key_management_service_proto_goTypes = []any{
 	(TestStep)(0),                    // 0: keyfold.v1.TestStep
 	(TestOutcome)(0),                 // 1: keyfold.v1.TestOutcome
@@ -6200,185 +6294,189 @@ var file_keyfold_v1_key_management_service_proto_goTypes = []any{
 	(*KeyUse)(nil),                   // 60: keyfold.v1.KeyUse
 	(*KeyImpact)(nil),                // 61: keyfold.v1.KeyImpact
 	(*ListKeyUsageResponse)(nil),     // 62: keyfold.v1.ListKeyUsageResponse
-	(*CallerGrant)(nil),              // 63: keyfold.v1.CallerGrant
-	(*ReplicaInfo)(nil),              // 64: keyfold.v1.ReplicaInfo
-	(*GetCallerRequest)(nil),         // 65: keyfold.v1.GetCallerRequest
-	(*GetCallerResponse)(nil),        // 66: keyfold.v1.GetCallerResponse
-	(*StartOperationRequest)(nil),    // 67: keyfold.v1.StartOperationRequest
-	(*StartOperationResponse)(nil),   // 68: keyfold.v1.StartOperationResponse
-	nil,                              // 69: keyfold.v1.WrapRequest.ContextEntry
-	nil,                              // 70: keyfold.v1.UnwrapRequest.ContextEntry
-	nil,                              // 71: keyfold.v1.GenerateDataKeyRequest.ContextEntry
-	nil,                              // 72: keyfold.v1.Destination.ContextEntry
-	nil,                              // 73: keyfold.v1.RewrapRequest.ContextEntry
-	nil,                              // 74: keyfold.v1.BatchWrapItem.ContextEntry
-	nil,                              // 75: keyfold.v1.BatchWrapRequest.ContextEntry
-	nil,                              // 76: keyfold.v1.BatchUnwrapItem.ContextEntry
-	nil,                              // 77: keyfold.v1.BatchUnwrapRequest.ContextEntry
-	nil,                              // 78: keyfold.v1.BatchRewrapItem.ContextEntry
-	nil,                              // 79: keyfold.v1.BatchRewrapRequest.ContextEntry
-	nil,                              // 80: keyfold.v1.GetAccessPolicyResponse.BoundContextEntry
-	nil,                              // 81: keyfold.v1.CallerGrant.ContextEntry
-	(*durationpb.Duration)(nil),      // 82: google.protobuf.Duration
-	(*status.Status)(nil),            // 83: google.rpc.Status
-	(*RegionSpec)(nil),               // 84: keyfold.v1.RegionSpec
-	(*ClusterStatus)(nil),            // 85: keyfold.v1.ClusterStatus
-	(*PendingReplica)(nil),           // 86: keyfold.v1.PendingReplica
-	(*timestamppb.Timestamp)(nil),    // 87: google.protobuf.Timestamp
-	(*KeySpec)(nil),                  // 88: keyfold.v1.KeySpec
-	(Health)(0),                      // 89: keyfold.v1.Health
-	(State)(0),                       // 90: keyfold.v1.State
-	(*OperationAction)(nil),          // 91: keyfold.v1.OperationAction
-	(*OperationScope)(nil),           // 92: keyfold.v1.OperationScope
-	(*OperationMetadata)(nil),        // 93: keyfold.v1.OperationMetadata
-	(*OperationCensus)(nil),          // 94: keyfold.v1.OperationCensus
+	(*CallerKey)(nil),                // 63: keyfold.v1.CallerKey
+	(*CallerGrant)(nil),              // 64: keyfold.v1.CallerGrant
+	(*ReplicaInfo)(nil),              // 65: keyfold.v1.ReplicaInfo
+	(*GetCallerRequest)(nil),         // 66: keyfold.v1.GetCallerRequest
+	(*GetCallerResponse)(nil),        // 67: keyfold.v1.GetCallerResponse
+	(*StartOperationRequest)(nil),    // 68: keyfold.v1.StartOperationRequest
+	(*StartOperationResponse)(nil),   // 69: keyfold.v1.StartOperationResponse
+	nil,                              // 70: keyfold.v1.WrapRequest.ContextEntry
+	nil,                              // 71: keyfold.v1.UnwrapRequest.ContextEntry
+	nil,                              // 72: keyfold.v1.GenerateDataKeyRequest.ContextEntry
+	nil,                              // 73: keyfold.v1.Destination.ContextEntry
+	nil,                              // 74: keyfold.v1.RewrapRequest.ContextEntry
+	nil,                              // 75: keyfold.v1.BatchWrapItem.ContextEntry
+	nil,                              // 76: keyfold.v1.BatchWrapRequest.ContextEntry
+	nil,                              // 77: keyfold.v1.BatchUnwrapItem.ContextEntry
+	nil,                              // 78: keyfold.v1.BatchUnwrapRequest.ContextEntry
+	nil,                              // 79: keyfold.v1.BatchRewrapItem.ContextEntry
+	nil,                              // 80: keyfold.v1.BatchRewrapRequest.ContextEntry
+	nil,                              // 81: keyfold.v1.GetAccessPolicyResponse.BoundContextEntry
+	nil,                              // 82: keyfold.v1.CallerKey.OptionsEntry
+	nil,                              // 83: keyfold.v1.CallerGrant.ContextEntry
+	(*durationpb.Duration)(nil),      // 84: google.protobuf.Duration
+	(*status.Status)(nil),            // 85: google.rpc.Status
+	(*RegionSpec)(nil),               // 86: keyfold.v1.RegionSpec
+	(*ClusterStatus)(nil),            // 87: keyfold.v1.ClusterStatus
+	(*PendingReplica)(nil),           // 88: keyfold.v1.PendingReplica
+	(*timestamppb.Timestamp)(nil),    // 89: google.protobuf.Timestamp
+	(*KeySpec)(nil),                  // 90: keyfold.v1.KeySpec
+	(Health)(0),                      // 91: keyfold.v1.Health
+	(State)(0),                       // 92: keyfold.v1.State
+	(*OperationAction)(nil),          // 93: keyfold.v1.OperationAction
+	(*OperationScope)(nil),           // 94: keyfold.v1.OperationScope
+	(*OperationMetadata)(nil),        // 95: keyfold.v1.OperationMetadata
+	(*OperationCensus)(nil),          // 96: keyfold.v1.OperationCensus
 }
 var file_keyfold_v1_key_management_service_proto_depIdxs = []int32{
-	69,  // 0: keyfold.v1.WrapRequest.context:type_name -> keyfold.v1.WrapRequest.ContextEntry
-	82,  // 1: keyfold.v1.WrapResponse.max_cache_age:type_name -> google.protobuf.Duration
-	70,  // 2: keyfold.v1.UnwrapRequest.context:type_name -> keyfold.v1.UnwrapRequest.ContextEntry
-	82,  // 3: keyfold.v1.UnwrapResponse.max_cache_age:type_name -> google.protobuf.Duration
-	71,  // 4: keyfold.v1.GenerateDataKeyRequest.context:type_name -> keyfold.v1.GenerateDataKeyRequest.ContextEntry
-	82,  // 5: keyfold.v1.GenerateDataKeyResponse.max_cache_age:type_name -> google.protobuf.Duration
-	72,  // 6: keyfold.v1.Destination.context:type_name -> keyfold.v1.Destination.ContextEntry
-	73,  // 7: keyfold.v1.RewrapRequest.context:type_name -> keyfold.v1.RewrapRequest.ContextEntry
+	70,  // 0: keyfold.v1.WrapRequest.context:type_name -> keyfold.v1.WrapRequest.ContextEntry
+	84,  // 1: keyfold.v1.WrapResponse.max_cache_age:type_name -> google.protobuf.Duration
+	71,  // 2: keyfold.v1.UnwrapRequest.context:type_name -> keyfold.v1.UnwrapRequest.ContextEntry
+	84,  // 3: keyfold.v1.UnwrapResponse.max_cache_age:type_name -> google.protobuf.Duration
+	72,  // 4: keyfold.v1.GenerateDataKeyRequest.context:type_name -> keyfold.v1.GenerateDataKeyRequest.ContextEntry
+	84,  // 5: keyfold.v1.GenerateDataKeyResponse.max_cache_age:type_name -> google.protobuf.Duration
+	73,  // 6: keyfold.v1.Destination.context:type_name -> keyfold.v1.Destination.ContextEntry
+	74,  // 7: keyfold.v1.RewrapRequest.context:type_name -> keyfold.v1.RewrapRequest.ContextEntry
 	11,  // 8: keyfold.v1.RewrapRequest.destination:type_name -> keyfold.v1.Destination
-	74,  // 9: keyfold.v1.BatchWrapItem.context:type_name -> keyfold.v1.BatchWrapItem.ContextEntry
-	75,  // 10: keyfold.v1.BatchWrapRequest.context:type_name -> keyfold.v1.BatchWrapRequest.ContextEntry
+	75,  // 9: keyfold.v1.BatchWrapItem.context:type_name -> keyfold.v1.BatchWrapItem.ContextEntry
+	76,  // 10: keyfold.v1.BatchWrapRequest.context:type_name -> keyfold.v1.BatchWrapRequest.ContextEntry
 	14,  // 11: keyfold.v1.BatchWrapRequest.items:type_name -> keyfold.v1.BatchWrapItem
 	6,   // 12: keyfold.v1.BatchWrapResult.answer:type_name -> keyfold.v1.WrapResponse
-	83,  // 13: keyfold.v1.BatchWrapResult.error:type_name -> google.rpc.Status
+	85,  // 13: keyfold.v1.BatchWrapResult.error:type_name -> google.rpc.Status
 	16,  // 14: keyfold.v1.BatchWrapResponse.results:type_name -> keyfold.v1.BatchWrapResult
-	76,  // 15: keyfold.v1.BatchUnwrapItem.context:type_name -> keyfold.v1.BatchUnwrapItem.ContextEntry
-	77,  // 16: keyfold.v1.BatchUnwrapRequest.context:type_name -> keyfold.v1.BatchUnwrapRequest.ContextEntry
+	77,  // 15: keyfold.v1.BatchUnwrapItem.context:type_name -> keyfold.v1.BatchUnwrapItem.ContextEntry
+	78,  // 16: keyfold.v1.BatchUnwrapRequest.context:type_name -> keyfold.v1.BatchUnwrapRequest.ContextEntry
 	18,  // 17: keyfold.v1.BatchUnwrapRequest.items:type_name -> keyfold.v1.BatchUnwrapItem
 	8,   // 18: keyfold.v1.BatchUnwrapResult.answer:type_name -> keyfold.v1.UnwrapResponse
-	83,  // 19: keyfold.v1.BatchUnwrapResult.error:type_name -> google.rpc.Status
+	85,  // 19: keyfold.v1.BatchUnwrapResult.error:type_name -> google.rpc.Status
 	20,  // 20: keyfold.v1.BatchUnwrapResponse.results:type_name -> keyfold.v1.BatchUnwrapResult
-	78,  // 21: keyfold.v1.BatchRewrapItem.context:type_name -> keyfold.v1.BatchRewrapItem.ContextEntry
+	79,  // 21: keyfold.v1.BatchRewrapItem.context:type_name -> keyfold.v1.BatchRewrapItem.ContextEntry
 	11,  // 22: keyfold.v1.BatchRewrapItem.destination:type_name -> keyfold.v1.Destination
-	79,  // 23: keyfold.v1.BatchRewrapRequest.context:type_name -> keyfold.v1.BatchRewrapRequest.ContextEntry
+	80,  // 23: keyfold.v1.BatchRewrapRequest.context:type_name -> keyfold.v1.BatchRewrapRequest.ContextEntry
 	22,  // 24: keyfold.v1.BatchRewrapRequest.items:type_name -> keyfold.v1.BatchRewrapItem
 	11,  // 25: keyfold.v1.BatchRewrapRequest.destination:type_name -> keyfold.v1.Destination
 	13,  // 26: keyfold.v1.BatchRewrapResult.answer:type_name -> keyfold.v1.RewrapResponse
-	83,  // 27: keyfold.v1.BatchRewrapResult.error:type_name -> google.rpc.Status
+	85,  // 27: keyfold.v1.BatchRewrapResult.error:type_name -> google.rpc.Status
 	24,  // 28: keyfold.v1.BatchRewrapResponse.results:type_name -> keyfold.v1.BatchRewrapResult
-	84,  // 29: keyfold.v1.EnableRequest.region_specs:type_name -> keyfold.v1.RegionSpec
-	85,  // 30: keyfold.v1.EnableResponse.status:type_name -> keyfold.v1.ClusterStatus
-	84,  // 31: keyfold.v1.AddRegionsRequest.region_specs:type_name -> keyfold.v1.RegionSpec
-	85,  // 32: keyfold.v1.AddRegionsResponse.status:type_name -> keyfold.v1.ClusterStatus
-	84,  // 33: keyfold.v1.RotateRequest.region_specs:type_name -> keyfold.v1.RegionSpec
-	85,  // 34: keyfold.v1.RotateResponse.status:type_name -> keyfold.v1.ClusterStatus
-	86,  // 35: keyfold.v1.RotateResponse.pending:type_name -> keyfold.v1.PendingReplica
-	85,  // 36: keyfold.v1.RevokeResponse.status:type_name -> keyfold.v1.ClusterStatus
-	86,  // 37: keyfold.v1.RevokeResponse.pending:type_name -> keyfold.v1.PendingReplica
-	83,  // 38: keyfold.v1.NotRestored.error:type_name -> google.rpc.Status
-	85,  // 39: keyfold.v1.RestoreResponse.status:type_name -> keyfold.v1.ClusterStatus
+	86,  // 29: keyfold.v1.EnableRequest.region_specs:type_name -> keyfold.v1.RegionSpec
+	87,  // 30: keyfold.v1.EnableResponse.status:type_name -> keyfold.v1.ClusterStatus
+	86,  // 31: keyfold.v1.AddRegionsRequest.region_specs:type_name -> keyfold.v1.RegionSpec
+	87,  // 32: keyfold.v1.AddRegionsResponse.status:type_name -> keyfold.v1.ClusterStatus
+	86,  // 33: keyfold.v1.RotateRequest.region_specs:type_name -> keyfold.v1.RegionSpec
+	87,  // 34: keyfold.v1.RotateResponse.status:type_name -> keyfold.v1.ClusterStatus
+	88,  // 35: keyfold.v1.RotateResponse.pending:type_name -> keyfold.v1.PendingReplica
+	87,  // 36: keyfold.v1.RevokeResponse.status:type_name -> keyfold.v1.ClusterStatus
+	88,  // 37: keyfold.v1.RevokeResponse.pending:type_name -> keyfold.v1.PendingReplica
+	85,  // 38: keyfold.v1.NotRestored.error:type_name -> google.rpc.Status
+	87,  // 39: keyfold.v1.RestoreResponse.status:type_name -> keyfold.v1.ClusterStatus
 	35,  // 40: keyfold.v1.RestoreResponse.not_restored:type_name -> keyfold.v1.NotRestored
-	85,  // 41: keyfold.v1.RetireGenerationResponse.status:type_name -> keyfold.v1.ClusterStatus
-	86,  // 42: keyfold.v1.RetireGenerationResponse.pending:type_name -> keyfold.v1.PendingReplica
-	82,  // 43: keyfold.v1.DeleteClusterRequest.waiting_period:type_name -> google.protobuf.Duration
-	87,  // 44: keyfold.v1.UnreadableGeneration.create_time:type_name -> google.protobuf.Timestamp
-	87,  // 45: keyfold.v1.UnreadableGeneration.last_use_time:type_name -> google.protobuf.Timestamp
-	85,  // 46: keyfold.v1.DeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
+	87,  // 41: keyfold.v1.RetireGenerationResponse.status:type_name -> keyfold.v1.ClusterStatus
+	88,  // 42: keyfold.v1.RetireGenerationResponse.pending:type_name -> keyfold.v1.PendingReplica
+	84,  // 43: keyfold.v1.DeleteClusterRequest.waiting_period:type_name -> google.protobuf.Duration
+	89,  // 44: keyfold.v1.UnreadableGeneration.create_time:type_name -> google.protobuf.Timestamp
+	89,  // 45: keyfold.v1.UnreadableGeneration.last_use_time:type_name -> google.protobuf.Timestamp
+	87,  // 46: keyfold.v1.DeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
 	40,  // 47: keyfold.v1.DeleteClusterResponse.losses:type_name -> keyfold.v1.UnreadableGeneration
-	87,  // 48: keyfold.v1.DeleteClusterResponse.purge_time:type_name -> google.protobuf.Timestamp
-	87,  // 49: keyfold.v1.DeleteClusterResponse.final_after:type_name -> google.protobuf.Timestamp
-	86,  // 50: keyfold.v1.DeleteClusterResponse.pending:type_name -> keyfold.v1.PendingReplica
-	85,  // 51: keyfold.v1.UndeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
-	88,  // 52: keyfold.v1.TestKeyRequest.key_spec:type_name -> keyfold.v1.KeySpec
+	89,  // 48: keyfold.v1.DeleteClusterResponse.purge_time:type_name -> google.protobuf.Timestamp
+	89,  // 49: keyfold.v1.DeleteClusterResponse.final_after:type_name -> google.protobuf.Timestamp
+	88,  // 50: keyfold.v1.DeleteClusterResponse.pending:type_name -> keyfold.v1.PendingReplica
+	87,  // 51: keyfold.v1.UndeleteClusterResponse.status:type_name -> keyfold.v1.ClusterStatus
+	90,  // 52: keyfold.v1.TestKeyRequest.key_spec:type_name -> keyfold.v1.KeySpec
 	0,   // 53: keyfold.v1.TestKeyStep.step:type_name -> keyfold.v1.TestStep
 	1,   // 54: keyfold.v1.TestKeyStep.outcome:type_name -> keyfold.v1.TestOutcome
-	82,  // 55: keyfold.v1.TestKeyStep.latency:type_name -> google.protobuf.Duration
-	88,  // 56: keyfold.v1.TestKeyReplica.key_spec:type_name -> keyfold.v1.KeySpec
+	84,  // 55: keyfold.v1.TestKeyStep.latency:type_name -> google.protobuf.Duration
+	90,  // 56: keyfold.v1.TestKeyReplica.key_spec:type_name -> keyfold.v1.KeySpec
 	45,  // 57: keyfold.v1.TestKeyReplica.steps:type_name -> keyfold.v1.TestKeyStep
 	45,  // 58: keyfold.v1.TestKeyResponse.steps:type_name -> keyfold.v1.TestKeyStep
 	46,  // 59: keyfold.v1.TestKeyResponse.replicas:type_name -> keyfold.v1.TestKeyReplica
-	88,  // 60: keyfold.v1.GetAccessPolicyRequest.key_spec:type_name -> keyfold.v1.KeySpec
-	80,  // 61: keyfold.v1.GetAccessPolicyResponse.bound_context:type_name -> keyfold.v1.GetAccessPolicyResponse.BoundContextEntry
+	90,  // 60: keyfold.v1.GetAccessPolicyRequest.key_spec:type_name -> keyfold.v1.KeySpec
+	81,  // 61: keyfold.v1.GetAccessPolicyResponse.bound_context:type_name -> keyfold.v1.GetAccessPolicyResponse.BoundContextEntry
 	49,  // 62: keyfold.v1.GetAccessPolicyResponse.statements:type_name -> keyfold.v1.AccessStatement
-	89,  // 63: keyfold.v1.RecheckResult.health:type_name -> keyfold.v1.Health
-	83,  // 64: keyfold.v1.RecheckResult.error:type_name -> google.rpc.Status
+	91,  // 63: keyfold.v1.RecheckResult.health:type_name -> keyfold.v1.Health
+	85,  // 64: keyfold.v1.RecheckResult.error:type_name -> google.rpc.Status
 	52,  // 65: keyfold.v1.RecheckResponse.results:type_name -> keyfold.v1.RecheckResult
-	86,  // 66: keyfold.v1.RecheckResponse.pending:type_name -> keyfold.v1.PendingReplica
-	85,  // 67: keyfold.v1.GetStatusResponse.status:type_name -> keyfold.v1.ClusterStatus
-	90,  // 68: keyfold.v1.ListClustersRequest.state:type_name -> keyfold.v1.State
-	89,  // 69: keyfold.v1.ListClustersRequest.health:type_name -> keyfold.v1.Health
-	85,  // 70: keyfold.v1.ListClustersResponse.clusters:type_name -> keyfold.v1.ClusterStatus
+	88,  // 66: keyfold.v1.RecheckResponse.pending:type_name -> keyfold.v1.PendingReplica
+	87,  // 67: keyfold.v1.GetStatusResponse.status:type_name -> keyfold.v1.ClusterStatus
+	92,  // 68: keyfold.v1.ListClustersRequest.state:type_name -> keyfold.v1.State
+	91,  // 69: keyfold.v1.ListClustersRequest.health:type_name -> keyfold.v1.Health
+	87,  // 70: keyfold.v1.ListClustersResponse.clusters:type_name -> keyfold.v1.ClusterStatus
 	58,  // 71: keyfold.v1.ListKeyUsageRequest.selector:type_name -> keyfold.v1.KeySelector
 	2,   // 72: keyfold.v1.ListKeyUsageRequest.what_if:type_name -> keyfold.v1.WhatIf
-	90,  // 73: keyfold.v1.KeyUse.state:type_name -> keyfold.v1.State
-	87,  // 74: keyfold.v1.KeyUse.create_time:type_name -> google.protobuf.Timestamp
-	87,  // 75: keyfold.v1.KeyUse.supersede_time:type_name -> google.protobuf.Timestamp
+	92,  // 73: keyfold.v1.KeyUse.state:type_name -> keyfold.v1.State
+	89,  // 74: keyfold.v1.KeyUse.create_time:type_name -> google.protobuf.Timestamp
+	89,  // 75: keyfold.v1.KeyUse.supersede_time:type_name -> google.protobuf.Timestamp
 	61,  // 76: keyfold.v1.KeyUse.impact:type_name -> keyfold.v1.KeyImpact
 	3,   // 77: keyfold.v1.KeyImpact.when:type_name -> keyfold.v1.ImpactTime
-	82,  // 78: keyfold.v1.KeyImpact.stops_within:type_name -> google.protobuf.Duration
+	84,  // 78: keyfold.v1.KeyImpact.stops_within:type_name -> google.protobuf.Duration
 	60,  // 79: keyfold.v1.ListKeyUsageResponse.uses:type_name -> keyfold.v1.KeyUse
-	87,  // 80: keyfold.v1.ListKeyUsageResponse.backups_need_since:type_name -> google.protobuf.Timestamp
-	87,  // 81: keyfold.v1.ListKeyUsageResponse.backups_need_until:type_name -> google.protobuf.Timestamp
-	81,  // 82: keyfold.v1.CallerGrant.context:type_name -> keyfold.v1.CallerGrant.ContextEntry
-	87,  // 83: keyfold.v1.ReplicaInfo.time:type_name -> google.protobuf.Timestamp
-	82,  // 84: keyfold.v1.ReplicaInfo.store_age:type_name -> google.protobuf.Duration
-	82,  // 85: keyfold.v1.ReplicaInfo.max_store_age:type_name -> google.protobuf.Duration
-	4,   // 86: keyfold.v1.GetCallerResponse.proof:type_name -> keyfold.v1.CallerProof
-	87,  // 87: keyfold.v1.GetCallerResponse.expire_time:type_name -> google.protobuf.Timestamp
-	63,  // 88: keyfold.v1.GetCallerResponse.grants:type_name -> keyfold.v1.CallerGrant
-	64,  // 89: keyfold.v1.GetCallerResponse.replica:type_name -> keyfold.v1.ReplicaInfo
-	91,  // 90: keyfold.v1.StartOperationRequest.action:type_name -> keyfold.v1.OperationAction
-	92,  // 91: keyfold.v1.StartOperationRequest.scope:type_name -> keyfold.v1.OperationScope
-	93,  // 92: keyfold.v1.StartOperationResponse.metadata:type_name -> keyfold.v1.OperationMetadata
-	94,  // 93: keyfold.v1.StartOperationResponse.census:type_name -> keyfold.v1.OperationCensus
-	5,   // 94: keyfold.v1.KeyManagementService.Wrap:input_type -> keyfold.v1.WrapRequest
-	7,   // 95: keyfold.v1.KeyManagementService.Unwrap:input_type -> keyfold.v1.UnwrapRequest
-	9,   // 96: keyfold.v1.KeyManagementService.GenerateDataKey:input_type -> keyfold.v1.GenerateDataKeyRequest
-	12,  // 97: keyfold.v1.KeyManagementService.Rewrap:input_type -> keyfold.v1.RewrapRequest
-	15,  // 98: keyfold.v1.KeyManagementService.BatchWrap:input_type -> keyfold.v1.BatchWrapRequest
-	19,  // 99: keyfold.v1.KeyManagementService.BatchUnwrap:input_type -> keyfold.v1.BatchUnwrapRequest
-	23,  // 100: keyfold.v1.KeyManagementService.BatchRewrap:input_type -> keyfold.v1.BatchRewrapRequest
-	26,  // 101: keyfold.v1.KeyManagementService.Enable:input_type -> keyfold.v1.EnableRequest
-	28,  // 102: keyfold.v1.KeyManagementService.AddRegions:input_type -> keyfold.v1.AddRegionsRequest
-	30,  // 103: keyfold.v1.KeyManagementService.Rotate:input_type -> keyfold.v1.RotateRequest
-	32,  // 104: keyfold.v1.KeyManagementService.Revoke:input_type -> keyfold.v1.RevokeRequest
-	34,  // 105: keyfold.v1.KeyManagementService.Restore:input_type -> keyfold.v1.RestoreRequest
-	37,  // 106: keyfold.v1.KeyManagementService.RetireGeneration:input_type -> keyfold.v1.RetireGenerationRequest
-	39,  // 107: keyfold.v1.KeyManagementService.DeleteCluster:input_type -> keyfold.v1.DeleteClusterRequest
-	42,  // 108: keyfold.v1.KeyManagementService.UndeleteCluster:input_type -> keyfold.v1.UndeleteClusterRequest
-	44,  // 109: keyfold.v1.KeyManagementService.TestKey:input_type -> keyfold.v1.TestKeyRequest
-	48,  // 110: keyfold.v1.KeyManagementService.GetAccessPolicy:input_type -> keyfold.v1.GetAccessPolicyRequest
-	51,  // 111: keyfold.v1.KeyManagementService.Recheck:input_type -> keyfold.v1.RecheckRequest
-	54,  // 112: keyfold.v1.KeyManagementService.GetStatus:input_type -> keyfold.v1.GetStatusRequest
-	56,  // 113: keyfold.v1.KeyManagementService.ListClusters:input_type -> keyfold.v1.ListClustersRequest
-	59,  // 114: keyfold.v1.KeyManagementService.ListKeyUsage:input_type -> keyfold.v1.ListKeyUsageRequest
-	65,  // 115: keyfold.v1.KeyManagementService.GetCaller:input_type -> keyfold.v1.GetCallerRequest
-	67,  // 116: keyfold.v1.KeyManagementService.StartOperation:input_type -> keyfold.v1.StartOperationRequest
-	6,   // 117: keyfold.v1.KeyManagementService.Wrap:output_type -> keyfold.v1.WrapResponse
-	8,   // 118: keyfold.v1.KeyManagementService.Unwrap:output_type -> keyfold.v1.UnwrapResponse
-	10,  // 119: keyfold.v1.KeyManagementService.GenerateDataKey:output_type -> keyfold.v1.GenerateDataKeyResponse
-	13,  // 120: keyfold.v1.KeyManagementService.Rewrap:output_type -> keyfold.v1.RewrapResponse
-	17,  // 121: keyfold.v1.KeyManagementService.BatchWrap:output_type -> keyfold.v1.BatchWrapResponse
-	21,  // 122: keyfold.v1.KeyManagementService.BatchUnwrap:output_type -> keyfold.v1.BatchUnwrapResponse
-	25,  // 123: keyfold.v1.KeyManagementService.BatchRewrap:output_type -> keyfold.v1.BatchRewrapResponse
-	27,  // 124: keyfold.v1.KeyManagementService.Enable:output_type -> keyfold.v1.EnableResponse
-	29,  // 125: keyfold.v1.KeyManagementService.AddRegions:output_type -> keyfold.v1.AddRegionsResponse
-	31,  // 126: keyfold.v1.KeyManagementService.Rotate:output_type -> keyfold.v1.RotateResponse
-	33,  // 127: keyfold.v1.KeyManagementService.Revoke:output_type -> keyfold.v1.RevokeResponse
-	36,  // 128: keyfold.v1.KeyManagementService.Restore:output_type -> keyfold.v1.RestoreResponse
-	38,  // 129: keyfold.v1.KeyManagementService.RetireGeneration:output_type -> keyfold.v1.RetireGenerationResponse
-	41,  // 130: keyfold.v1.KeyManagementService.DeleteCluster:output_type -> keyfold.v1.DeleteClusterResponse
-	43,  // 131: keyfold.v1.KeyManagementService.UndeleteCluster:output_type -> keyfold.v1.UndeleteClusterResponse
-	47,  // 132: keyfold.v1.KeyManagementService.TestKey:output_type -> keyfold.v1.TestKeyResponse
-	50,  // 133: keyfold.v1.KeyManagementService.GetAccessPolicy:output_type -> keyfold.v1.GetAccessPolicyResponse
-	53,  // 134: keyfold.v1.KeyManagementService.Recheck:output_type -> keyfold.v1.RecheckResponse
-	55,  // 135: keyfold.v1.KeyManagementService.GetStatus:output_type -> keyfold.v1.GetStatusResponse
-	57,  // 136: keyfold.v1.KeyManagementService.ListClusters:output_type -> keyfold.v1.ListClustersResponse
-	62,  // 137: keyfold.v1.KeyManagementService.ListKeyUsage:output_type -> keyfold.v1.ListKeyUsageResponse
-	66,  // 138: keyfold.v1.KeyManagementService.GetCaller:output_type -> keyfold.v1.GetCallerResponse
-	68,  // 139: keyfold.v1.KeyManagementService.StartOperation:output_type -> keyfold.v1.StartOperationResponse
-	117, // [117:140] is the sub-list for method output_type
-	94,  // [94:117] is the sub-list for method input_type
-	94,  // [94:94] is the sub-list for extension type_name
-	94,  // [94:94] is the sub-list for extension extendee
-	0,   // [0:94] is the sub-list for field type_name
+	89,  // 80: keyfold.v1.ListKeyUsageResponse.backups_need_since:type_name -> google.protobuf.Timestamp
+	89,  // 81: keyfold.v1.ListKeyUsageResponse.backups_need_until:type_name -> google.protobuf.Timestamp
+	82,  // 82: keyfold.v1.CallerKey.options:type_name -> keyfold.v1.CallerKey.OptionsEntry
+	83,  // 83: keyfold.v1.CallerGrant.context:type_name -> keyfold.v1.CallerGrant.ContextEntry
+	63,  // 84: keyfold.v1.CallerGrant.keys:type_name -> keyfold.v1.CallerKey
+	89,  // 85: keyfold.v1.ReplicaInfo.time:type_name -> google.protobuf.Timestamp
+	84,  // 86: keyfold.v1.ReplicaInfo.store_age:type_name -> google.protobuf.Duration
+	84,  // 87: keyfold.v1.ReplicaInfo.max_store_age:type_name -> google.protobuf.Duration
+	4,   // 88: keyfold.v1.GetCallerResponse.proof:type_name -> keyfold.v1.CallerProof
+	89,  // 89: keyfold.v1.GetCallerResponse.expire_time:type_name -> google.protobuf.Timestamp
+	64,  // 90: keyfold.v1.GetCallerResponse.grants:type_name -> keyfold.v1.CallerGrant
+	65,  // 91: keyfold.v1.GetCallerResponse.replica:type_name -> keyfold.v1.ReplicaInfo
+	93,  // 92: keyfold.v1.StartOperationRequest.action:type_name -> keyfold.v1.OperationAction
+	94,  // 93: keyfold.v1.StartOperationRequest.scope:type_name -> keyfold.v1.OperationScope
+	95,  // 94: keyfold.v1.StartOperationResponse.metadata:type_name -> keyfold.v1.OperationMetadata
+	96,  // 95: keyfold.v1.StartOperationResponse.census:type_name -> keyfold.v1.OperationCensus
+	5,   // 96: keyfold.v1.KeyManagementService.Wrap:input_type -> keyfold.v1.WrapRequest
+	7,   // 97: keyfold.v1.KeyManagementService.Unwrap:input_type -> keyfold.v1.UnwrapRequest
+	9,   // 98: keyfold.v1.KeyManagementService.GenerateDataKey:input_type -> keyfold.v1.GenerateDataKeyRequest
+	12,  // 99: keyfold.v1.KeyManagementService.Rewrap:input_type -> keyfold.v1.RewrapRequest
+	15,  // 100: keyfold.v1.KeyManagementService.BatchWrap:input_type -> keyfold.v1.BatchWrapRequest
+	19,  // 101: keyfold.v1.KeyManagementService.BatchUnwrap:input_type -> keyfold.v1.BatchUnwrapRequest
+	23,  // 102: keyfold.v1.KeyManagementService.BatchRewrap:input_type -> keyfold.v1.BatchRewrapRequest
+	26,  // 103: keyfold.v1.KeyManagementService.Enable:input_type -> keyfold.v1.EnableRequest
+	28,  // 104: keyfold.v1.KeyManagementService.AddRegions:input_type -> keyfold.v1.AddRegionsRequest
+	30,  // 105: keyfold.v1.KeyManagementService.Rotate:input_type -> keyfold.v1.RotateRequest
+	32,  // 106: keyfold.v1.KeyManagementService.Revoke:input_type -> keyfold.v1.RevokeRequest
+	34,  // 107: keyfold.v1.KeyManagementService.Restore:input_type -> keyfold.v1.RestoreRequest
+	37,  // 108: keyfold.v1.KeyManagementService.RetireGeneration:input_type -> keyfold.v1.RetireGenerationRequest
+	39,  // 109: keyfold.v1.KeyManagementService.DeleteCluster:input_type -> keyfold.v1.DeleteClusterRequest
+	42,  // 110: keyfold.v1.KeyManagementService.UndeleteCluster:input_type -> keyfold.v1.UndeleteClusterRequest
+	44,  // 111: keyfold.v1.KeyManagementService.TestKey:input_type -> keyfold.v1.TestKeyRequest
+	48,  // 112: keyfold.v1.KeyManagementService.GetAccessPolicy:input_type -> keyfold.v1.GetAccessPolicyRequest
+	51,  // 113: keyfold.v1.KeyManagementService.Recheck:input_type -> keyfold.v1.RecheckRequest
+	54,  // 114: keyfold.v1.KeyManagementService.GetStatus:input_type -> keyfold.v1.GetStatusRequest
+	56,  // 115: keyfold.v1.KeyManagementService.ListClusters:input_type -> keyfold.v1.ListClustersRequest
+	59,  // 116: keyfold.v1.KeyManagementService.ListKeyUsage:input_type -> keyfold.v1.ListKeyUsageRequest
+	66,  // 117: keyfold.v1.KeyManagementService.GetCaller:input_type -> keyfold.v1.GetCallerRequest
+	68,  // 118: keyfold.v1.KeyManagementService.StartOperation:input_type -> keyfold.v1.StartOperationRequest
+	6,   // 119: keyfold.v1.KeyManagementService.Wrap:output_type -> keyfold.v1.WrapResponse
+	8,   // 120: keyfold.v1.KeyManagementService.Unwrap:output_type -> keyfold.v1.UnwrapResponse
+	10,  // 121: keyfold.v1.KeyManagementService.GenerateDataKey:output_type -> keyfold.v1.GenerateDataKeyResponse
+	13,  // 122: keyfold.v1.KeyManagementService.Rewrap:output_type -> keyfold.v1.RewrapResponse
+	17,  // 123: keyfold.v1.KeyManagementService.BatchWrap:output_type -> keyfold.v1.BatchWrapResponse
+	21,  // 124: keyfold.v1.KeyManagementService.BatchUnwrap:output_type -> keyfold.v1.BatchUnwrapResponse
+	25,  // 125: keyfold.v1.KeyManagementService.BatchRewrap:output_type -> keyfold.v1.BatchRewrapResponse
+	27,  // 126: keyfold.v1.KeyManagementService.Enable:output_type -> keyfold.v1.EnableResponse
+	29,  // 127: keyfold.v1.KeyManagementService.AddRegions:output_type -> keyfold.v1.AddRegionsResponse
+	31,  // 128: keyfold.v1.KeyManagementService.Rotate:output_type -> keyfold.v1.RotateResponse
+	33,  // 129: keyfold.v1.KeyManagementService.Revoke:output_type -> keyfold.v1.RevokeResponse
+	36,  // 130: keyfold.v1.KeyManagementService.Restore:output_type -> keyfold.v1.RestoreResponse
+	38,  // 131: keyfold.v1.KeyManagementService.RetireGeneration:output_type -> keyfold.v1.RetireGenerationResponse
+	41,  // 132: keyfold.v1.KeyManagementService.DeleteCluster:output_type -> keyfold.v1.DeleteClusterResponse
+	43,  // 133: keyfold.v1.KeyManagementService.UndeleteCluster:output_type -> keyfold.v1.UndeleteClusterResponse
+	47,  // 134: keyfold.v1.KeyManagementService.TestKey:output_type -> keyfold.v1.TestKeyResponse
+	50,  // 135: keyfold.v1.KeyManagementService.GetAccessPolicy:output_type -> keyfold.v1.GetAccessPolicyResponse
+	53,  // 136: keyfold.v1.KeyManagementService.Recheck:output_type -> keyfold.v1.RecheckResponse
+	55,  // 137: keyfold.v1.KeyManagementService.GetStatus:output_type -> keyfold.v1.GetStatusResponse
+	57,  // 138: keyfold.v1.KeyManagementService.ListClusters:output_type -> keyfold.v1.ListClustersResponse
+	62,  // 139: keyfold.v1.KeyManagementService.ListKeyUsage:output_type -> keyfold.v1.ListKeyUsageResponse
+	67,  // 140: keyfold.v1.KeyManagementService.GetCaller:output_type -> keyfold.v1.GetCallerResponse
+	69,  // 141: keyfold.v1.KeyManagementService.StartOperation:output_type -> keyfold.v1.StartOperationResponse
+	119, // [119:142] is the sub-list for method output_type
+	96,  // [96:119] is the sub-list for method input_type
+	96,  // [96:96] is the sub-list for extension type_name
+	96,  // [96:96] is the sub-list for extension extendee
+	0,   // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_keyfold_v1_key_management_service_proto_init() }
@@ -6409,7 +6507,7 @@ func file_keyfold_v1_key_management_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keyfold_v1_key_management_service_proto_rawDesc), len(file_keyfold_v1_key_management_service_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   77,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -180,7 +180,7 @@ from keyfold.errors import (
     WrongClusterError,
 )
 from keyfold.models.access_policy import AccessPolicy, AccessStatement
-from keyfold.models.caller import CallerGrant, CallerIdentity, CallerProof, ReplicaInfo
+from keyfold.models.caller import CallerGrant, CallerIdentity, CallerKey, CallerProof, ReplicaInfo
 from keyfold.models.deletion import Deleted, Undeleted, UnreadableGeneration
 from keyfold.models.events import Anchor, AnchorCheck, AnchorOutcome, Event, EventKind, Verification
 from keyfold.models.key_test import KeyTest, KeyTestStep, ReplicaTest
@@ -278,6 +278,7 @@ __all__ = [
     "CallerCredentialError",
     "CallerGrant",
     "CallerIdentity",
+    "CallerKey",
     "CallerProof",
     "CallerSourceError",
     "CallerUnknownError",

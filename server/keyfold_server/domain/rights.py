@@ -134,6 +134,23 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class NameableKeys:
+    """Root keys that a grant lets its caller name, to show them to that caller.
+
+    Attributes:
+        type: The provider type; `*`: any key.
+        uri: The pattern of their uris; empty: any uri.
+        principal: The pattern of the principals; `ambient`: the server's own identity alone.
+        options: The options that a key spec must have, exactly these.
+    """
+
+    type: str
+    uri: str
+    principal: str
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Holding:
     """One grant as it holds for one caller, to show it to that caller.
 
@@ -145,6 +162,7 @@ class Holding:
         organizations: Alternative patterns of their organizations; None: any, or none at all.
         regions: Alternative patterns of the regions that the grant covers; None: all.
         context: Entries that a data key's context must contain.
+        keys: The root keys that the caller may name; empty: none.
         by_claim: Whether the organization is that in the caller's token.
     """
 
@@ -154,6 +172,7 @@ class Holding:
     organizations: tuple[str, ...] | None
     regions: tuple[str, ...] | None
     context: Mapping[str, str]
+    keys: tuple[NameableKeys, ...]
     by_claim: bool
 
 

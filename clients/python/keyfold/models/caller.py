@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -30,6 +30,31 @@ class CallerProof(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class CallerKey(Answer):
+    """Root keys that the caller may name. In patterns `*` stays within one segment.
+
+    Attributes:
+        type: The type of their provider; `*`: any key.
+        uri_pattern: A pattern of their uris; empty: any uri.
+        principal_pattern: A pattern of the principals as which Keyfold may call them; `ambient`:
+            the server's own identity alone.
+        options: The options that a key spec must have, exactly these.
+    """
+
+    type: str
+    uri_pattern: str
+    principal_pattern: str
+    options: Mapping[str, str] = field(hash=False)
+
+    @classmethod
+    def from_message(cls, message: api.CallerKey) -> CallerKey:
+        """Reads the protobuf message."""
+        return cls(
+            message.type, message.uri_pattern, message.principal_pattern, dict(message.options)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class CallerGrant(Answer):
     """A grant as it holds for the caller.
 
@@ -43,6 +68,7 @@ class CallerGrant(Answer):
             grant does not cover clusters without an organization.
         region_patterns: Patterns of the names of regions.
         context: Entries that the context of a data key must have.
+        keys: The root keys that the caller may name; empty: none.
     """
 
     roles: tuple[str, ...]
@@ -51,6 +77,7 @@ class CallerGrant(Answer):
     organization_patterns: tuple[str, ...]
     region_patterns: tuple[str, ...]
     context: Mapping[str, str]
+    keys: tuple[CallerKey, ...] = ()
 
     @classmethod
     def from_message(cls, message: api.CallerGrant) -> CallerGrant:
@@ -62,6 +89,7 @@ class CallerGrant(Answer):
             organization_patterns=tuple(message.organization_patterns),
             region_patterns=tuple(message.region_patterns),
             context=dict(message.context),
+            keys=tuple(map(CallerKey.from_message, message.keys)),
         )
 
     def allows(

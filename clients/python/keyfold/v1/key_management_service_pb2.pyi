@@ -2906,6 +2906,66 @@ class ListKeyUsageResponse(_message.Message):
 Global___ListKeyUsageResponse: _TypeAlias = ListKeyUsageResponse  # noqa: Y015
 
 @_typing.final
+class CallerKey(_message.Message):
+    """Root keys that the caller may name under a grant. In patterns `*` stays within one segment, which
+    ends at `/` and `:`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    URI_PATTERN_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_PATTERN_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """The type of the keys' provider, or `PLATFORM`; `*`: any key whatever, in development."""
+    uri_pattern: _builtins.str
+    """A pattern of the keys' uris; empty: any uri."""
+    principal_pattern: _builtins.str
+    """A pattern of the principals as which Keyfold may call them; `ambient`: the server's own identity
+    alone.
+    """
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The options that a key spec must have, exactly these."""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        uri_pattern: _builtins.str = ...,
+        principal_pattern: _builtins.str = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "principal_pattern", b"principal_pattern", "type", b"type", "uri_pattern", b"uri_pattern"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallerKey: _TypeAlias = CallerKey  # noqa: Y015
+
+@_typing.final
 class CallerGrant(_message.Message):
     """A grant as it holds for the caller. In its patterns `*` stands for any run of characters. The
     grant covers a region of a cluster if one pattern of each list matches, and an empty list matches
@@ -2940,6 +3000,7 @@ class CallerGrant(_message.Message):
     ORGANIZATION_PATTERNS_FIELD_NUMBER: _builtins.int
     REGION_PATTERNS_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The roles: `crypto:wrap`, `crypto:unwrap`, `operator`, `destroyer`, `auditor`, `admin`."""
@@ -2969,6 +3030,10 @@ class CallerGrant(_message.Message):
     def context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Entries that the context of a data key must have."""
 
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallerKey]:
+        """The root keys that the caller may name, in the order of the policy; empty: none."""
+
     def __init__(
         self,
         *,
@@ -2978,10 +3043,11 @@ class CallerGrant(_message.Message):
         organization_patterns: _abc.Iterable[_builtins.str] | None = ...,
         region_patterns: _abc.Iterable[_builtins.str] | None = ...,
         context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        keys: _abc.Iterable[Global___CallerKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_patterns", b"cluster_patterns", "context", b"context", "methods", b"methods", "organization_patterns", b"organization_patterns", "region_patterns", b"region_patterns", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_patterns", b"cluster_patterns", "context", b"context", "keys", b"keys", "methods", b"methods", "organization_patterns", b"organization_patterns", "region_patterns", b"region_patterns", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,7 +8,7 @@ from keyfold_server.access.policy.grants import Grant, KeyGrant, Role
 from keyfold_server.access.policy.rights import CachedPolicy, Policy
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.patterns import Pattern, Patterns
-from keyfold_server.domain.rights import Identity, Rights
+from keyfold_server.domain.rights import Identity, NameableKeys, Rights
 
 WARNING: Final = (
     "neither policy, TLS nor tokens are set: whoever reaches the loopback address or the unix "
@@ -60,6 +60,10 @@ class AnyKey(KeyGrant):
     """Every root key, under any principal. A policy file cannot express that."""
 
     __slots__ = ()
+
+    def nameable(self) -> NameableKeys:
+        """Returns that any key may be named."""
+        return NameableKeys("*", "", "*", {})
 
     def matches(self, key: RootKey) -> bool:
         """Says True."""

@@ -14,7 +14,7 @@ from typing import Final
 from keyfold_server.domain.errors import NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.patterns import Pattern, Patterns
-from keyfold_server.domain.rights import Identity
+from keyfold_server.domain.rights import Identity, NameableKeys
 
 
 class Role(Enum):
@@ -197,6 +197,15 @@ class KeyGrant:
     uri: Pattern | None = None
     principal: Pattern | None = None
     options: tuple[tuple[str, str], ...] = ()
+
+    def nameable(self) -> NameableKeys:
+        """Returns what is shown of these keys to a caller that may name them."""
+        return NameableKeys(
+            self.type,
+            "" if self.uri is None else self.uri.text,
+            "ambient" if self.principal is None else self.principal.text,
+            dict(self.options),
+        )
 
     def matches(self, key: RootKey) -> bool:
         """Says whether a root key in canonical form is one of these keys."""

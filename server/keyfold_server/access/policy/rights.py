@@ -117,6 +117,7 @@ class GrantedRights:
                 organizations=_texts(grant.organizations),
                 regions=_texts(grant.regions),
                 context=grant.context or {},
+                keys=tuple(key.nameable() for key in grant.keys),
                 by_claim=grant.organization_claim is not None,
             )
             for grant in self._grants

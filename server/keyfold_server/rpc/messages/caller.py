@@ -57,4 +57,13 @@ def _grant(holding: Holding) -> pb.CallerGrant:
         organization_patterns=holding.organizations or (),
         region_patterns=holding.regions or (),
         context=dict(holding.context),
+        keys=[
+            pb.CallerKey(
+                type=key.type,
+                uri_pattern=key.uri,
+                principal_pattern=key.principal,
+                options=dict(key.options),
+            )
+            for key in holding.keys
+        ],
     )

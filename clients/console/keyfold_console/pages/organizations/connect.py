@@ -20,7 +20,7 @@ from keyfold import (
 )
 from keyfold_console.api import SETTINGS, client_of
 from keyfold_console.pages.organizations.frame import Frame, everything, framed, shown, told
-from keyfold_console.pages.organizations.providers import FORMS, ProviderForm
+from keyfold_console.pages.organizations.providers import FORMS, ProviderForm, form_of
 from keyfold_console.pages.organizations.wanted import Wanted
 
 _PATH: Final = "/organizations/{organization}/connect"
@@ -72,7 +72,7 @@ async def begin(request: web.Request) -> web.Response:
     frame = await framed(request, "connect")
     wanted = Wanted.of(request.query)
     if wanted is None:
-        return await shown(request, frame, "connect_provider.html", forms=_offered(request))
+        return await shown(request, frame, "connect_provider.html", forms=_offered(request, frame))
     return await _shown(request, frame, Progress(wanted))
 
 
@@ -82,7 +82,7 @@ async def go_on(request: web.Request) -> web.Response:
     frame = await framed(request, "connect")
     wanted = Wanted.of(form)
     if wanted is None:
-        return await shown(request, frame, "connect_provider.html", forms=_offered(request))
+        return await shown(request, frame, "connect_provider.html", forms=_offered(request, frame))
     wanted = wanted.checked()
     if wanted.problems:
         return await _shown(request, frame, Progress(wanted), status=422)
@@ -96,10 +96,16 @@ async def go_on(request: web.Request) -> web.Response:
     return await _shown(request, frame, await _asked(request, frame, wanted, test=step == "test"))
 
 
-def _offered(request: web.Request) -> list[ProviderForm]:
-    """Returns the forms of providers; that of the local file is for development alone."""
-    tried_out = request.app[SETTINGS].without_token
-    return [form for form in FORMS.values() if tried_out or form.type != "LOCAL"]
+def _offered(request: web.Request, frame: Frame) -> list[ProviderForm]:
+    """Returns the forms of the providers whose keys the visitor may link.
+
+    That of the local file is for development alone, where every key may be named.
+    """
+    types = {key.type for key in frame.nameable()}
+    if "*" in types:
+        tried_out = request.app[SETTINGS].without_token
+        return [form for form in FORMS.values() if tried_out or form.type != "LOCAL"]
+    return [form for form in map(form_of, sorted(types)) if form is not None]
 
 
 async def _asked(
@@ -155,6 +161,7 @@ async def _shown(
         status=status,
         progress=progress,
         wanted=progress.wanted,
+        nameable=frame.nameable(progress.wanted.form.type),
         regions=await _regions(request, frame) if progress.step == 1 else (),
         steps=STEPS,
     )

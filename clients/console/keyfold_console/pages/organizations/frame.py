@@ -16,6 +16,7 @@ from aiohttp import web
 from keyfold import (
     AlreadyExistsError,
     CallerIdentity,
+    CallerKey,
     ClusterFilter,
     ClusterStatus,
     ConflictError,
@@ -110,6 +111,17 @@ class Frame:
     def title(self) -> str:
         """The organization's name for people."""
         return self.organization.display_name or self.name
+
+    def nameable(self, type_: str = "") -> list[CallerKey]:
+        """Returns the root keys that the visitor may link, of one provider or of all."""
+        found = [
+            key
+            for grant in self.caller.grants
+            if grant.allows("CreateKeyLink", organization=self.name)
+            for key in grant.keys
+            if not type_ or key.type in {type_, "*"}
+        ]
+        return list(dict.fromkeys(found))
 
     def may(self, method: str, cluster: str | None = None) -> bool:
         """Says whether to offer an action. The server decides anyway."""

@@ -141,4 +141,5 @@ async def _shown(
         link=link,
         change=change,
         wanted=change.wanted,
+        nameable=frame.nameable(change.wanted.form.type),
     )

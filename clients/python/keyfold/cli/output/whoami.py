@@ -8,7 +8,7 @@ from rich.text import Text
 
 from keyfold.cli.output.tables import NARROW, console, remarks, styled_table, time_text
 from keyfold.cli.output.text import one_line
-from keyfold.models.caller import CallerIdentity, CallerProof
+from keyfold.models.caller import CallerIdentity, CallerKey, CallerProof
 
 _PROOFS: Final = {
     CallerProof.CERTIFICATE: "by its certificate",
@@ -31,7 +31,8 @@ def show_caller(identity: CallerIdentity) -> None:
         out.print(Text(f"until {time_text(identity.expire_time)}"))
     if identity.grants:
         table = styled_table(
-            "ROLES", "CLUSTERS", "ORGANIZATIONS", "REGIONS", "CONTEXT", narrow=out.width < NARROW
+            *("ROLES", "CLUSTERS", "ORGANIZATIONS", "REGIONS", "CONTEXT", "KEYS"),
+            narrow=out.width < NARROW,
         )
         for grant in identity.grants:
             table.add_row(
@@ -40,6 +41,7 @@ def show_caller(identity: CallerIdentity) -> None:
                 _patterns(grant.organization_patterns),
                 _patterns(grant.region_patterns),
                 one_line(" ".join(f"{k}={v}" for k, v in grant.context.items())) or "-",
+                one_line("; ".join(map(_key, grant.keys))) or "-",
             )
         out.print(table)
     else:
@@ -51,6 +53,11 @@ def show_caller(identity: CallerIdentity) -> None:
     if identity.replica is not None:
         told = f"told by {one_line(identity.replica.replica)}, which runs Keyfold "
         out.print(Text(told + one_line(identity.replica.version)))
+
+
+def _key(key: CallerKey) -> str:
+    options = " ".join(f"{name}={value}" for name, value in key.options.items())
+    return f"{key.type} {key.uri_pattern or '*'} as {key.principal_pattern} {options}".strip()
 
 
 def _patterns(patterns: tuple[str, ...]) -> str:
