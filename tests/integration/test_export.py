@@ -878,7 +878,7 @@ def test_a_keyring_opens_wrapped_keys_without_keyfold(
         generations.append(replace(made, current=wrap))
         kek = Kek(made.kek_id, "acme", "eu", number, bytearray(key))
         secret = b"secret %d" % number
-        [blob] = kek.seal_batch([(secret, encode_context({"table": "users"}))])
+        blob = kek.seal(secret, encode_context({"table": "users"}))
         blobs[blob] = secret
         KeyFile(tmp_path / "keys.json").rotate("one")
     region = replace(a_region("eu"), generations=tuple(generations))

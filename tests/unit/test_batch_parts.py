@@ -114,14 +114,20 @@ def test_an_item_is_no_larger_than_a_request() -> None:
         b"\x22",
         b"\x22\x05abc",
         b"\x22\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
-        b"\x23\x24",
         b"\x0d\x00",
         b"\x09\x00\x00",
         b"\x08\x80",
     ],
-    ids=["no-length", "short", "long-number", "group", "four-bytes", "eight-bytes", "number"],
+    ids=["no-length", "short", "long-number", "four-bytes", "eight-bytes", "number"],
 )
 def test_what_is_not_whole_is_malformed(data: bytes) -> None:
-    """W5: bytes that end within a field, or have a group, are no batch."""
+    """W5: bytes that end within a field are no batch, whichever way its items are counted."""
+    for before in (b"", field(4, bytes(40)) * 500):
+        with pytest.raises(MalformedRequestError, match="build it with the stubs"):
+            parts_of("BatchWrap", before + data)
+
+
+def test_a_large_batch_has_no_group() -> None:
+    """W5: no message of the contract has a group, and the count on the wire knows none."""
     with pytest.raises(MalformedRequestError, match="build it with the stubs"):
-        parts_of("BatchWrap", data)
+        parts_of("BatchWrap", field(4, bytes(40)) * 500 + b"\x23\x24")

@@ -6,9 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfold.v1 import key_management_service_pb2 as pb
-from keyfold_server.rpc.messages.batch_results import around_opened, around_wrapped, max_cache_age
+from keyfold_server.rpc.messages.batch_results import (
+    around_opened,
+    around_wrapped,
+    max_cache_age,
+    written,
+)
 
-keys = st.lists(st.binary(min_size=1, max_size=300) | st.binary(min_size=4_186, max_size=4_186))
+some_keys = st.binary(min_size=1, max_size=300) | st.binary(min_size=4_186, max_size=4_186)
+keys = st.lists(some_keys) | st.lists(st.binary(min_size=32, max_size=32))
 generations = st.integers(0, 2**32 - 1)
 
 
@@ -18,13 +24,12 @@ def test_wrapped_keys_are_written_as_protobuf_writes_them(
 ) -> None:
     """A client reads the results of a BatchWrap as it would read protobuf's own bytes."""
     whole = pb.BatchWrapResponse()
-    wire = b""
     for blob in blobs:
         answer = whole.results.add().answer
         answer.wrapped_key, answer.generation = blob, generation
         answer.max_cache_age.FromMicroseconds(microseconds)
-        before, after = around_wrapped(len(blob), generation, microseconds / 1_000_000)
-        wire += before + blob + after
+    ttl = microseconds / 1_000_000
+    wire = written(blobs, lambda size: around_wrapped("eu", generation, ttl, size))
     assert wire == whole.SerializeToString()
 
 
@@ -34,14 +39,12 @@ def test_opened_keys_are_written_as_protobuf_writes_them(
 ) -> None:
     """A client reads the results of a BatchUnwrap as it would read protobuf's own bytes."""
     whole = pb.BatchUnwrapResponse()
-    wire = b""
     for plaintext in plaintexts:
         answer = whole.results.add().answer
         answer.plaintext, answer.region, answer.generation = plaintext, region, generation
         answer.max_cache_age.FromMicroseconds(microseconds)
-        ttl = microseconds / 1_000_000
-        before, after = around_opened(len(plaintext), region, generation, ttl)
-        wire += before + plaintext + after
+    ttl = microseconds / 1_000_000
+    wire = written(plaintexts, lambda size: around_opened(region, generation, ttl, size))
     assert wire == whole.SerializeToString()
 
 

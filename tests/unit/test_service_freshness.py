@@ -268,12 +268,12 @@ async def test_at_ttl_0_a_batch_is_one_call(house: House) -> None:
     before = house.calls()
     items = [("eu" if i % 2 else "us", b"k", None) for i in range(500)]
     results = await one.call(lambda c: one.plane.wrap_batch("acme", items, {}, c))
-    assert all(isinstance(r, tuple) for r in results)
+    blobs = [(blob, None) for blob, _ in results if isinstance(blob, bytes)]
+    assert len(blobs) == 500
     assert house.calls() - before == 2
-    blobs = [(r[0], None) for r in results if isinstance(r, tuple)]
     before = house.calls()
     opened = await one.call(lambda c: one.plane.unwrap_batch("acme", blobs, {}, c))
-    assert not any(isinstance(o, KeyfoldError) for o in opened)
+    assert [key for key, _ in opened] == [b"k"] * 500
     assert house.calls() - before == 2
 
 

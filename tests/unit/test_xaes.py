@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,28 @@ texts = st.binary(max_size=200)
 def key_of(key: bytes = KEY) -> CommittingKey:
     """Returns a key; its buffer is a copy, since it is wiped."""
     return CommittingKey(bytearray(key))
+
+
+Open = Callable[[CommittingKey, bytes, bytes, bytes], bytes]
+
+
+def open_alone(key: CommittingKey, nonce: bytes, sealed: bytes, aad: bytes) -> bytes:
+    """Opens a message by itself."""
+    return key.open(nonce, sealed, aad)
+
+
+def open_among_others(key: CommittingKey, nonce: bytes, sealed: bytes, aad: bytes) -> bytes:
+    """Opens a message together with others, which open whatever becomes of it."""
+    other = (NONCE, key.seal(NONCE, b"another", b""), b"")
+    before, opened, after = key.open_batch([other, (nonce, sealed, aad), other])
+    assert before == after == b"another"
+    if isinstance(opened, bytes):
+        return opened
+    raise opened
+
+
+# Every promise about opening holds for both ways of opening.
+both_ways = pytest.mark.parametrize("way", [open_alone, open_among_others])
 
 
 def parted(message: bytes) -> tuple[bytes, bytes]:
@@ -159,20 +182,29 @@ def test_batch_is_what_the_oracle_makes_one_by_one(
         nonce = prefix + ((start + index) % 2**96).to_bytes(12, "big")
         expected.append((nonce, oracle.seal(key, nonce, plaintext, aad)))
     assert made == expected
-    opens = ours.opener()
-    for (nonce, sealed), (plaintext, aad) in zip(made, items, strict=True):
-        assert opens(nonce, sealed, aad) == ours.open(nonce, sealed, aad) == plaintext
+    messages = [(*one, aad) for one, (_, aad) in zip(made, items, strict=True)]
+    assert ours.open_batch(messages) == [plaintext for plaintext, _ in items]
+    assert [ours.open(*message) for message in messages] == [plaintext for plaintext, _ in items]
 
 
-def test_opener_keeps_batches_apart() -> None:
-    """An opener that remembers one batch's derivation opens others and single messages, too."""
+@settings(deadline=None)
+@given(keys, st.lists(st.tuples(nonces, texts, texts)))
+def test_messages_of_any_nonces_open_together(
+    key: bytes, items: list[tuple[bytes, bytes, bytes]]
+) -> None:
+    """Messages that were sealed one by one open together, in their order."""
+    messages = [(nonce, oracle.seal(key, nonce, text, aad), aad) for nonce, text, aad in items]
+    assert key_of(key).open_batch(messages) == [text for _, text, _ in items]
+
+
+def test_batches_that_open_together_stay_apart() -> None:
+    """Messages of two batches in turns open together: each under its own derived key."""
     key = key_of()
     first = [(*parted(each), b"1") for each in key.seal_batch(NONCE, [(b"a", b"1")] * 3)]
     other = NONCE[::-1]
     second = [(*parted(each), b"2") for each in key.seal_batch(other, [(b"b", b"2")] * 3)]
-    opens = key.opener()
-    turns = [opens(*message) for pair in zip(first, second, strict=True) for message in pair]
-    assert turns == [b"a", b"b"] * 3
+    turns = [message for pair in zip(first, second, strict=True) for message in pair]
+    assert key.open_batch(turns) == [b"a", b"b"] * 3
 
 
 def test_batch_derives_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,8 +219,7 @@ def test_batch_derives_once(monkeypatch: pytest.MonkeyPatch) -> None:
     key = key_of()
     made = key.seal_batch(NONCE, [(b"plaintext", AAD)] * 5)
     assert len(derived) == 1
-    opens = key.opener()
-    assert [opens(*parted(each), AAD) for each in made] == [b"plaintext"] * 5
+    assert key.open_batch([(*parted(each), AAD) for each in made]) == [b"plaintext"] * 5
     assert len(derived) == 2
 
 
@@ -212,56 +243,53 @@ def test_shared_key_is_the_same_construction(
 # --- refusals --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["open", "opener"])
+@both_ways
 @pytest.mark.parametrize("at", range(24))
-def test_changed_nonce_fails_the_commitment(way: str, at: int) -> None:
+def test_changed_nonce_fails_the_commitment(way: Open, at: int) -> None:
     """The commitment covers every byte of the nonce."""
     key = key_of()
     sealed = key.seal(NONCE, b"plaintext", AAD)
     nonce = bytearray(NONCE)
     nonce[at] ^= 1
-    opens = key.open if way == "open" else key.opener()
     with pytest.raises(CommitmentError):
-        opens(bytes(nonce), sealed, AAD)
+        way(key, bytes(nonce), sealed, AAD)
 
 
-@pytest.mark.parametrize("way", ["open", "opener"])
-def test_commitment_is_looked_at_first(way: str) -> None:
+@both_ways
+def test_commitment_is_looked_at_first(way: Open) -> None:
     """A wrong commitment and a wrong tag together are a wrong commitment: the key comes first."""
     key = key_of()
     sealed = bytearray(key.seal(NONCE, b"plaintext", AAD))
     sealed[0] ^= 1
     sealed[-1] ^= 1
-    opens = key.open if way == "open" else key.opener()
     with pytest.raises(CommitmentError):
-        opens(NONCE, bytes(sealed), b"another aad")
+        way(key, NONCE, bytes(sealed), b"another aad")
 
 
-@pytest.mark.parametrize("way", ["open", "opener"])
-def test_another_key_fails_the_commitment(way: str) -> None:
+@both_ways
+def test_another_key_fails_the_commitment(way: Open) -> None:
     """A message opens under one key only."""
     other = key_of(KEY[::-1])
-    opens = other.open if way == "open" else other.opener()
     with pytest.raises(CommitmentError):
-        opens(NONCE, key_of().seal(NONCE, b"plaintext", AAD), AAD)
+        way(other, NONCE, key_of().seal(NONCE, b"plaintext", AAD), AAD)
 
 
-@pytest.mark.parametrize("way", ["open", "opener"])
-def test_another_aad_fails_the_tag(way: str) -> None:
+@both_ways
+def test_another_aad_fails_the_tag(way: Open) -> None:
     """With the right key, another aad is a context mismatch."""
     key = key_of()
-    opens = key.open if way == "open" else key.opener()
     with pytest.raises(TagError):
-        opens(NONCE, key.seal(NONCE, b"plaintext", AAD), AAD + b"!")
+        way(key, NONCE, key.seal(NONCE, b"plaintext", AAD), AAD + b"!")
 
 
+@both_ways
 @pytest.mark.parametrize("size", range(80))
-def test_truncated_message_is_refused(size: int) -> None:
+def test_truncated_message_is_refused(way: Open, size: int) -> None:
     """A message that is too short for tag and commitment is corrupt like any other."""
     key = key_of()
     sealed = key.seal(NONCE, bytes(32), AAD)
     with pytest.raises(CommitmentError):
-        key.open(NONCE, sealed[:size], AAD)
+        way(key, NONCE, sealed[:size], AAD)
 
 
 def test_commitment_without_a_tag_is_refused() -> None:
@@ -287,7 +315,7 @@ def test_nonce_of_another_length_is_a_mistake_of_ours(size: int) -> None:
     with pytest.raises(ValueError, match="24 bytes"):
         SharedKey(KEY).seal(nonce, b"plaintext", AAD)
     with pytest.raises(ValueError, match="24 bytes"):
-        key.opener()(nonce, sealed, AAD)
+        key.open_batch([(NONCE, sealed, AAD), (nonce, sealed, AAD)])
 
 
 # --- the key in memory -----------------------------------------------------------------

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from keyfold.crypto.context import ContextError, encode
 from keyfold.crypto.faults import CommitmentError, TagError
@@ -25,6 +25,7 @@ from keyfold_server.domain.errors import (
     ContextMismatchError,
     InvalidContextError,
     InvalidPlaintextError,
+    KeyfoldError,
     NotAWrappedKeyError,
     UnknownKekError,
     UnsupportedWrappedKeyError,
@@ -39,7 +40,8 @@ MAX_PLAINTEXT: Final = 4_096
 
 _VERSION_AND_SUITE: Final = b"\x01\x01"
 _LABEL: Final = b"CMK1"
-_NONCE_AT: Final = len(_VERSION_AND_SUITE) + KEK_ID_SIZE
+_KEK_ID_AT: Final = len(_VERSION_AND_SUITE)
+_NONCE_AT: Final = _KEK_ID_AT + KEK_ID_SIZE
 _SEALED_AT: Final = _NONCE_AT + NONCE_SIZE
 
 OVERHEAD: Final = _SEALED_AT + TAG_SIZE + COMMITMENT_SIZE
@@ -49,27 +51,6 @@ _u16: Final = struct.Struct(">H").pack
 
 Random = Callable[[int], bytes]
 """Returns a number of bytes from a cryptographic random source."""
-
-
-class WrappedKey(NamedTuple):
-    """The parts of a well-formed wrapped key. Only its KEK can tell whether it opens.
-
-    Attributes:
-        kek_id: The 16 bytes that name the KEK that opens it.
-        nonce: The 24 bytes of the nonce.
-        sealed: Ciphertext, tag and commitment.
-    """
-
-    kek_id: bytes
-    nonce: bytes
-    sealed: bytes
-
-    def __repr__(self) -> str:
-        return f"WrappedKey(kek_id={self.kek_id.hex()}, {len(self.sealed)} bytes sealed)"
-
-
-Opener = Callable[[WrappedKey, bytes], bytes]
-"""Opens one wrapped key of a batch, as `Kek.open` does."""
 
 
 def encode_context(context: Mapping[str, str]) -> bytes:
@@ -102,27 +83,29 @@ def check_plaintext(plaintext: bytes) -> None:
         )
 
 
-def parse(blob: bytes) -> WrappedKey:
-    """Returns the parts of a wrapped key, without authenticating it.
+def kek_id_of(wrapped_key: bytes) -> bytes:
+    """Returns the 16 bytes that name the KEK that opens a wrapped key.
+
+    Only this KEK can tell whether it opens. Nothing is authenticated here.
 
     Raises:
         NotAWrappedKeyError: It is empty, or shorter or longer than any wrapped key.
         UnsupportedWrappedKeyError: It has another version or suite.
     """
-    if not OVERHEAD < len(blob) <= OVERHEAD + MAX_PLAINTEXT:
+    if not OVERHEAD < len(wrapped_key) <= OVERHEAD + MAX_PLAINTEXT:
         raise NotAWrappedKeyError(
-            f"{len(blob)} bytes are not a wrapped key, which has {OVERHEAD + 1} to "
+            f"{len(wrapped_key)} bytes are not a wrapped key, which has {OVERHEAD + 1} to "
             f"{OVERHEAD + MAX_PLAINTEXT}; look for truncation or a text encoding",
             field="wrapped_key",
         )
-    if not blob.startswith(_VERSION_AND_SUITE):
+    if not wrapped_key.startswith(_VERSION_AND_SUITE):
         raise UnsupportedWrappedKeyError(
-            f"the wrapped key begins with version {blob[0]} and suite {blob[1]}, and this release "
-            "knows version 1 and suite 1; unwrap it with a newer release, or look for a text "
-            "encoding",
+            f"the wrapped key begins with version {wrapped_key[0]} and suite {wrapped_key[1]}, and "
+            "this release knows version 1 and suite 1; unwrap it with a newer release, or look for "
+            "a text encoding",
             field="wrapped_key",
         )
-    return WrappedKey(blob[2:_NONCE_AT], blob[_NONCE_AT:_SEALED_AT], blob[_SEALED_AT:])
+    return wrapped_key[_KEK_ID_AT:_NONCE_AT]
 
 
 class Kek:
@@ -185,7 +168,7 @@ class Kek:
 
     def seal_batch(
         self, items: Sequence[tuple[bytes, bytes]], random: Random = os.urandom
-    ) -> list[bytes]:
+    ) -> list[bytes | KeyfoldError]:
         """Returns wrapped keys in the items' order. Each opens by itself like any other.
 
         Their nonces share the first 12 bytes, which shows that they were wrapped together, and
@@ -193,26 +176,32 @@ class Kek:
 
         Args:
             items: The plaintext and the encoded context of each wrapped key.
-            random: Returns random bytes for the first nonce; called once.
+            random: Returns random bytes for the first nonce; called at most once.
 
-        Raises:
-            InvalidPlaintextError: One plaintext is empty or larger than 4,096 bytes, and nothing
-                was wrapped. Check each item with `check_plaintext` first, so that it fails alone.
+        Returns:
+            For each item its wrapped key, or the error that `seal` would raise for it.
         """
-        if not items:
-            return []
-        if not all(0 < len(plaintext) <= MAX_PLAINTEXT for plaintext, _ in items):
-            for plaintext, _ in items:
-                check_plaintext(plaintext)
         aad = self._aad
-        bound = [(plaintext, aad + context) for plaintext, context in items]
-        return self._key.seal_batch(random(NONCE_SIZE), bound, self._head)
+        bound = [
+            (plaintext, aad + context)
+            for plaintext, context in items
+            if 0 < len(plaintext) <= MAX_PLAINTEXT
+        ]
+        made = self._key.seal_batch(random(NONCE_SIZE), bound, self._head) if bound else []
+        results: list[bytes | KeyfoldError] = [*made]
+        if len(made) < len(items):
+            for place, (plaintext, _) in enumerate(items):
+                try:
+                    check_plaintext(plaintext)
+                except InvalidPlaintextError as error:
+                    results.insert(place, error)
+        return results
 
-    def open(self, wrapped: WrappedKey, context: bytes) -> bytes:
+    def open(self, wrapped_key: bytes, context: bytes) -> bytes:
         """Returns the plaintext of a wrapped key.
 
         Args:
-            wrapped: The wrapped key as `parse` returned it.
+            wrapped_key: A wrapped key of which `kek_id_of` has returned the KEK.
             context: The caller's context as `encode_context` returned it.
 
         Raises:
@@ -222,51 +211,53 @@ class Kek:
             ContextMismatchError: The context, cluster or region differs, or the ciphertext or tag
                 was changed. Nothing can tell which.
         """
-        if wrapped.kek_id != self.kek_id:
-            raise self._other_kek()
+        if not wrapped_key.startswith(self._head):
+            raise _other_kek()
+        nonce, sealed = wrapped_key[_NONCE_AT:_SEALED_AT], wrapped_key[_SEALED_AT:]
         try:
-            return self._key.open(wrapped.nonce, wrapped.sealed, self._aad + context)
-        except CommitmentError as error:
-            raise _corrupt() from error
-        except TagError as error:
-            raise _mismatch() from error
+            return self._key.open(nonce, sealed, self._aad + context)
+        except (CommitmentError, TagError) as fault:
+            raise _refused(fault) from fault
 
-    def opener(self) -> Opener:
-        """Returns an `open` for one call's many wrapped keys, faster for those of one batch.
+    def open_batch(self, items: Sequence[tuple[bytes, bytes]]) -> list[bytes | KeyfoldError]:
+        """Opens many wrapped keys, given as the arguments of `open`, in less time.
 
-        It holds derived keys, so drop it with the call.
+        Returns:
+            For each its plaintext, or the error that `open` would raise for it.
         """
-        open_sealed, kek_id, aad = self._key.opener(), self.kek_id, self._aad
-
-        def open_wrapped(wrapped: WrappedKey, context: bytes) -> bytes:
-            if wrapped.kek_id != kek_id:
-                raise self._other_kek()
-            try:
-                return open_sealed(wrapped.nonce, wrapped.sealed, aad + context)
-            except CommitmentError as error:
-                raise _corrupt() from error
-            except TagError as error:
-                raise _mismatch() from error
-
-        return open_wrapped
-
-    def _other_kek(self) -> UnknownKekError:
-        # Its caller compares ids because the AAD has this KEK's own id, not the wrapped key's.
-        # Otherwise a changed id would go unnoticed wherever the wrong KEK was looked up.
-        return UnknownKekError(
-            "the wrapped key names another key encryption key; check the cluster's name",
-            field="wrapped_key",
-        )
+        aad, head = self._aad, self._head
+        messages = [
+            (wrapped_key[_NONCE_AT:_SEALED_AT], wrapped_key[_SEALED_AT:], aad + context)
+            for wrapped_key, context in items
+            if wrapped_key.startswith(head)
+        ]
+        results = [
+            opened if isinstance(opened, bytes) else _refused(opened)
+            for opened in self._key.open_batch(messages)
+        ]
+        if len(messages) < len(items):
+            for place, (wrapped_key, _) in enumerate(items):
+                if not wrapped_key.startswith(head):
+                    results.insert(place, _other_kek())
+        return results
 
 
-def _corrupt() -> WrappedKeyCorruptError:
-    return WrappedKeyCorruptError(
-        "the wrapped key was changed after it was made; restore it from where it was stored first",
+def _other_kek() -> UnknownKekError:
+    # A KEK compares ids because the AAD has its own id, not the wrapped key's. Otherwise a changed
+    # id would go unnoticed wherever the wrong KEK was looked up.
+    return UnknownKekError(
+        "the wrapped key names another key encryption key; check the cluster's name",
         field="wrapped_key",
     )
 
 
-def _mismatch() -> ContextMismatchError:
+def _refused(fault: CommitmentError | TagError) -> KeyfoldError:
+    if isinstance(fault, CommitmentError):
+        return WrappedKeyCorruptError(
+            "the wrapped key was changed after it was made; restore it from where it was stored "
+            "first",
+            field="wrapped_key",
+        )
     return ContextMismatchError(
         "the context differs from the one of the Wrap call, or the wrapped key was changed; send "
         "the same context again"

@@ -19,7 +19,7 @@ This module knows nothing of wrapped keys and messages, whose bytes others lay o
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from struct import Struct
 from threading import Lock
 from typing import Final
@@ -45,6 +45,9 @@ TAG_SIZE: Final = 16
 COMMITMENT_SIZE: Final = 32
 """Bytes of the key commitment: two CMACs."""
 
+_BLOCK: Final = 16
+"""Bytes of an AES block."""
+
 # Blocks are handled as big-endian integers: one multiplication repeats a value into each block,
 # and one exclusive-or sets what differs. Python has no faster exclusive-or of bytes.
 _SUFFIX_RANGE: Final = 1 << 96
@@ -55,14 +58,15 @@ _LABELS: Final = int.from_bytes(
 )
 _COUNTERS: Final = int.from_bytes(bytes(12) + b"\x00\x01\x00\x01" + bytes(12) + b"\x00\x01\x00\x02")
 _SUFFIX_TWICE: Final = _TWO_BLOCKS << 32
+_PAD: Final = bytes(4)
+"""Where a block has its label or its counters beside a half of the nonce."""
+
+_DERIVED: Final = Struct(f"{KEY_SIZE}s{_BLOCK}s")
 _COMMITMENT: Final = Struct(f"{COMMITMENT_SIZE}s")
 
 _NONCE_LENGTH: Final = f"a nonce has {NONCE_SIZE} bytes"
 
 _Derived = tuple[AESGCM, int]
-
-Open = Callable[[bytes, bytes, bytes], bytes]
-"""Opens one message from its nonce, sealed bytes and aad, as `CommittingKey.open` does."""
 
 
 class CommittingKey:
@@ -164,21 +168,44 @@ class CommittingKey:
         """
         return self._open(self._derive(nonce[:PREFIX_SIZE]), nonce, sealed, aad)
 
-    def opener(self) -> Open:
-        """Returns an `open` that derives once for all messages whose nonces share a prefix.
+    def open_batch(
+        self, messages: Sequence[tuple[bytes, bytes, bytes]]
+    ) -> list[bytes | CommitmentError | TagError]:
+        """Opens many messages, given as the arguments of `open`.
 
-        It holds derived keys, so make one per call and drop it with the call.
+        Messages whose nonces share a prefix share a derived key. The blocks of all messages are
+        made and encrypted together, which takes a third less time than to open one by one.
+
+        Returns:
+            For each message, in order: its plaintext, or what `open` would raise for it.
+
+        Raises:
+            ValueError: A nonce has another length.
         """
-        known: dict[bytes, _Derived] = {}
-
-        def open_sealed(nonce: bytes, sealed: bytes, aad: bytes) -> bytes:
-            prefix = nonce[:PREFIX_SIZE]
-            derived = known.get(prefix)
-            if derived is None:
-                derived = known[prefix] = self._derive(prefix)
-            return self._open(derived, nonce, sealed, aad)
-
-        return open_sealed
+        if {len(nonce) for nonce, _, _ in messages} - {NONCE_SIZE}:
+            raise ValueError(_NONCE_LENGTH)
+        prefixes = [nonce[:PREFIX_SIZE] for nonce, _, _ in messages]
+        suffixes = [nonce[PREFIX_SIZE:] for nonce, _, _ in messages]
+        derived = self._derive_all(dict.fromkeys(prefixes))
+        chain = [derived[prefix] for prefix in prefixes]
+        # As in `_commitment`: first the encrypted first block, then the nonce's end, then K1 and
+        # the counters.
+        blocks = _xor(
+            b"".join([first * 2 for _, first in chain]),
+            b"".join([(suffix + _PAD) * 2 for suffix in suffixes]),
+            (self._k1 * _TWO_BLOCKS ^ _COUNTERS).to_bytes(COMMITMENT_SIZE) * len(messages),
+        )
+        commitments = _COMMITMENT.iter_unpack(self._ecb(blocks))
+        results: list[bytes | CommitmentError | TagError] = []
+        for (cipher, _), suffix, (_, sealed, aad), (committed,) in zip(
+            chain, suffixes, messages, commitments, strict=True
+        ):
+            body, commitment = sealed[:-COMMITMENT_SIZE], sealed[-COMMITMENT_SIZE:]
+            try:
+                results.append(_opened(cipher, suffix, body, aad, commitment, committed))
+            except (CommitmentError, TagError) as fault:
+                results.append(fault)
+        return results
 
     def for_nonce(self, nonce: bytes) -> tuple[AESGCM, bytes]:
         """Returns the cipher of one message, whose own nonce is nonce[12:], and its commitment.
@@ -201,6 +228,19 @@ class CommittingKey:
         mask = (int.from_bytes(blocks[32:]) ^ self._k1) * _TWO_BLOCKS ^ _COUNTERS
         return AESGCM(blocks[:32]), mask
 
+    def _derive_all(self, prefixes: Collection[bytes]) -> dict[bytes, tuple[AESGCM, bytes]]:
+        """Returns the cipher of each prefix, and the commitment's encrypted first block."""
+        blocks = _xor(
+            b"".join([(_PAD + prefix) * 3 for prefix in prefixes]),
+            self._masks.to_bytes(3 * _BLOCK) * len(prefixes),
+        )
+        return {
+            prefix: (AESGCM(key), first)
+            for prefix, (key, first) in zip(
+                prefixes, _DERIVED.iter_unpack(self._ecb(blocks)), strict=True
+            )
+        }
+
     def _commitment(self, mask: int, suffix: bytes) -> bytes:
         return self._ecb((int.from_bytes(suffix) * _SUFFIX_TWICE ^ mask).to_bytes(32))
 
@@ -212,6 +252,14 @@ class CommittingKey:
         committed = self._commitment(mask, suffix)
         body, commitment = sealed[:-COMMITMENT_SIZE], sealed[-COMMITMENT_SIZE:]
         return _opened(cipher, suffix, body, aad, commitment, committed)
+
+
+def _xor(*parts: bytes) -> bytes:
+    """Returns the exclusive-or of parts of one length."""
+    number = 0
+    for part in parts:
+        number ^= int.from_bytes(part)
+    return number.to_bytes(len(parts[0]))
 
 
 def _opened(

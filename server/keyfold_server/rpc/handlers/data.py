@@ -8,7 +8,10 @@ to `methods`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from google.rpc.status_pb2 import Status
@@ -17,11 +20,17 @@ from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain.envelope import OVERHEAD
 from keyfold_server.domain.errors import KeyfoldError, NotFoundError
 from keyfold_server.rpc.call_log import Facts
-from keyfold_server.rpc.messages.batch_results import around_opened, around_wrapped, max_cache_age
+from keyfold_server.rpc.messages.batch_results import (
+    Around,
+    around_opened,
+    around_wrapped,
+    max_cache_age,
+    written,
+)
 from keyfold_server.rpc.messages.requests import decode
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.data.call import Call
-from keyfold_server.service.data.data_plane import DataPlane, Destination
+from keyfold_server.service.data.data_plane import BatchResult, DataPlane, Destination
 from keyfold_server.telemetry import OK
 
 DataMethod = Callable[[bytes, Call, Facts], bytes]
@@ -42,6 +51,10 @@ DATA_METHODS: Final = (
 ITEM_OVERHEAD: Final = 32
 """Bytes that a batch's reply has for each wrapped key besides it: tags, lengths, the generation,
 and how long the caller may keep the plaintext."""
+
+
+_GRANTED: Final = itemgetter(1)
+"""Returns the KEK that made a result of a batch; None if it is an error."""
 
 
 class DataMethods:
@@ -118,37 +131,27 @@ class DataMethods:
             (item.region or region, item.plaintext, item.context or None) for item in asked.items
         ]
         made = self._plane.wrap_batch(asked.cluster, items, asked.context, call)
-        reply: list[bytes] = []
-        results = _results(facts)
-        for (region, _, _), result in zip(items, made, strict=True):
-            if isinstance(result, KeyfoldError):
-                error = pb.BatchWrapResult(error=_status(result, asked.cluster, facts, region))
-                reply.append(pb.BatchWrapResponse(results=[error]).SerializeToString())
-                results[region, result.reason] += 1
-            else:
-                wrapped_key, generation, ttl = result
-                before, after = around_wrapped(len(wrapped_key), generation, ttl)
-                reply += (before, wrapped_key, after)
-                results[region, OK] += 1
-        return b"".join(reply)
+
+        def failed(error: KeyfoldError, place: int) -> bytes:
+            region = items[place][0]
+            _results(facts)[region, error.reason] += 1
+            result = pb.BatchWrapResult(error=_status(error, asked.cluster, facts, region))
+            return pb.BatchWrapResponse(results=[result]).SerializeToString()
+
+        return _reply(made, facts, around_wrapped, failed)
 
     def _batch_unwrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.BatchUnwrapRequest, data)
         facts.cluster = asked.cluster
         items = [(item.wrapped_key, item.context or None) for item in asked.items]
-        reply: list[bytes] = []
-        results = _results(facts)
-        for result in self._plane.unwrap_batch(asked.cluster, items, asked.context, call):
-            if isinstance(result, KeyfoldError):
-                error = pb.BatchUnwrapResult(error=_status(result, asked.cluster, facts))
-                reply.append(pb.BatchUnwrapResponse(results=[error]).SerializeToString())
-                results[result.region or "", result.reason] += 1
-            else:
-                plaintext, region, generation, ttl = result
-                before, after = around_opened(len(plaintext), region, generation, ttl)
-                reply += (before, plaintext, after)
-                results[region, OK] += 1
-        return b"".join(reply)
+        made = self._plane.unwrap_batch(asked.cluster, items, asked.context, call)
+
+        def failed(error: KeyfoldError, _: int) -> bytes:
+            _results(facts)[error.region or "", error.reason] += 1
+            result = pb.BatchUnwrapResult(error=_status(error, asked.cluster, facts))
+            return pb.BatchUnwrapResponse(results=[result]).SerializeToString()
+
+        return _reply(made, facts, around_opened, failed)
 
     def _batch_rewrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.BatchRewrapRequest, data)
@@ -173,6 +176,36 @@ class DataMethods:
                 answer.wrapped_key, answer.generation, answer.already_current = result
                 results["", OK] += 1
         return reply.SerializeToString()
+
+
+def _reply(
+    made: Sequence[BatchResult],
+    facts: Facts,
+    around: Callable[[str, int, float, int], Around],
+    failed: Callable[[KeyfoldError, int], bytes],
+) -> bytes:
+    """Returns the reply to a batch, and counts its items.
+
+    Args:
+        made: The results.
+        facts: The call's facts.
+        around: Returns what stands around a key, from region, generation, TTL and size.
+        failed: Returns the result of an item that failed, from its error and place; counts it.
+    """
+    reply: list[bytes] = []
+    place = 0
+    for granted, run in groupby(made, _GRANTED):
+        results = [result for result, _ in run]
+        if granted is None:
+            errors = [one for one in results if isinstance(one, KeyfoldError)]
+            reply += [failed(error, at) for at, error in enumerate(errors, place)]
+        else:
+            keys = [one for one in results if isinstance(one, bytes)]
+            kek, _, ttl = granted
+            reply.append(written(keys, partial(around, kek.region, kek.generation, ttl)))
+            _results(facts)[kek.region, OK] += len(keys)
+        place += len(results)
+    return b"".join(reply)
 
 
 def _results(facts: Facts) -> Counter[tuple[str, str]]:

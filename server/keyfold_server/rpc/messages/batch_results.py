@@ -7,6 +7,7 @@ the zeros stands around each key of that size. Results one after the other are a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Around(NamedTuple):
 
 
 @lru_cache(maxsize=1_024)
-def around_wrapped(size: int, generation: int, ttl: float) -> Around:
+def around_wrapped(_region: str, generation: int, ttl: float, size: int) -> Around:
     """Returns what stands around a wrapped key of so many bytes in a BatchWrapResponse."""
     answer = pb.WrapResponse(wrapped_key=bytes(size), generation=generation)
     answer.max_cache_age.CopyFrom(span(ttl))
@@ -32,7 +33,7 @@ def around_wrapped(size: int, generation: int, ttl: float) -> Around:
 
 
 @lru_cache(maxsize=1_024)
-def around_opened(size: int, region: str, generation: int, ttl: float) -> Around:
+def around_opened(region: str, generation: int, ttl: float, size: int) -> Around:
     """Returns what stands around a plaintext of so many bytes in a BatchUnwrapResponse."""
     answer = pb.UnwrapResponse(plaintext=bytes(size), region=region, generation=generation)
     answer.max_cache_age.CopyFrom(span(ttl))
@@ -48,6 +49,19 @@ def max_cache_age(ttl: float) -> bytes:
     of.
     """
     return pb.UnwrapResponse(max_cache_age=span(ttl)).SerializeToString()
+
+
+def written(keys: Sequence[bytes], around: Callable[[int], Around]) -> bytes:
+    """Returns the results of some keys that differ in nothing else.
+
+    Args:
+        keys: The keys, in their order.
+        around: Returns what stands around a key of so many bytes.
+    """
+    if len({len(key) for key in keys}) == 1:
+        before, after = around(len(keys[0]))
+        return before + (after + before).join(keys) + after
+    return b"".join([key.join(around(len(key))) for key in keys])
 
 
 def _around(reply: Message, size: int) -> Around:

@@ -13,11 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from keyfold_server.domain.envelope import (
-    MAX_PLAINTEXT,
-    WrappedKey,
-    check_plaintext,
+    Kek,
     encode_context,
-    parse,
+    kek_id_of,
 )
 from keyfold_server.domain.errors import (
     InvalidBatchError,
@@ -55,6 +53,9 @@ class Destination(NamedTuple):
 
 WrapResult = tuple[bytes, int, float]
 """A wrapped key, its generation, and the seconds for which the caller may keep the plaintext."""
+
+BatchResult = tuple[bytes | KeyfoldError, GrantedKek | None]
+"""The result of an item: a wrapped key or a plaintext, with the KEK that made it; or an error."""
 
 
 class UnwrapResult(NamedTuple):
@@ -96,13 +97,13 @@ class DataPlane:
         self, cluster: str, wrapped_key: bytes, context: Mapping[str, str], call: Call
     ) -> UnwrapResult:
         """Opens a wrapped key."""
-        wrapped = parse(wrapped_key)
+        kek_id = kek_id_of(wrapped_key)
         bound = encode_context(context)
         now = self._keyring.now()
-        kek, contexts, ttl = self._keyring.opening(cluster, wrapped.kek_id, now, call)
+        kek, contexts, ttl = self._keyring.opening(cluster, kek_id, now, call)
         if contexts:
             check_context(contexts, context)
-        return UnwrapResult(kek.open(wrapped, bound), kek.region, kek.generation, ttl)
+        return UnwrapResult(kek.open(wrapped_key, bound), kek.region, kek.generation, ttl)
 
     def generate(
         self, cluster: str, region: str, size: int, context: Mapping[str, str], call: Call
@@ -137,11 +138,11 @@ class DataPlane:
         Returns:
             The wrapped key, its generation, and whether it was current already.
         """
-        wrapped = parse(wrapped_key)
+        kek_id = kek_id_of(wrapped_key)
         bound = encode_context(context)
         to_bound = bound if destination is None else self._encode_new(destination.context)
         now = self._keyring.now()
-        source, contexts, _ = self._keyring.opening(cluster, wrapped.kek_id, now, call)
+        source, contexts, _ = self._keyring.opening(cluster, kek_id, now, call)
         check_context(contexts, context)
         to_cluster, to_region, to_context = cluster, source.region, context
         if destination is not None:
@@ -151,7 +152,7 @@ class DataPlane:
         sealing, to_contexts, _ = self._keyring.wrapping(to_cluster, to_region, now, call)
         check_context(to_contexts, to_context)
         # Opened even where nothing will change: a corrupt key must not be called current.
-        plaintext = source.open(wrapped, bound)
+        plaintext = source.open(wrapped_key, bound)
         if sealing is source and to_bound == bound:
             return wrapped_key, source.generation, True
         return sealing.seal(plaintext, to_bound, self._random), sealing.generation, False
@@ -162,47 +163,17 @@ class DataPlane:
         items: Sequence[tuple[str, bytes, Mapping[str, str] | None]],
         context: Mapping[str, str],
         call: Call,
-    ) -> list[WrapResult | KeyfoldError]:
+    ) -> list[BatchResult]:
         """Wraps many keys given as (region, plaintext, own context or None)."""
         self._check_batch(items)
-        shared = _attempt(encode_context, context)
         keks = self._gather(
             cluster,
             Counter([region for region, _, _ in items]),
             lambda region, now: self._keyring.wrapping(cluster, region, now, call, items=0),
         )
-        results: list[WrapResult | KeyfoldError | None] = [None] * len(items)
-        # For each region the indexes of its items, and what to seal.
-        by_kek: dict[str, tuple[list[int], list[tuple[bytes, bytes]]]] = {
-            region: ([], []) for region in keks
-        }
-        for index, (region, plaintext, own) in enumerate(items):
-            try:
-                bound = shared if own is None else encode_context(own)
-                granted = keks[region]
-                if isinstance(bound, KeyfoldError):
-                    raise bound
-                if isinstance(granted, KeyfoldError):
-                    raise granted
-                if granted.contexts:
-                    check_context(granted.contexts, context if own is None else own)
-                if not 0 < len(plaintext) <= MAX_PLAINTEXT:  # before the call, which costs more
-                    check_plaintext(plaintext)
-            except KeyfoldError as error:
-                results[index] = error
-                continue
-            indexes, sealing = by_kek[region]
-            indexes.append(index)
-            sealing.append((plaintext, bound))
-        for region, (indexes, sealing) in by_kek.items():
-            granted = keks[region]
-            if isinstance(granted, GrantedKek):
-                kek = granted.kek
-                generation, ttl = kek.generation, granted.ttl
-                blobs = kek.seal_batch(sealing, self._random)
-                for index, blob in zip(indexes, blobs, strict=True):
-                    results[index] = (blob, generation, ttl)
-        return [result for result in results if result is not None]
+        return _answered(
+            items, keks, context, lambda kek, sealing: kek.seal_batch(sealing, self._random)
+        )
 
     def unwrap_batch(
         self,
@@ -210,40 +181,16 @@ class DataPlane:
         items: Sequence[tuple[bytes, Mapping[str, str] | None]],
         context: Mapping[str, str],
         call: Call,
-    ) -> list[UnwrapResult | KeyfoldError]:
+    ) -> list[BatchResult]:
         """Opens many wrapped keys given as (wrapped key, own context or None)."""
         self._check_batch(items)
-        shared = _attempt(encode_context, context)
-        parsed = [_attempt(parse, wrapped_key) for wrapped_key, _ in items]
+        asked = [(_attempt(kek_id_of, blob), blob, own) for blob, own in items]
         keks = self._gather(
             cluster,
-            Counter(w.kek_id for w in parsed if isinstance(w, WrappedKey)),
+            Counter([kek_id for kek_id, _, _ in asked if isinstance(kek_id, bytes)]),
             lambda kek_id, now: self._keyring.opening(cluster, kek_id, now, call, items=0),
         )
-        openers: dict[bytes, Callable[[WrappedKey, bytes], bytes]] = {
-            kek_id: granted.kek.opener()
-            for kek_id, granted in keks.items()
-            if isinstance(granted, GrantedKek)
-        }
-        results: list[UnwrapResult | KeyfoldError] = []
-        for wrapped, (_, own) in zip(parsed, items, strict=True):
-            try:
-                if isinstance(wrapped, KeyfoldError):
-                    raise wrapped
-                bound = shared if own is None else encode_context(own)
-                granted = keks[wrapped.kek_id]
-                if isinstance(bound, KeyfoldError):
-                    raise bound
-                if isinstance(granted, KeyfoldError):
-                    raise granted
-                if granted.contexts:
-                    check_context(granted.contexts, context if own is None else own)
-                plaintext = openers[wrapped.kek_id](wrapped, bound)
-                kek = granted.kek
-                results.append(UnwrapResult(plaintext, kek.region, kek.generation, granted.ttl))
-            except KeyfoldError as error:
-                results.append(error)
-        return results
+        return _answered(asked, keks, context, Kek.open_batch)
 
     def rewrap_batch(
         self,
@@ -304,6 +251,56 @@ class DataPlane:
             raise InvalidBatchError(
                 f"a batch has 1 to {MAX_BATCH_ITEMS:,} items, not {len(items):,}", field="items"
             )
+
+
+def _answered(
+    items: Sequence[tuple[_K | KeyfoldError, bytes, Mapping[str, str] | None]],
+    keks: Mapping[_K, GrantedKek | KeyfoldError],
+    context: Mapping[str, str],
+    use: Callable[[Kek, list[tuple[bytes, bytes]]], list[bytes | KeyfoldError]],
+) -> list[BatchResult]:
+    """Gives the items of a batch to their KEKs, and returns the result of each.
+
+    Args:
+        items: For each, the key of its KEK in `keks`, or an error; what it uses the KEK on; and its
+            own context, or None if it takes the batch's.
+        keks: The KEKs, or why they may not be used.
+        context: The batch's context, which is checked and encoded once for each KEK.
+        use: Uses a KEK on some items, each with its encoded context.
+    """
+    shared = {key: _bound(granted, context) for key, granted in keks.items()}
+    # For each KEK the places of its items, and the items.
+    shares: dict[_K, tuple[list[int], list[tuple[bytes, bytes]]]] = {key: ([], []) for key in keks}
+    results: list[BatchResult | None] = [None] * len(items)
+    for place, (key, used_on, own) in enumerate(items):
+        if isinstance(key, KeyfoldError):
+            results[place] = key, None
+            continue
+        bound = shared[key] if own is None else _bound(keks[key], own)
+        if isinstance(bound, bytes):
+            places, uses = shares[key]
+            places.append(place)
+            uses.append((used_on, bound))
+        else:
+            results[place] = bound, None
+    for key, (places, uses) in shares.items():
+        granted = keks[key]
+        if isinstance(granted, GrantedKek):
+            for place, made in zip(places, use(granted.kek, uses), strict=True):
+                results[place] = made, granted if isinstance(made, bytes) else None
+    return [result for result in results if result is not None]
+
+
+def _bound(granted: GrantedKek | KeyfoldError, context: Mapping[str, str]) -> bytes | KeyfoldError:
+    """Returns an encoded context, or why no item may use a KEK with this context."""
+    try:
+        encoded = encode_context(context)
+        if isinstance(granted, GrantedKek):
+            check_context(granted.contexts, context)
+            return encoded
+    except KeyfoldError as error:
+        return error
+    return granted
 
 
 def _attempt(function: Callable[[_A], _R], argument: _A) -> _R | KeyfoldError:
