@@ -37,6 +37,8 @@ ROOMS: Final = (KEYFOLD, KEYFOLD / "envelope", KEYFOLD / "caching")
 
 SYNC: Final[Mapping[str, str]] = {
     r"\bawait ": "",
+    r"\bCoroutine\[Any, Any, (\w+)\]": r"\1",
+    r"\bimport Coroutine, ": "import ",
     r"\basync (?=def |with |for )": "",
     r"\bAsync(?=Client\b|Iterator\b|Watch\b|Watchdog\b|Envelope\b|Keeper\b|KeySource\b)": "",
     r"\bAsync(?=KeyCache\b|OpeningKey\b|SealingKey\b|Reader\b|Asker\b|Landing\b|Coalescer\b)": "",

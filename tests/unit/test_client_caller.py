@@ -263,6 +263,17 @@ def test_a_callable_that_returns_no_string(server: Served, kind: str) -> None:
         client.get_status("prod")
 
 
+@pytest.mark.parametrize("wrong", [None, b"bytes", "", "two words"])
+def test_what_a_callable_returns_is_checked_whenever_it_is_new(wrong: object) -> None:
+    """After a good token, or a good name, a bad one is refused as it would be at first."""
+    tokens, names = iter([SECRET, SECRET, wrong]), iter(["alice", "alice", "bob"])
+    caller = Caller(lambda: next(tokens), lambda: next(names))  # type: ignore[arg-type]
+    first = (("authorization", f"Bearer {SECRET}"), ("on-behalf-of", "alice"))
+    assert caller.metadata() == caller.metadata() == first
+    with pytest.raises((TypeError, ValueError), match="the token callable's result"):
+        caller.metadata()
+
+
 @pytest.mark.parametrize("wrong", ["", " alice", "a\nb", "é", "x" * 257])
 def test_a_name_that_cannot_be_sent(wrong: str) -> None:
     """A new client refuses a name that no server takes."""

@@ -158,7 +158,7 @@ class Threads:
         """Unwraps a key in this thread."""
         self.sends.caller.key = key(number, of)
         call = calls.unwrap("prod", key(number, of), None)
-        return self.coalescer.ask(self.sends, call, {}, limit, ())
+        return self.coalescer.ask(self.sends, call, limit, ())
 
     def begin(self, *numbers: int, limit: float = LONG) -> list[Future[keyfold.Unwrapped]]:
         """Unwraps keys, each in a thread of its own, and waits until they are sent or wait."""
@@ -436,12 +436,32 @@ def test_a_batch_of_bytes() -> None:
     made: lane.Lane[lane.Passenger] = lane.Lane("lane", None)
     for number in range(MAX_ITEMS):
         call = calls.unwrap("prod", key(number) + bytes(8_000), None)
-        made.waiting[lane.Passenger(call, {}, float(number), LONG, None)] = None
+        made.waiting[lane.Passenger(call, float(number), LONG, None)] = None
     batch = made.batch(made.longest())
     made.take_off(batch)
     size = sum(one.size for one in batch)
     assert size <= MAX_BYTES < size + batch[0].size
     assert len(batch) + len(made.waiting) == MAX_ITEMS
+
+
+def test_a_leader_gives_the_others_a_turn_while_they_come() -> None:
+    """Threads that were answered together travel together, and nobody waits who travels alone."""
+    made = threads._Lane("lane", None)
+    waiters = [
+        threads._Waiter(calls.unwrap("prod", key(number), None), 0.0, LONG, None)
+        for number in range(5)
+    ]
+    made.waiting |= dict.fromkeys(waiters[:3])
+    assert not made.grows()  # No batch has travelled here yet.
+    assert len(made.depart(waiters[0])) == 3
+    made.waiting |= dict.fromkeys(waiters[:1])
+    made.lead()
+    assert made.grows()
+    assert not made.grows()  # A turn has brought nobody.
+    made.waiting |= dict.fromkeys(waiters[1:2])
+    assert made.grows()
+    made.waiting |= dict.fromkeys(waiters[2:3])
+    assert not made.grows()  # As many as before are here.
 
 
 @pytest.mark.usefixtures("patient")
@@ -501,7 +521,7 @@ def test_threads_in_any_order(data: st.DataObject) -> None:
         mine = key(number, of) + (BAD if bad else b"")
         began = time.monotonic()
         try:
-            result = coalescer.ask(sends, calls.unwrap("prod", mine, None), {}, limit, ())
+            result = coalescer.ask(sends, calls.unwrap("prod", mine, None), limit, ())
         except keyfold.DeadlineError:
             assert limit < LONG
             assert time.monotonic() - began >= limit * 0.9 - 0.001
@@ -669,7 +689,7 @@ def run(sends: AsyncSends, plans: Sequence[Plan]) -> list[Ended]:
         await asyncio.sleep(plan.at)
         mine, began = key(number, plan.of) + (BAD if plan.bad else b""), now()
         call = calls.unwrap("prod", mine, None)
-        asking = asyncio.create_task(coalescer.ask(sends, call, {}, plan.limit, ()))
+        asking = asyncio.create_task(coalescer.ask(sends, call, plan.limit, ()))
         if plan.gives_up is not None:
             asyncio.get_running_loop().call_later(plan.gives_up, asking.cancel)
         try:
@@ -779,7 +799,7 @@ def test_in_steady_use_all_callers_travel_together() -> None:
 
     async def caller(number: int) -> None:
         for _ in range(10):
-            await coalescer.ask(sends, calls.unwrap("prod", key(number), None), {}, LONG, ())
+            await coalescer.ask(sends, calls.unwrap("prod", key(number), None), LONG, ())
 
     async def everybody() -> None:
         await asyncio.gather(*map(caller, range(64)))
@@ -794,9 +814,7 @@ async def test_closing_cancels_the_calls_that_wait(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tasks, "PATIENCE", LONG)
     sends, coalescer = AsyncSends([0.05]), AsyncCoalescer()
     asked = [
-        asyncio.create_task(
-            coalescer.ask(sends, calls.unwrap("prod", key(number), None), {}, LONG, ())
-        )
+        asyncio.create_task(coalescer.ask(sends, calls.unwrap("prod", key(number), None), LONG, ()))
         for number in range(3)
     ]
     await asyncio.sleep(0.01)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from copy import copy
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -10,11 +10,10 @@ from typing import Any, Final, Self, cast
 from keyfold.arguments import wrong_type
 from keyfold.calls.batches import Part
 from keyfold.calls.call import Call, Plane, Response, Result
-from keyfold.coalescing.lane import CallerMetadata
+from keyfold.calls.key_calls import KeyCall
 from keyfold.coalescing.tasks import AsyncCoalescer
 from keyfold.errors import KeyfoldError
-from keyfold.models.specs import Context
-from keyfold.transport.caller import Caller, OnBehalfOf, Token
+from keyfold.transport.caller import Caller, CallerMetadata, OnBehalfOf, Token
 from keyfold.transport.channel import endpoint
 from keyfold.transport.diagnosis import Diagnosis, async_explained
 from keyfold.transport.failures import FAILURES, about, failure_of
@@ -161,12 +160,12 @@ class Connection:
     async def _ask(self, call: Call[Response, Result], timeout: float | None) -> Result:
         return call.result(await self.send(call, timeout=timeout))
 
-    async def _ask_together(
-        self, call: Call[Response, Result], context: Context | None, timeout: float | None
-    ) -> Result:
+    def _ask_together(
+        self, call: KeyCall[Response, Result], timeout: float | None
+    ) -> Coroutine[Any, Any, Result]:
         """Makes a call about one key, which may travel with others if the client coalesces."""
         if self._coalescer is None:
-            return call.result(await self.send(call, timeout=timeout))
+            return self._ask(call, timeout)
         try:
             self._lines.line()  # It raises where nobody may touch what the parent's threads hold.
             limit = self.timeouts.of(call.plane, timeout)
@@ -174,7 +173,7 @@ class Connection:
         except KeyfoldError as error:
             about(error, call)
             raise
-        return await self._coalescer.ask(self, call, dict(context or {}), limit, caller)
+        return self._coalescer.ask(self, call, limit, caller)
 
     async def _batch(
         self, parts: Iterable[Part[Response, Result]], timeout: float | None

@@ -43,7 +43,7 @@ class DataPlane(Connection):
             122
         """
         call = calls.wrap(cluster, region, plaintext, context)
-        return await self._ask_together(call, context, timeout)
+        return await self._ask_together(call, timeout)
 
     async def unwrap(
         self,
@@ -75,7 +75,7 @@ class DataPlane(Connection):
             CONTEXT_MISMATCH
         """
         call = calls.unwrap(cluster, wrapped_key, context)
-        return await self._ask_together(call, context, timeout)
+        return await self._ask_together(call, timeout)
 
     async def generate_data_key(
         self,
@@ -168,7 +168,7 @@ class DataPlane(Connection):
             CouldNotTellError: The KMS gives no answer, for longer than keys serve without one.
         """
         call = calls.rewrap(cluster, wrapped_key, context, destination)
-        return await self._ask_together(call, context, timeout)
+        return await self._ask_together(call, timeout)
 
     async def batch_wrap(
         self,

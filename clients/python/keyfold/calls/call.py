@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final, Generic, TypeVar
 
@@ -34,9 +33,8 @@ class Plane(Enum):
     CONTROL = "control"
 
 
-@dataclass(frozen=True, slots=True)
 class Call(Generic[Response, Result]):
-    """One call that the client has not sent yet.
+    """One call that the client has not sent yet. Nobody changes it.
 
     Attributes:
         method: The RPC's name.
@@ -47,12 +45,32 @@ class Call(Generic[Response, Result]):
         service: The full name of the RPC's service.
     """
 
-    method: str
-    request: Message = field(repr=False)
-    read: Callable[[Response], Result] = field(repr=False)
-    plane: Plane = Plane.DATA
-    request_id: str | None = None
-    service: str = KEYS
+    __slots__ = ("_request", "method", "plane", "read", "request_id", "service")
+
+    def __init__(
+        self,
+        method: str,
+        request: Message,
+        read: Callable[[Response], Result],
+        plane: Plane = Plane.DATA,
+        request_id: str | None = None,
+        service: str = KEYS,
+    ) -> None:
+        """Takes the parts of a call."""
+        self.method = method
+        self._request = request
+        self.read = read
+        self.plane = plane
+        self.request_id = request_id
+        self.service = service
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method!r}, request_id={self.request_id!r})"
+
+    @property
+    def request(self) -> Message:
+        """The request message."""
+        return self._request
 
     def result(self, response: Response) -> Result:
         """Reads the response.
@@ -76,4 +94,4 @@ def next_page(page: Call[Response, Result], response: Response) -> Call[Response
     request: Any = type(page.request)()
     request.CopyFrom(page.request)
     request.page_token = token
-    return replace(page, request=request)
+    return Call(page.method, request, page.read, page.plane, page.request_id, page.service)

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 from keyfold.arguments import checked
 from keyfold.calls.call import Call
-from keyfold.models.results import DataKey, Rewrapped, Unwrapped, Wrapped
+from keyfold.calls.key_calls import RewrapCall, UnwrapCall, WrapCall
+from keyfold.models.results import DataKey
 from keyfold.models.specs import Buffer, Context, Destination
 from keyfold.v1 import key_management_service_pb2 as api
 
 
 @checked
-def wrap(
-    cluster: str, region: str, plaintext: Buffer, context: Context | None
-) -> Call[api.WrapResponse, Wrapped]:
+def wrap(cluster: str, region: str, plaintext: Buffer, context: Context | None) -> WrapCall:
     """Prepares a Wrap call."""
-    request = api.WrapRequest(
-        cluster=cluster,
-        region=region,
-        plaintext=bytes(plaintext),
-        context=context,
-    )
-    return Call("Wrap", request, Wrapped.from_message)
+    return WrapCall(cluster, region, bytes(plaintext), context)
 
 
 @checked
-def unwrap(
-    cluster: str, wrapped_key: Buffer, context: Context | None
-) -> Call[api.UnwrapResponse, Unwrapped]:
+def unwrap(cluster: str, wrapped_key: Buffer, context: Context | None) -> UnwrapCall:
     """Prepares an Unwrap call."""
-    request = api.UnwrapRequest(cluster=cluster, wrapped_key=bytes(wrapped_key), context=context)
-    return Call("Unwrap", request, Unwrapped.from_message)
+    return UnwrapCall(cluster, bytes(wrapped_key), context)
 
 
 @checked
@@ -46,12 +36,6 @@ def generate_data_key(
 @checked
 def rewrap(
     cluster: str, wrapped_key: Buffer, context: Context | None, destination: Destination | None
-) -> Call[api.RewrapResponse, Rewrapped]:
+) -> RewrapCall:
     """Prepares a Rewrap call."""
-    request = api.RewrapRequest(
-        cluster=cluster,
-        wrapped_key=bytes(wrapped_key),
-        context=context,
-        destination=None if destination is None else destination.to_message(),
-    )
-    return Call("Rewrap", request, Rewrapped.from_message)
+    return RewrapCall(cluster, bytes(wrapped_key), context, destination)

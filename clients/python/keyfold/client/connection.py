@@ -12,11 +12,10 @@ from typing import Any, Final, Self, cast
 from keyfold.arguments import wrong_type
 from keyfold.calls.batches import Part
 from keyfold.calls.call import Call, Plane, Response, Result
-from keyfold.coalescing.lane import CallerMetadata
+from keyfold.calls.key_calls import KeyCall
 from keyfold.coalescing.threads import Coalescer
 from keyfold.errors import KeyfoldError
-from keyfold.models.specs import Context
-from keyfold.transport.caller import Caller, OnBehalfOf, Token
+from keyfold.transport.caller import Caller, CallerMetadata, OnBehalfOf, Token
 from keyfold.transport.channel import endpoint
 from keyfold.transport.diagnosis import Diagnosis, explained
 from keyfold.transport.failures import FAILURES, about, failure_of
@@ -163,12 +162,10 @@ class Connection:
     def _ask(self, call: Call[Response, Result], timeout: float | None) -> Result:
         return call.result(self.send(call, timeout=timeout))
 
-    def _ask_together(
-        self, call: Call[Response, Result], context: Context | None, timeout: float | None
-    ) -> Result:
+    def _ask_together(self, call: KeyCall[Response, Result], timeout: float | None) -> Result:
         """Makes a call about one key, which may travel with others if the client coalesces."""
         if self._coalescer is None:
-            return call.result(self.send(call, timeout=timeout))
+            return self._ask(call, timeout)
         try:
             self._lines.line()  # It raises where nobody may touch what the parent's threads hold.
             limit = self.timeouts.of(call.plane, timeout)
@@ -176,7 +173,7 @@ class Connection:
         except KeyfoldError as error:
             about(error, call)
             raise
-        return self._coalescer.ask(self, call, dict(context or {}), limit, caller)
+        return self._coalescer.ask(self, call, limit, caller)
 
     def _batch(
         self, parts: Iterable[Part[Response, Result]], timeout: float | None

@@ -45,7 +45,7 @@ class DataPlane(Connection):
             122
         """
         call = calls.wrap(cluster, region, plaintext, context)
-        return self._ask_together(call, context, timeout)
+        return self._ask_together(call, timeout)
 
     def unwrap(
         self,
@@ -77,7 +77,7 @@ class DataPlane(Connection):
             CONTEXT_MISMATCH
         """
         call = calls.unwrap(cluster, wrapped_key, context)
-        return self._ask_together(call, context, timeout)
+        return self._ask_together(call, timeout)
 
     def generate_data_key(
         self,
@@ -170,7 +170,7 @@ class DataPlane(Connection):
             CouldNotTellError: The KMS gives no answer, for longer than keys serve without one.
         """
         call = calls.rewrap(cluster, wrapped_key, context, destination)
-        return self._ask_together(call, context, timeout)
+        return self._ask_together(call, timeout)
 
     def batch_wrap(
         self,

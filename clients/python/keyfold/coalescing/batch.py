@@ -9,10 +9,12 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from keyfold.calls.call import Call
-from keyfold.coalescing.lane import CallerMetadata, Outcome, Passenger
+from keyfold.calls.key_calls import KeyCall, RewrapCall, WrapCall
+from keyfold.coalescing.lane import Outcome, Passenger
 from keyfold.errors import CancelledError, DeadlineError, KeyfoldError
 from keyfold.errors.rpc_status import error_of
 from keyfold.models.specs import Context
+from keyfold.transport.caller import CallerMetadata
 from keyfold.transport.failures import FAILURES, about
 from keyfold.v1 import key_management_service_pb2 as api
 
@@ -20,9 +22,6 @@ _LARGEST: Final = 12 * 1024
 """Bytes of the largest call that may travel with others. A sensible one has less: a key of 4 KiB
 and a context of 4 KiB. What the server takes of a single call, such as a name of 100 KiB to refuse
 it with a reason, it need not take of a batch's item."""
-
-_KEK: Final = slice(0, 18)
-"""Where a wrapped key names the KEK that opens it: after version and suite."""
 
 _SHARED: Final = {
     "ABORTED",
@@ -67,22 +66,16 @@ class Kind(NamedTuple):
 
     Attributes:
         batch: The method of the batch.
-        key: Returns what, beside cluster and caller, the calls of one lane have in common.
         request: Makes the batch's request.
     """
 
     batch: str
-    key: Callable[[Any], Hashable]
     request: Callable[[Sequence[Passenger]], Message]
 
 
-def lane_key(call: Call[Any, Any], caller: CallerMetadata) -> Hashable | None:
-    """Returns the lane of a call of one of `KINDS`; None if it has to travel alone."""
-    request: Any = call.request
-    if request.ByteSize() > _LARGEST:
-        return None
-    key = KINDS[call.method].key(request)
-    return call.method, request.cluster, key, *caller
+def lane_key(call: KeyCall[Any, Any], caller: CallerMetadata) -> Hashable | None:
+    """Returns the lane of a call; None if it has to travel alone."""
+    return None if call.size > _LARGEST else (call.lane, caller)
 
 
 def batch_call(batch: Sequence[Passenger]) -> Call[Any, Any]:
@@ -124,18 +117,19 @@ def settle(
     outcome: Any = one.outcome
     error: BaseException
     cause: BaseException | None = None
-    if outcome is Ending.ALONE:
+    if isinstance(outcome, Message):
+        result: Any = outcome
+        if result.HasField("answer"):
+            return call.result(result.answer)
+        error = about(error_of(result.error), call)
+    elif outcome is ALONE:
         return Ending.ALONE
-    if outcome is LATE:
+    elif outcome is LATE:
         raise too_late(call)
-    if outcome is CLOSED:
+    elif outcome is CLOSED:
         raise about(CancelledError("Channel closed!", code="CANCELLED"), call)
-    if isinstance(outcome, FAILURES):
-        error, cause = failure(outcome, call), outcome
-    elif outcome.HasField("answer"):
-        return call.result(outcome.answer)
     else:
-        error = about(error_of(outcome.error), call)
+        error, cause = failure(outcome, call), outcome
     if isinstance(error, DeadlineError) and one.deadline - until > one.slack:
         return Ending.ALONE
     raise error from cause
@@ -147,39 +141,35 @@ def too_late(call: Call[Any, Any]) -> KeyfoldError:
 
 
 def _wraps(batch: Sequence[Passenger]) -> Message:
-    first: Any = batch[0].call.request
+    first: WrapCall = batch[0].call
     made = api.BatchWrapRequest(cluster=first.cluster, region=first.region)
     return _with_items(made, batch, "plaintext")
 
 
 def _unwraps(batch: Sequence[Passenger]) -> Message:
-    first: Any = batch[0].call.request
-    return _with_items(api.BatchUnwrapRequest(cluster=first.cluster), batch, "wrapped_key")
+    made = api.BatchUnwrapRequest(cluster=batch[0].call.cluster)
+    return _with_items(made, batch, "wrapped_key")
 
 
-def _with_items(made: Any, batch: Sequence[Passenger], key: str) -> Message:
+def _with_items(made: Any, batch: Sequence[Passenger], field: str) -> Message:
     """Adds the calls to the request of a batch: the field that has the key, and the contexts."""
     shared = _shared(batch)
     if shared is not None:
         made.context.update(shared)
     for one in batch:
-        item = made.items.add()
-        setattr(item, key, getattr(one.call.request, key))
+        item = made.items.add(**{field: one.call.key})
         if shared is None:
-            item.context.update(one.context)
+            item.context.update(one.call.context)
     return made  # type: ignore[no-any-return]
 
 
 def _rewraps(batch: Sequence[Passenger]) -> Message:
-    first: Any = batch[0].call.request
-    made = api.BatchRewrapRequest(cluster=first.cluster)
+    made = api.BatchRewrapRequest(cluster=batch[0].call.cluster)
     for one in batch:
-        request: Any = one.call.request
-        item = made.items.add()
-        item.wrapped_key = request.wrapped_key
-        item.context.update(one.context)
-        if request.HasField("destination"):
-            item.destination.CopyFrom(request.destination)
+        call: RewrapCall = one.call
+        item = made.items.add(wrapped_key=call.key, context=call.context)
+        if call.destination is not None:
+            item.destination.CopyFrom(call.destination)
     return made
 
 
@@ -189,15 +179,8 @@ def _shared(batch: Sequence[Passenger]) -> Context | None:
     The batch then has it once, which saves both sides half of the work. An item whose own context
     is empty takes that of its batch, so an empty one is shared by all or by none.
     """
-    context = batch[0].context
-    return context if all(one.context == context for one in batch) else None
-
-
-def _of_rewrap(request: api.RewrapRequest) -> Hashable:
-    if not request.HasField("destination"):
-        return request.wrapped_key[_KEK]
-    to = request.destination
-    return request.wrapped_key[_KEK], to.cluster, to.region
+    contexts = [one.call.context for one in batch]
+    return contexts[0] if contexts.count(contexts[0]) == len(batch) else None
 
 
 def _itself(response: Response) -> Response:
@@ -205,8 +188,8 @@ def _itself(response: Response) -> Response:
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    "Wrap": Kind("BatchWrap", lambda request: request.region, _wraps),
-    "Unwrap": Kind("BatchUnwrap", lambda request: request.wrapped_key[_KEK], _unwraps),
-    "Rewrap": Kind("BatchRewrap", _of_rewrap, _rewraps),
+    "Wrap": Kind("BatchWrap", _wraps),
+    "Unwrap": Kind("BatchUnwrap", _unwraps),
+    "Rewrap": Kind("BatchRewrap", _rewraps),
 }
 """The methods whose calls may travel together. GenerateDataKey has no batch."""

@@ -6,18 +6,14 @@ Nothing here waits or takes a lock. In `threads` the coalescer's lock guards eac
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from keyfold.calls.batches import MAX_BYTES, MAX_ITEMS
-from keyfold.calls.call import Call
-from keyfold.models.specs import Context
+from keyfold.calls.key_calls import KeyCall
 
 if TYPE_CHECKING:
     from keyfold.transport.tracing import Link
-
-CallerMetadata: TypeAlias = Sequence[tuple[str, str]]
-"""What a call says of its caller."""
 
 Outcome: TypeAlias = Any
 """A result message of a batch, what was raised for a batch that failed, or an `Ending`."""
@@ -39,26 +35,33 @@ class Passenger:
 
     Attributes:
         call: The call as it would travel alone.
-        context: The context of its key.
         deadline: When its caller stops waiting, by the clock of its coalescer.
-        size: Bytes that it takes of a batch.
-        slack: Seconds before its deadline at which its batch's may be.
+        limit: Seconds that it may take.
         link: Its span, for the span of the batch; None if it has no span.
         outcome: What became of it; None before that is known.
     """
 
-    __slots__ = ("call", "context", "deadline", "link", "outcome", "size", "slack")
+    __slots__ = ("call", "deadline", "limit", "link", "outcome")
 
     def __init__(
-        self, call: Call[Any, Any], context: Context, now: float, limit: float, link: Link | None
+        self, call: KeyCall[Any, Any], now: float, limit: float, link: Link | None
     ) -> None:
-        self.call = call
-        self.context = context
+        self.call: Any = call
         self.deadline = now + limit
-        self.slack = min(SLACK, limit / 10)
-        self.size = call.request.ByteSize() + RESERVED
+        self.limit = limit
         self.link = link
         self.outcome: Outcome | None = None
+
+    @property
+    def slack(self) -> float:
+        """Seconds before its deadline at which its batch's may be."""
+        return min(SLACK, self.limit / 10)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes of a batch."""
+        size: int = self.call.size
+        return size + RESERVED
 
     def left(self, now: float) -> float:
         """Returns the seconds that the call may still take."""

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
 from keyfold.calls.call import Call, Response, Result
+from keyfold.calls.key_calls import KeyCall
 from keyfold.coalescing.batch import (
     ALONE,
     LATE,
@@ -20,8 +21,8 @@ from keyfold.coalescing.batch import (
     outcomes,
     settle,
 )
-from keyfold.coalescing.lane import PATIENCE, CallerMetadata, Lane, Outcome, Passenger
-from keyfold.models.specs import Context
+from keyfold.coalescing.lane import PATIENCE, Lane, Outcome, Passenger
+from keyfold.transport.caller import CallerMetadata
 from keyfold.transport.tracing import Link, waiting_span
 
 
@@ -58,14 +59,14 @@ class _Batch:
         self, calls: Sequence[_Waiter], task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop
     ) -> None:
         self.calls = calls
-        self.until = max(one.deadline for one in calls)
+        deadlines = [one.deadline for one in calls]
+        self.until = max(deadlines)
         self._left = len(calls)
         self._task = task
         self._loop = loop
-        self._timer: asyncio.TimerHandle | None = None
         for one in calls:
             one.batch = self
-        self._watch()
+        self._timer: asyncio.TimerHandle | None = loop.call_at(min(deadlines), self._watch)
 
     def _watch(self) -> None:
         """Ends the calls whose deadline has passed, and waits for the next deadline."""
@@ -84,7 +85,9 @@ class _Batch:
         if self._timer is not None:
             self._timer.cancel()
         for one, outcome in zip(self.calls, found, strict=True):
-            one.end(outcome)
+            if not one.ended.done():
+                one.outcome = outcome
+                one.ended.set_result(None)
 
 
 class _Waiter(Passenger):
@@ -100,14 +103,13 @@ class _Waiter(Passenger):
 
     def __init__(
         self,
-        call: Call[Any, Any],
-        context: Context,
+        call: KeyCall[Any, Any],
         now: float,
         limit: float,
         link: Link | None,
         ended: asyncio.Future[None],
     ) -> None:
-        super().__init__(call, context, now, limit, link)
+        super().__init__(call, now, limit, link)
         self.ended = ended
         self.surroundings = contextvars.copy_context()
         self.batch: _Batch | None = None
@@ -151,8 +153,7 @@ class AsyncCoalescer:
     async def ask(
         self,
         sends: AsyncSends,
-        call: Call[Response, Result],
-        context: Context,
+        call: KeyCall[Response, Result],
         limit: float,
         caller: CallerMetadata,
     ) -> Result:
@@ -160,20 +161,48 @@ class AsyncCoalescer:
 
         Args:
             sends: Sends the calls and batches.
-            call: A call of one of the methods in `batch.KINDS`.
-            context: The context of its key.
+            call: The call.
             limit: Seconds that the call may take.
             caller: What the call says of its caller.
         """
         key = lane_key(call, caller)
         if key is None:
-            return call.result(await sends.send(call, timeout=limit, caller=caller))
+            return await _alone(sends, call, limit, caller)
         lane = self._lanes.get(key)
-        if lane is not None:
-            return await self._wait(sends, lane, call, context, limit, caller)
+        if lane is None:
+            return await self._go(sends, key, call, limit, caller)
+        # Waiting is no coroutine of its own: each one would cost every call a microsecond.
+        loop = asyncio.get_running_loop()
+        with waiting_span(call.method, call.service) as link:
+            me = _Waiter(call, loop.time(), limit, link, loop.create_future())
+            lane.waiting[me] = None
+            if lane.timer is None or limit < PATIENCE:
+                self._watch(sends, lane, caller, min(PATIENCE, limit))
+            try:
+                await me.ended
+                until = me.deadline if me.batch is None else me.batch.until
+                result = settle(me, call, until, sends.failure)
+                if result is not ALONE:
+                    return result
+                return await _alone(sends, call, me.left(loop.time()), caller)
+            finally:
+                lane.waiting.pop(me, None)
+                if me.batch is not None:
+                    me.batch.leave()
+                self._pass_on(sends, lane, me, caller)
+
+    async def _go(
+        self,
+        sends: AsyncSends,
+        key: Hashable,
+        call: KeyCall[Response, Result],
+        limit: float,
+        caller: CallerMetadata,
+    ) -> Result:
+        """Sends a call that finds its lane empty."""
         lane = self._lanes[key] = _Lane(key, call)
         try:
-            return call.result(await sends.send(call, timeout=limit, caller=caller))
+            return await _alone(sends, call, limit, caller)
         finally:
             self._pass_on(sends, lane, call, caller)
 
@@ -185,35 +214,6 @@ class AsyncCoalescer:
                 one.end(asyncio.CancelledError())
             lane.waiting.clear()
         self._lanes.clear()
-
-    async def _wait(
-        self,
-        sends: AsyncSends,
-        lane: _Lane,
-        call: Call[Response, Result],
-        context: Context,
-        limit: float,
-        caller: CallerMetadata,
-    ) -> Result:
-        loop = asyncio.get_running_loop()
-        with waiting_span(call.method, call.service) as link:
-            me = _Waiter(call, context, loop.time(), limit, link, loop.create_future())
-            lane.waiting[me] = None
-            if lane.timer is None or limit < PATIENCE:
-                self._watch(sends, lane, caller, min(PATIENCE, limit))
-            try:
-                await me.ended
-                until = me.deadline if me.batch is None else me.batch.until
-                result = settle(me, call, until, sends.failure)
-                if result is not ALONE:
-                    return result
-                left = me.left(loop.time())
-                return call.result(await sends.send(call, timeout=left, caller=caller))
-            finally:
-                lane.waiting.pop(me, None)
-                if me.batch is not None:
-                    me.batch.leave()
-                self._pass_on(sends, lane, me, caller)
 
     def _watch(
         self, sends: AsyncSends, lane: _Lane, caller: CallerMetadata, patience: float
@@ -299,3 +299,9 @@ class AsyncCoalescer:
             batch.end(found)
             # Those who were answered call again in the next turn of the loop, and travel together.
             loop.call_soon(self._pass_on, sends, lane, task, caller)
+
+
+async def _alone(
+    sends: AsyncSends, call: Call[Response, Result], limit: float, caller: CallerMetadata
+) -> Result:
+    return call.result(await sends.send(call, timeout=limit, caller=caller))

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from threading import Lock
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Protocol
 
 from keyfold.calls.call import Call, Response, Result
+from keyfold.calls.key_calls import KeyCall
 from keyfold.coalescing.batch import (
     ALONE,
     CLOSED,
@@ -23,8 +24,8 @@ from keyfold.coalescing.batch import (
     settle,
     too_late,
 )
-from keyfold.coalescing.lane import PATIENCE, CallerMetadata, Lane, Outcome, Passenger
-from keyfold.models.specs import Context
+from keyfold.coalescing.lane import PATIENCE, Lane, Outcome, Passenger
+from keyfold.transport.caller import CallerMetadata
 from keyfold.transport.tracing import Link, waiting_span
 
 
@@ -59,9 +60,9 @@ class _Waiter(Passenger):
     __slots__ = ("_called", "_gate", "batch", "lane", "until")
 
     def __init__(
-        self, call: Call[Any, Any], context: Context, now: float, limit: float, link: Link | None
+        self, call: KeyCall[Any, Any], now: float, limit: float, link: Link | None
     ) -> None:
-        super().__init__(call, context, now, limit, link)
+        super().__init__(call, now, limit, link)
         self.batch: Sequence[_Waiter] = ()
         self.lane: _Lane | None = None
         self.until = self.deadline
@@ -89,12 +90,34 @@ class _Waiter(Passenger):
 class _Lane(Lane[_Waiter]):
     """A lane of calls whose threads wait."""
 
-    __slots__ = ()
+    __slots__ = ("_last", "_seen")
+
+    def __init__(self, key: Hashable, holder: object) -> None:
+        super().__init__(key, holder)
+        self._last = 0
+        self._seen = 0
 
     def lead(self) -> _Waiter:
         """Makes one of those who wait the leader of the next batch, and returns it."""
         self.holder = leader = self.longest()
+        self._seen = 0
         return leader
+
+    def grows(self) -> bool:
+        """Returns whether more calls wait than at the last look, and fewer than travelled last.
+
+        Then its leader gives the other threads a turn. Python wakes the threads of a batch one
+        after the other, and without this the first few would leave without the others.
+        """
+        seen, self._seen = self._seen, len(self.waiting)
+        return seen < self._seen < self._last
+
+    def depart(self, leader: _Waiter) -> list[_Waiter]:
+        """Takes the next batch off, and returns it."""
+        batch = self.batch(leader)
+        self.take_off(batch)
+        self._last = len(batch)
+        return batch
 
     def depose(self, other: _Waiter) -> None:
         """Has another call lead in place of one that takes too long.
@@ -118,8 +141,7 @@ class Coalescer:
     def ask(
         self,
         sends: Sends,
-        call: Call[Response, Result],
-        context: Context,
+        call: KeyCall[Response, Result],
         limit: float,
         caller: CallerMetadata,
     ) -> Result:
@@ -127,8 +149,7 @@ class Coalescer:
 
         Args:
             sends: Sends the calls and batches.
-            call: A call of one of the methods in `batch.KINDS`.
-            context: The context of its key.
+            call: The call.
             limit: Seconds that the call may take.
             caller: What the call says of its caller.
         """
@@ -140,7 +161,7 @@ class Coalescer:
             if key not in self._lanes:
                 lane = self._lanes[key] = _Lane(key, call)
         if lane is None:
-            return self._wait(sends, key, call, context, limit, caller)
+            return self._wait(sends, key, call, limit, caller)
         try:
             return call.result(sends.send(call, timeout=limit, caller=caller))
         finally:
@@ -158,13 +179,12 @@ class Coalescer:
         self,
         sends: Sends,
         key: Hashable,
-        call: Call[Response, Result],
-        context: Context,
+        call: KeyCall[Response, Result],
         limit: float,
         caller: CallerMetadata,
     ) -> Result:
         with waiting_span(call.method, call.service) as link:
-            me = _Waiter(call, context, monotonic(), limit, link)
+            me = _Waiter(call, monotonic(), limit, link)
             try:
                 self._join(key, me)
                 self._board(me)
@@ -197,6 +217,7 @@ class Coalescer:
         """
         patience = monotonic() + PATIENCE
         while me.outcome is None:
+            gathers = False
             with self._turn:
                 me.awake()
                 # The outcome may have come with the waking that is now heard. None will follow.
@@ -207,15 +228,20 @@ class Coalescer:
                     raise too_late(me.call)
                 until = me.deadline
                 if me.lane is not None and me in me.lane.waiting:
-                    if now >= patience:
+                    late = now >= patience
+                    if late:
                         patience = now + PATIENCE
                         me.lane.depose(me)
                     if me.lane.holder is me:
-                        me.batch = me.lane.batch(me)
-                        me.lane.take_off(me.batch)
-                        return
+                        gathers = me.lane.grows() and not late
+                        if not gathers:
+                            me.batch = me.lane.depart(me)
+                            return
                     until = min(until, patience)
-            me.sleep(until)
+            if gathers:
+                sleep(0)
+            else:
+                me.sleep(until)
 
     def _lead(self, sends: Sends, batch: Sequence[_Waiter], caller: CallerMetadata) -> None:
         """Sends a batch and gives each of its calls its outcome."""
@@ -235,6 +261,8 @@ class Coalescer:
         finally:
             with self._turn:
                 _deliver(batch, found)
+            # Those who were answered have a turn, call again, and travel together.
+            sleep(0)
             self._pass_on(lane, me)
 
     def _pass_on(self, lane: _Lane, holder: object) -> None:

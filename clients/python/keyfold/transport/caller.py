@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -26,6 +27,9 @@ end up in an error message.
 OnBehalfOf: TypeAlias = str | Callable[[], str]
 """A name, or a callable that returns the name for the current call, such as a `ContextVar.get`."""
 
+CallerMetadata: TypeAlias = tuple[tuple[str, str], ...]
+"""What a call says of its caller."""
+
 _MAX_FILE: Final = 64 * 1024
 """Most bytes of a token's file. It catches a wrong path: servers take tokens of 8 KiB at most."""
 
@@ -36,7 +40,7 @@ _MAX_NAME: Final = 256
 class Caller:
     """The token and the name that one client sends with each call. Threads may share it."""
 
-    __slots__ = ("_named", "_token")
+    __slots__ = ("_last", "_named", "_token")
 
     def __init__(self, token: Token | None, on_behalf_of: OnBehalfOf | None) -> None:
         """Checks both, and reads a token's file for the first time.
@@ -53,13 +57,16 @@ class Caller:
         elif on_behalf_of is not None and not callable(on_behalf_of):
             raise wrong_type("on_behalf_of", "str, or a callable that returns one", on_behalf_of)
         self._named = on_behalf_of
+        # What the last call said, so that nothing is checked twice. One attribute holds all of it,
+        # so that no thread pairs one call's token with the metadata of another.
+        self._last: tuple[object, object, CallerMetadata] = (object(), None, ())
 
     @property
     def brings_token(self) -> bool:
         """Whether calls carry a token."""
         return self._token is not None
 
-    def metadata(self) -> list[tuple[str, str]]:
+    def metadata(self) -> CallerMetadata:
         """Returns the metadata that tells the server who makes the next call.
 
         Raises:
@@ -67,16 +74,21 @@ class Caller:
             ArgumentValueError: A callable returned a string that cannot be a token or a name.
             CallerSourceError: A callable failed.
         """
-        found = []
-        if self._token is not None:
-            found.append(("authorization", f"Bearer {self._token()}"))
+        token = None if self._token is None else self._token()
         named = self._named
         if callable(named):
             named = _asked(named, "on_behalf_of")
+        last_token, last_named, metadata = self._last
+        if token == last_token and named == last_named:
+            return metadata
+        if self._token is not None:
+            token = _checked(token, "the token callable's result")
         if named:
             _check_name(named)
-            found.append(("on-behalf-of", named))
-        return found
+        said = {"authorization": token and f"Bearer {token}", "on-behalf-of": named}
+        metadata = tuple((name, value) for name, value in said.items() if value)
+        self._last = token, named, metadata
+        return metadata
 
     def __repr__(self) -> str:
         return "Caller()"
@@ -94,12 +106,7 @@ def _source(token: Token | None) -> Callable[[], str] | None:
             "token",
             token,
         )
-    ask = token
-
-    def checked() -> str:
-        return _checked(_asked(ask, "token"), "the token callable's result")
-
-    return checked
+    return partial(_asked, token, "token")
 
 
 def _asked(ask: Callable[[], str], name: str) -> str:
