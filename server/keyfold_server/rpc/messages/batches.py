@@ -1,10 +1,10 @@
 """Parts of batches: what a batch asks for, cut on its bytes into smaller batches (protocol W5).
 
 A message of 4 MiB can hold two million empty items. Building it would hold the event loop for a
-tenth of a second, and listing its items for more than a second. So the items are counted on the
-wire, before any message is built, and the counting ends at the first item too many. A large batch
-is cut between its items into parts, each a request of its own. The event loop has other turns
-between them, and their replies, one after the other, are the batch's reply.
+tenth of a second, and listing its items for more than a second. So the items of a request beyond
+16 KiB are counted on the wire, before any message is built, and the counting ends at the first item
+too many. A large batch is cut between its items into parts, each a request of its own. The event
+loop has other turns between them, and their replies, one after the other, are the batch's reply.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(method: str, data: bytes) -> Parts:
-    """Cuts a batch into parts, without building a message.
+    """Cuts a batch into parts, without building a large message.
 
     Args:
         method: The RPC's name.
@@ -87,8 +87,8 @@ def parts_of(method: str, data: bytes) -> Parts:
         MalformedRequestError: The bytes are not a request.
     """
     if len(data) <= _SMALL:
-        items = _built(method, data)
-        if items is not None and items <= MOST_ITEMS:
+        items = len(_built(method, data).items)
+        if items <= MOST_ITEMS:
             return Parts(items, [data])
     if len(data) > MAX_BATCH:
         raise _invalid(f"the batch has {len(data):,} bytes, and at most {MAX_BATCH:,} are allowed")
@@ -98,9 +98,7 @@ def parts_of(method: str, data: bytes) -> Parts:
     except InvalidBatchError as error:
         raise error.at(cluster=_cluster(method, beside)) from None
     except (IndexError, KeyError):
-        raise MalformedRequestError(
-            f"the request is not a {method}Request; build it with the stubs of this contract"
-        ) from None
+        raise _malformed(method) from None
     items = sum(run.items for run in runs)
     if items <= MOST_ITEMS and len(data) <= MOST_BYTES:
         return Parts(items, [data])
@@ -118,19 +116,18 @@ def parts_of(method: str, data: bytes) -> Parts:
     return Parts(items, requests)
 
 
-def _built(method: str, data: bytes) -> int | None:
-    """Returns the number of items of a request that is built for it; None if it cannot be."""
+def _built(method: str, data: bytes) -> _Batch:
     try:
-        return len(_KINDS[method].FromString(data).items)
+        return _KINDS[method].FromString(data)
     except DecodeError:
-        return None
+        raise _malformed(method) from None
 
 
 def _cluster(method: str, beside: bytearray) -> str | None:
     """Returns the cluster that a batch names, for its error."""
     try:
-        asked: _Batch = _KINDS[method].FromString(bytes(beside))
-    except DecodeError:
+        asked = _built(method, bytes(beside))
+    except MalformedRequestError:
         return None
     return asked.cluster or None
 
@@ -207,6 +204,12 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
         if byte < _MORE:
             return number, at + place + 1
     raise IndexError(at)
+
+
+def _malformed(method: str) -> MalformedRequestError:
+    return MalformedRequestError(
+        f"the request is not a {method}Request; build it with the stubs of this contract"
+    )
 
 
 def _invalid(fault: str) -> InvalidBatchError:
