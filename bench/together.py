@@ -1,8 +1,8 @@
 """`coalesce`: what 64 callers of one client get, and cost the server, with and without coalescing.
 
 The server runs as in production, on `asgi`. All callers are in this process, and each calls again
-as soon as it has its answer. The runs with and without coalescing take turns, so other work of the
-machine disturbs both alike.
+as soon as it has its answer. The runs with and without coalescing, and those of the least client
+that is possible (`least`), take turns, so other work of the machine disturbs all alike.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import keyfold
 from bench import cases, contenders
 from bench.contenders import Service
 from bench.goals import Figure, Plan
+from bench.least import AsyncLeast, Least
 
 SERVER: Final = 8.0
 """The most CPU µs of the server for a key."""
@@ -48,6 +49,19 @@ class _Run:
     server: float
     client: float
 
+    @property
+    def cpu(self) -> float:
+        """CPU µs of both for a key."""
+        return self.server + self.client
+
+
+_ALONE: Final = "alone"
+_TOGETHER: Final = "together"
+_LEAST: Final = "least"
+_WAYS: Final = (_ALONE, _TOGETHER, _LEAST)
+"""The clients: without coalescing, with it, and the least one."""
+
+_Runs = dict[str, list[_Run]]
 
 Call = Callable[[Any, bytes], Any]
 """Calls with a client, given a wrapped key."""
@@ -72,19 +86,24 @@ def measure(plan: Plan) -> list[Figure]:
                 client.wrap(cases.CLUSTER, cases.REGION, key, context=cases.CONTEXT) for key in keys
             ]
         wrapped = [one.wrapped_key for one in made]
-        for name, call in _CALLS.items():
-            runs = _threads(service, options, call, wrapped, rounds)
+        for name in _CALLS:
+            runs = _threads(service, options, name, wrapped, rounds)
             found += _figures(f"{name}, 64 threads", runs)
-            runs = asyncio.run(_tasks(service, options, call, wrapped, rounds))
+            runs = asyncio.run(_tasks(service, options, name, wrapped, rounds))
             found += _figures(f"{name}, 64 tasks", runs)
         found += _idle(service, options, wrapped[0], rounds)
     return found
 
 
-def _figures(what: str, runs: dict[bool, list[_Run]]) -> list[Figure]:
-    alone, together = runs[False], runs[True]
+def _figures(what: str, runs: _Runs) -> list[Figure]:
+    alone, together, least = (runs[way] for way in _WAYS)
     count = len(together)
-    pairs = list(zip(alone, together, strict=True))
+
+    def beside(others: list[_Run]) -> float:
+        return median(b.rate / a.rate for a, b in zip(alone, others, strict=True))
+
+    def cheaper(others: list[_Run]) -> float:
+        return median(a.cpu / b.cpu for a, b in zip(alone, others, strict=True))
 
     def figure(name: str, value: float, unit: str, goal: float | None = None) -> Figure:
         return Figure("coalesce", f"{what}: {name}", value, unit, count, goal, at_least=unit == "x")
@@ -95,7 +114,12 @@ def _figures(what: str, runs: dict[bool, list[_Run]]) -> list[Figure]:
         figure("client's CPU for a key", median(one.client for one in together), "µs"),
         figure("the same without coalescing", median(one.client for one in alone), "µs"),
         figure("keys per second", median(one.rate for one in together), ""),
-        figure("beside without coalescing", median(b.rate / a.rate for a, b in pairs), "x", RATE),
+        figure("beside without coalescing", beside(together), "x", RATE),
+        figure(
+            "of the least client, server's CPU for a key", median(r.server for r in least), "µs"
+        ),
+        figure("of the least client, client's CPU", median(r.client for r in least), "µs"),
+        figure("of the least client, keys beside without coalescing", beside(least), "x"),
     ]
 
 
@@ -115,16 +139,20 @@ class _Meter:
 
 
 def _threads(
-    service: Service, options: dict[str, Any], call: Call, wrapped: list[bytes], rounds: int
-) -> dict[bool, list[_Run]]:
-    runs: dict[bool, list[_Run]] = {False: [], True: []}
+    service: Service, options: dict[str, Any], method: str, wrapped: list[bytes], rounds: int
+) -> _Runs:
+    runs: _Runs = {way: [] for way in _WAYS}
+    call = _CALLS[method]
     with ExitStack() as stack:
-        clients = {
-            how: stack.enter_context(keyfold.Client(service.address, coalesce=how, **options))
-            for how in runs
+        clients: dict[str, Any] = {
+            way: stack.enter_context(
+                keyfold.Client(service.address, coalesce=way == _TOGETHER, **options)
+            )
+            for way in (_ALONE, _TOGETHER)
         }
+        clients[_LEAST] = stack.enter_context(Least(service, method))
 
-        def work(client: keyfold.Client) -> int:
+        def work(client: Any) -> int:
             counts = [0] * _CALLERS
             until = time.perf_counter() + _SECONDS
 
@@ -141,27 +169,29 @@ def _threads(
             return sum(counts)
 
         for number in range(rounds + 1):
-            for how in random.sample((False, True), 2):
+            for way in random.sample(_WAYS, len(_WAYS)):
                 meter = _Meter(service)
-                run = meter.run(work(clients[how]))
+                run = meter.run(work(clients[way]))
                 if number:  # The first round connects.
-                    runs[how].append(run)
+                    runs[way].append(run)
     return runs
 
 
 async def _tasks(
-    service: Service, options: dict[str, Any], call: Call, wrapped: list[bytes], rounds: int
-) -> dict[bool, list[_Run]]:
-    runs: dict[bool, list[_Run]] = {False: [], True: []}
+    service: Service, options: dict[str, Any], method: str, wrapped: list[bytes], rounds: int
+) -> _Runs:
+    runs: _Runs = {way: [] for way in _WAYS}
+    call = _CALLS[method]
     async with AsyncExitStack() as stack:
-        clients = {
-            how: await stack.enter_async_context(
-                keyfold.AsyncClient(service.address, coalesce=how, **options)
+        clients: dict[str, Any] = {
+            way: await stack.enter_async_context(
+                keyfold.AsyncClient(service.address, coalesce=way == _TOGETHER, **options)
             )
-            for how in runs
+            for way in (_ALONE, _TOGETHER)
         }
+        clients[_LEAST] = await stack.enter_async_context(AsyncLeast(service, method))
 
-        async def work(client: keyfold.AsyncClient) -> int:
+        async def work(client: Any) -> int:
             until = time.perf_counter() + _SECONDS
 
             async def caller(place: int) -> int:
@@ -174,11 +204,11 @@ async def _tasks(
             return sum(await asyncio.gather(*map(caller, range(_CALLERS))))
 
         for number in range(rounds + 1):
-            for how in random.sample((False, True), 2):
+            for way in random.sample(_WAYS, len(_WAYS)):
                 meter = _Meter(service)
-                run = meter.run(await work(clients[how]))
+                run = meter.run(await work(clients[way]))
                 if number:  # The first round connects.
-                    runs[how].append(run)
+                    runs[way].append(run)
     return runs
 
 
