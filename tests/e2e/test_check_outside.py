@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,39 @@ def test_nobody_is_there(tmp_path: Path) -> None:
     assert "FAILURE         credentials: " in ran.out.decode()
     assert "not asked without the client's files" in ran.out.decode()
     assert Cli(free)("check", "--probe", "prod").code == 2
+
+
+def test_somebody_says_nothing() -> None:
+    """What takes connections and never answers is told, and the command ends."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        ran = Cli(target)("check", "--timeout", "500ms", "-o", "json")
+    assert ran.code == FAILED
+    found = _by_check(ran)
+    assert "has said nothing for 0.5 s" in found[f"connection {target}"]["seen"]
+    assert found[f"service {target}"]["outcome"] == "FAILURE"
+
+
+def test_a_server_without_its_store(start_server: StartServer) -> None:
+    """A server that does not see its store says so to whoever asks, as long as it runs."""
+    server: Server = start_server(KEYFOLD_STORE_MAX_STALENESS="2s")
+    server.enable()
+    with closing(sqlite3.connect(server.store, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with server.client() as client:
+            while True:
+                replica = client.get_caller().replica
+                assert replica is not None
+                if replica.store_age is not None and replica.store_age > timedelta(seconds=3):
+                    break
+                time.sleep(0.1)
+        ran = Cli(server.target)("check", "-o", "json")
+    assert ran.code == FAILED
+    found = _by_check(ran)
+    assert found[f"health {server.target}"]["seen"].startswith("NOT_SERVING")
+    assert found["replicas"]["outcome"] == "FAILURE"
+    assert "serves nothing after 2 s" in found["replicas"]["seen"]
+    assert found["caller"]["outcome"] == "OK"
 
 
 def _expired(authority: Authority) -> grpc.ServerCredentials:

@@ -24,7 +24,7 @@ The names that this module exports are the client's interface. Its rooms, which 
     errors/     the exceptions
     v1/         the generated protobuf and gRPC stubs
     crypto/     the construction of wrapped keys and messages, which the server uses, too
-    checks      what the two commands `check` find, and how they show it; the server uses it, too
+    checks/     what the two commands `check` find, and how they show it; the server uses it, too
     version     the version of the installed package
     cli/        the command line `keyfold`
     testing/    a real server in the process of an application's tests

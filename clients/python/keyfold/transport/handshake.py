@@ -63,10 +63,12 @@ class Shown:
     """What a connection that works shows.
 
     Attributes:
+        answered: Whether the server answered the greeting, and was not only slow.
         tls: The version of TLS, such as `TLSv1.3`; empty: plain text.
         certificate: The server's certificate; None: plain text.
     """
 
+    answered: bool
     tls: str = ""
     certificate: Certificate | None = None
 
@@ -85,10 +87,8 @@ def look(attempt: Attempt, address: str) -> Objection | Shown:
     one = _Look(address, attempt)
     try:
         if attempt.pems is None:
-            one.plain()
-            return Shown()
-        one.tls(attempt.pems)
-        return one.shown(attempt.pems)
+            return Shown(one.plain())
+        return one.shown(attempt.pems, answered=one.tls(attempt.pems))
     except _ObjectionError as found:
         told: Objection = found.args[0]
         return told
@@ -126,12 +126,12 @@ class _Look:
 
     # In plain text
 
-    def plain(self) -> None:
-        """Greets in plain text."""
+    def plain(self) -> bool:
+        """Greets in plain text, and returns whether the server answered."""
         with self._connected() as sock:
             answer = _greeted(sock)
         if answer is None or _SETTINGS.match(answer):
-            return
+            return answer is not None
         if answer.startswith(b"HTTP/"):
             raise _found(f"what answers on {self._address} speaks HTTP/1, and is not Keyfold's")
         if answer.startswith(b"\x15\x03") or self._speaks_tls():
@@ -139,6 +139,7 @@ class _Look:
                 f"the server on {self._address} speaks TLS, and this client plain text; give the "
                 "client its certificates"
             )
+        return True
 
     def _speaks_tls(self) -> bool:
         try:
@@ -153,8 +154,8 @@ class _Look:
 
     # Over TLS
 
-    def tls(self, pems: Pems) -> None:
-        """Shakes hands, and greets."""
+    def tls(self, pems: Pems) -> bool:
+        """Shakes hands, greets, and returns whether the server answered."""
         context = _context(pems)
         try:
             with self._secured(context) as sock:
@@ -177,15 +178,16 @@ class _Look:
         # A server that refuses the client's certificate says so after the handshake, or just ends.
         if answer == b"":
             raise _found(f"the server on {self._address} {of_client(pems)}")
+        return answer is not None
 
-    def shown(self, pems: Pems) -> Shown:
+    def shown(self, pems: Pems, *, answered: bool) -> Shown:
         """Shakes hands once more, and returns what the server shows."""
         from cryptography import x509
 
         with self._secured(_context(pems)) as sock:
             der = sock.getpeercert(binary_form=True)
             leaf = None if der is None else x509.load_der_x509_certificate(der)
-            return Shown(sock.version() or "TLS", leaf)
+            return Shown(answered, sock.version() or "TLS", leaf)
 
     def _leaf(self) -> Certificate | None:
         """Returns the server's certificate, unverified: it is only shown."""

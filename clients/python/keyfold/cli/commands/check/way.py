@@ -152,7 +152,16 @@ class Connection:
             do = "compare the certificates of both sides" if found.of_tls else _ADDRESS
             yield advised(Outcome.FAILURE, name, found.message, do)
             return
-        yield ok(name, f"the server takes connections over {found.tls or 'plain text'}")
+        over = found.tls or "plain text"
+        if found.answered:
+            yield ok(name, f"the server takes connections over {over}")
+        else:
+            yield unknown(
+                name,
+                f"something takes the connection over {over}, and has said nothing for "
+                f"{self._seconds:g} s",
+                "look whether the server there hangs, or another program has its address",
+            )
         if found.certificate is not None:
             yield from of_certificates(
                 f"certificate {self._address}",
