@@ -264,6 +264,13 @@ def test_the_last_stage_has_no_build_tools(image: Layer) -> None:
             image.run([python, "-c", found], code=1)
 
 
+def test_it_has_every_program(image: Layer) -> None:
+    """The image has each of the project's programs, with all that they import."""
+    for program in PROJECT["scripts"]:
+        said = _as_user(image, [f"/opt/keyfold/bin/{program}", "--version"])
+        assert said.split()[-1] == PROJECT["version"]
+
+
 def test_it_has_what_the_lock_names(image: Layer) -> None:
     """The image has the lock's packages, version by version, this project, and nothing else."""
     listing = (

@@ -10,14 +10,32 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import typer
 import yaml
+from typer.main import get_command
 
 import pages
-from helm import BUILDS, CHART, EXAMPLES, ROOT, documented, helm, pods
+from helm import (
+    BUILDS,
+    CHART,
+    EXAMPLES,
+    ROOT,
+    documented,
+    found,
+    helm,
+    kubeconform,
+    pods,
+    read,
+)
+from keyfold.cli.app import app as keyfold_cli
+from keyfold_server.admin import app as server_cli
 
 PAGE: Final = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 DOCKERFILE: Final = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+POD: Final = (ROOT / "deploy" / "helm" / "operator-pod.yaml").read_text(encoding="utf-8")
 NOTES: Final = (CHART / "templates" / "NOTES.txt").read_text(encoding="utf-8")
+
+PROGRAMS: Final = {"keyfold": keyfold_cli, "keyfold-server": server_cli}
 
 pytestmark = pytest.mark.timeout(BUILDS)
 
@@ -40,7 +58,7 @@ def words(command: str, program: str) -> Iterator[tuple[list[str], dict[str, str
         options: dict[str, str] = {}
         given = iter(shlex.split(one.partition(" -- ")[0])[1:])
         for word in given:
-            if word in {"--namespace", "--selector", "--tail", "--values", "--timeout"}:
+            if word in {"--namespace", "--selector", "--filename", "--values"}:
                 options[word] = next(given)
             elif word.startswith("-"):
                 name, _, value = word.partition("=")
@@ -51,10 +69,10 @@ def words(command: str, program: str) -> Iterator[tuple[list[str], dict[str, str
 
 
 def objects() -> set[tuple[str, str]]:
-    """Returns kind and name, in lower case, of every object of the examples."""
+    """Returns kind, in lower case, and name of every object of the examples and of the page."""
     return {
         (one["kind"].lower(), one["metadata"]["name"])
-        for manifests in documented().values()
+        for manifests in (*documented().values(), read(POD))
         for one in manifests
     }
 
@@ -68,7 +86,7 @@ def test_every_command_is_one_that_a_shell_takes() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     programs = {command.strip("(").split()[0] for command in found}
-    assert {"docker", "kubectl", "cp", "helm", "keyfold"} <= programs
+    assert {"docker", "kubectl", "cp", "helm"} <= programs
 
 
 def test_every_kubectl_names_an_object_of_the_chart() -> None:
@@ -88,6 +106,7 @@ def test_every_kubectl_names_an_object_of_the_chart() -> None:
                         kind, _, name = one.partition("/")
                         assert (kind, name) in objects(), command
                         looked += 1
+            assert (ROOT / options.get("--filename", ".")).exists(), command
             if "--selector" in options:
                 label, _, part = options["--selector"].partition("=")
                 assert label == "app.kubernetes.io/component", command
@@ -135,6 +154,42 @@ def _paths(value: Any, name: str, place: str = "") -> Iterator[str]:
         yield place.lstrip(".")
     for key, under in value.items() if isinstance(value, dict) else ():
         yield from _paths(under, name, f"{place}.{key}")
+
+
+def test_the_operators_pod() -> None:
+    """Kubernetes takes it, its files are mounted, and the example's policy knows its name."""
+    assert "Invalid: 0, Errors: 0, Skipped: 0" in kubeconform(POD)
+    manifests = read(POD)
+    certificate = found(manifests, "Certificate", "keyfold-operator")["spec"]
+    pod = found(manifests, "Pod", "keyfold-operator")["spec"]
+    (volume,) = pod["volumes"]
+    assert volume["secret"]["secretName"] == certificate["secretName"]
+    (container,) = pod["containers"]
+    (mount,) = container["volumeMounts"]
+    for one in container["env"]:
+        assert one["name"] == "KEYFOLD_TARGET" or one["value"].startswith(mount["mountPath"])
+    policy = found(documented()["aws"], "ConfigMap", "keyfold-policy")["data"]["policy.toml"]
+    assert certificate["uris"][0] in policy
+    service = found(documented()["aws"], "Service", "keyfold")
+    target = f"{service['metadata']['name']}.keyfold.svc:{service['spec']['ports'][0]['port']}"
+    assert container["env"][0]["value"] == target
+
+
+def test_the_commands_of_keyfold_exist() -> None:
+    """What runs in a pod is a command of a program in the image, with options that it has."""
+    looked = 0
+    for command in commands():
+        program, _, rest = command.partition(" -- ")[2].partition(" ")
+        if program in PROGRAMS:
+            given = shlex.split(rest)
+            found_command = get_command(PROGRAMS[program])
+            verb = found_command.get_command(  # type: ignore[attr-defined]
+                typer.Context(found_command), given[0]
+            )
+            assert verb is not None, command
+            verb.make_context(given[0], given[1:])
+            looked += 1
+    assert looked > 3
 
 
 def test_helm_takes_every_command(tmp_path: Path) -> None:
