@@ -58,9 +58,13 @@ async def test_a_token_that_expires_leads_to_the_form_and_back(console: Site) ->
     for path, page in (
         ("/clusters/prod/revoke", "/clusters/prod/revoke"),
         ("/clusters/prod/recheck", "/clusters/prod"),
+        ("/operations/plan", "/operations/plan"),
     ):
         shown = await console.post(path)
         assert shown.location == f"/sign-in?next={page}", "a form leads back to the page it was on"
+    console.issuer.withdrawn = False
+    console.visit(token_of("vendor"))
+    assert (await console.get("/operations/plan")).location == "/operations"
 
 
 async def test_what_cannot_be_kept_is_refused(console: Site) -> None:

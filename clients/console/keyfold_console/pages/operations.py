@@ -26,10 +26,16 @@ def routes() -> list[web.RouteDef]:
     return [
         web.get("/operations", show),
         web.post("/operations", start),
+        web.get("/operations/plan", _to_list),
         web.post("/operations/plan", plan),
         web.get("/operations/{operation:.+}", show_one),
         web.post("/operations/{operation:.+}", end),
     ]
+
+
+async def _to_list(request: web.Request) -> web.Response:
+    """Leads whoever signed in again on the way to a plan back to where it is asked for."""
+    raise web.HTTPSeeOther(request.rel_url.parent)
 
 
 async def show(request: web.Request) -> web.Response:
