@@ -143,6 +143,11 @@ async def test_a_key_is_connected_without_a_ticket(house: House) -> None:
     assert "The key works." in tried.text
     assert "Link this key" in tried.text
 
+    # What the script asks for until all is green has no page around it.
+    part = await house.post("acme/connect", step="test", part="1", **FORM)
+    assert "<html" not in part.body
+    assert "The key works." in part.text
+
     linked = await house.post("acme/connect", step="link", key_link="main", **FORM)
     assert (linked.status, linked.location) == (
         303,
@@ -151,45 +156,28 @@ async def test_a_key_is_connected_without_a_ticket(house: House) -> None:
     page = await house.get("acme/links/main?done=linked")
     assert "The key is linked." in page.text
     assert "Available" in page.text
+    assert "Key policy of the root key" in (await house.post("acme/links/main/policy")).text
+    assert "The key works." in (await house.post("acme/links/main/test")).text
     events = (await house.get("acme/events")).text
     assert "A key was linked" in events
     assert "by ann" in events
 
 
-async def test_the_script_gets_the_outcome_alone(house: House) -> None:
-    """What the script asks for until all is green has no page around it."""
-    part = await house.post("acme/connect", step="test", part="1", **FORM)
-    assert part.status == 200
-    assert "<html" not in part.body
-    assert "The key works." in part.text
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
+async def test_forms_say_what_is_wrong(house: House) -> None:
+    """What is missing, or wrong for the server, stands beside its field; the rest is kept."""
+    for fields, said in (
         ({"uri": ""}, "Fill in: Key ARN."),
         ({"region": ""}, "Fill in the region"),
         ({"geo": "EU"}, "a region or a geo"),
-    ],
-)
-async def test_a_form_says_what_is_missing(house: House, fields: dict[str, str], said: str) -> None:
-    """What is missing is named beside its field, the rest stays filled in, and nobody is asked."""
-    shown = await house.post("acme/connect", step="policy", **(FORM | fields))
-    assert shown.status == 422
-    assert said in shown.text
-    assert 'aria-invalid="true"' in shown.body
-
-
-async def test_the_server_says_what_is_wrong_with_a_field(house: House) -> None:
-    """An error of the server about a field stands beside that field, and is no other page."""
+    ):
+        shown = await house.post("acme/connect", step="policy", **(FORM | fields))
+        assert shown.status == 422
+        assert said in shown.text
+        assert 'aria-invalid="true"' in shown.body
     shown = await house.post("acme/connect", step="policy", **(FORM | {"uri": "alias/x"}))
-    assert shown.status == 200
     assert "the uri must be an ARN" in shown.text
     assert 'id="uri-problem"' in shown.body
-
-
-async def test_a_key_that_may_not_be_named(house: House) -> None:
-    """A principal that no grant gives the visitor is refused with the server's reason."""
+    assert 'value="alias/x"' in shown.body
     shown = await house.post("acme/connect", step="policy", **(FORM | {"principal": "arn:x"}))
     assert "KEY_NOT_GRANTED" in shown.text
 
@@ -460,13 +448,6 @@ async def test_unlink(house: House) -> None:
     gone = await house.post("acme/links/main/unlink", typed="main")
     assert (gone.status, gone.location) == (303, "/organizations/acme?done=unlinked")
     assert (await house.get("acme/links/main")).status == 404
-
-
-async def test_the_links_own_test_and_policy(house: House) -> None:
-    """A linked key shows its policy and a test again at any time."""
-    await house.link()
-    assert "Key policy of the root key" in (await house.post("acme/links/main/policy")).text
-    assert "The key works." in (await house.post("acme/links/main/test")).text
 
 
 async def test_what_if(house: House) -> None:
