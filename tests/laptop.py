@@ -179,9 +179,8 @@ class Service:
     def _mount(self, laptop: Model, folder: Path) -> None:
         run, root = self._layer.machine.run, self._layer.root
         hosts = folder / "hosts"
-        hosts.write_text(
-            "".join(f"127.0.0.1 {name}\n" for name in ("localhost", *laptop["services"]))
-        )
+        names = ("localhost", *laptop["services"], *laptop.get("names", ()))
+        hosts.write_text("".join(f"127.0.0.1 {name}\n" for name in names))
         run("mount", "--bind", str(hosts), f"{root}/etc/hosts")
         for kind in ("secrets", "configs"):
             for one in self.spec.get(kind, ()):
