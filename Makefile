@@ -97,6 +97,10 @@ docs: venv ## Generate the pages of docs/ that come from the code, and Grafana's
 	$(bin)/python scripts/docs.py write
 	$(bin)/python scripts/dashboard.py write
 
+.PHONY: pictures
+pictures: venv ## Photograph the console for README.md and docs/
+	@PYTHONPATH=tests $(bin)/python scripts/pictures.py
+
 .PHONY: check-docs
 check-docs: venv ## Check that those are up to date
 	@$(bin)/python scripts/docs.py check

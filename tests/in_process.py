@@ -69,6 +69,7 @@ class Setup(TypedDict, total=False):
         platform: Returns the vendor's own root key of a region.
         clock: The server's clock; the machine's by default.
         who: Identifies callers to the server; by default, everybody may do everything.
+        type_of: Returns the type of the provider that a key uri belongs to; LOCAL by default.
     """
 
     listen: str
@@ -83,6 +84,7 @@ class Setup(TypedDict, total=False):
     bounds: Bounds
     regions: ResidencyPolicy
     who: Callers
+    type_of: Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,10 @@ async def running(
         catalog = Catalog({type_: _entry(make) for type_, make in makers.items()})
         replica = Replica(
             catalog.provider,
-            KeyNames(setup.get("platform", lambda _: None), type_of=lambda _: "LOCAL"),
+            KeyNames(
+                setup.get("platform", lambda _: None),
+                type_of=setup.get("type_of", lambda _: "LOCAL"),
+            ),
             store,
             clock,
             setup.get("timing", Timing()),
