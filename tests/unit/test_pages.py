@@ -61,6 +61,21 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert {name for name in ours if not _known(page, name)} - MADE == set()
 
 
+SHOWN = re.compile(r"!\[[^\]]+\]\(([^)\s]+)\)|\b(?:src|srcset)=\"([^\"]+)\"")
+"""A picture that a page shows: as Markdown, with words for who does not see it, or as HTML."""
+
+
+def test_each_picture_is_shown_and_there() -> None:
+    """No page shows a picture that is missing, and none is kept that no page shows."""
+    shown = {
+        (page.parent / (match[1] or match[2])).resolve()
+        for page in PAGES
+        for match in SHOWN.finditer(page.read_text(encoding="utf-8"))
+    }
+    kept = {file for place in ("docs", "bench") for file in (ROOT / place / "pictures").iterdir()}
+    assert shown == kept
+
+
 METHOD = re.compile(
     r"(?<![:.])\b(?:Batch|Create|Delete|Erase|Get|List|Undelete|Update|Watch)[A-Z]\w+\b"
 )
