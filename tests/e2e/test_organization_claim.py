@@ -217,8 +217,10 @@ USES: Final = (
 
 CHANGES: Final = (
     Attack("TestKey", _on("1", region="eu", organization="acme", key_spec=key("shared"))),
+    Attack("TestKey", _of(region="eu", key_spec=key("shared"))),
     Attack("TestKey", _on("1", region="eu", key_spec=key("shared"))),
     Attack("GetAccessPolicy", _on("1", region="eu", organization="acme", key_spec=key("shared"))),
+    Attack("GetAccessPolicy", _of(region="eu", key_spec=key("shared"))),
     Attack("GetAccessPolicy", _on("1", region="eu", key_spec=key("shared"))),
     Attack(
         "Enable",
