@@ -170,9 +170,13 @@ test-transports: venv ## Run the end-to-end tests and those of rpc/ on both tran
 	  KEYFOLD_TEST_TRANSPORT=$$transport $(bin)/pytest $(filter tests/unit/%,$(rpc_tests)) tests/e2e; \
 	done
 
-.PHONY: test-unit test-contract test-integration test-clients test-chaos
-test-unit test-contract test-integration test-clients test-chaos: test-%:
+.PHONY: test-unit test-contract test-integration test-clients
+test-unit test-contract test-integration test-clients: test-%:
 	@$(bin)/pytest tests/$*
+
+.PHONY: test-chaos
+test-chaos:
+	@$(bin)/pytest tests/chaos tests/drill
 
 .PHONY: test-e2e
 test-e2e:
@@ -198,6 +202,7 @@ live-store: venv ## Run the store suite on a database of yours (URL=postgresql:/
 .PHONY: chaos
 chaos: venv ## Break servers under load, and the code's safeguards, and check that this is noticed
 	@PYTHONPATH=tests $(bin)/python -m chaos.run
+	@PYTHONPATH=tests $(bin)/python -m drill.run
 
 # CASES=n (1000 by default), and SEED=n for other cases.
 .PHONY: what-if

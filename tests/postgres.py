@@ -93,7 +93,7 @@ def shared(version: str) -> Server:
     return server
 
 
-def _owner() -> pwd.struct_passwd | None:
+def owner() -> pwd.struct_passwd | None:
     """Returns the user to run a server as, or None for the tests' own user."""
     if os.geteuid() != 0:
         return None
@@ -128,7 +128,7 @@ class Server:
             settings: Further settings of the server.
         """
         self._bin = programs(version)
-        self._owner = _owner()
+        self._owner = owner()
         self._settings = {
             "fsync": "on" if durable else "off",
             "shared_buffers": "32MB",

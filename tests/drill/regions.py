@@ -1,0 +1,237 @@
+"""Three regions, 80 ms apart: a database that survives any one of them, and two servers in each.
+
+The servers listen on unix sockets, which reach into a network namespace: so clients of the test's
+own process call each server from beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import postgres
+from chaos.wishes import URIS
+from drill.database import DATABASE, POSTGRES, USER, Member
+from drill.wan import Wan, address
+from e2e.server import BIN, READY, clean_environment
+from keyfold_server.providers.local.key_file import KeyFile
+
+REGIONS: Final = (1, 2, 3)
+
+SERVERS: Final = 2
+"""Servers in each region."""
+
+DELAY: Final = 0.04
+"""Seconds that a packet takes from one region to another."""
+
+STALENESS: Final = 45.0
+"""Seconds that a server serves without its store: longer than a failover takes."""
+
+_READY: Final = 120.0
+_FAILOVER: Final = 120.0
+
+
+class RegionServer:
+    """A server in a region.
+
+    Attributes:
+        region: The region.
+        name: Its name within a run, as `chaos.history.Attempt.server` has it.
+        target: The address for clients.
+    """
+
+    def __init__(self, region: int, name: str, folder: Path) -> None:
+        """Takes where its files go."""
+        self.region = region
+        self.name = name
+        self.target = f"unix:{folder / name}.sock"
+        self._out = folder / f"{name}.out"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self, wan: Wan, settings: dict[str, str]) -> None:
+        """Starts it; `wait_ready` waits for it."""
+        environment = clean_environment(**settings, KEYFOLD_LISTEN=self.target)
+        with self._out.open("ab") as out, self._out.with_suffix(".err").open("ab") as err:
+            self._process = subprocess.Popen(
+                wan.inside(self.region, [BIN / "keyfold-server"]),
+                cwd=self._out.parent,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+
+    def wait_ready(self) -> None:
+        """Waits until it takes calls."""
+        assert self._process is not None
+        ends = time.monotonic() + _READY
+        while not self._out.read_text().startswith(READY):
+            assert self._process.poll() is None, self.log()
+            assert time.monotonic() < ends, self.log()
+            time.sleep(0.1)
+
+    def log(self) -> str:
+        """Returns the end of its log."""
+        return self._out.with_suffix(".err").read_text()[-3000:]
+
+    def signal(self, how: signal.Signals) -> None:
+        """Sends it a signal: SIGSTOP lets it sleep, SIGCONT wakes it."""
+        assert self._process is not None
+        self._process.send_signal(how)
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+class World:
+    """The regions and the network between them.
+
+    Attributes:
+        wan: The network.
+        members: The members of the database, by region.
+        servers: All servers, by region.
+    """
+
+    def __init__(self, wan: Wan, folder: Path) -> None:
+        """Makes the files; nothing runs yet."""
+        self.wan = wan
+        self._folder = folder
+        self._password = secrets.token_hex(12)
+        (folder / "password").write_text(self._password)
+        postgres.a_service_key(folder)
+        keys = KeyFile(folder / "keys.json")
+        for uri in URIS:
+            keys.create(uri.partition(":")[2])
+        self.members = {n: Member(wan, n, folder / f"db-{n}", self._password) for n in REGIONS}
+        self.servers = {
+            n: [RegionServer(n, f"r{n}s{number}.1", folder) for number in range(SERVERS)]
+            for n in REGIONS
+        }
+
+    def start(self) -> None:
+        """Starts everything."""
+        for member in self.members.values():
+            member.start_etcd(len(REGIONS))
+        for member in self.members.values():
+            member.start_patroni()
+        self.until(self.in_sync, _FAILOVER)
+        self.query(f"CREATE DATABASE {DATABASE}", "postgres")
+        settings = self._settings()
+        done = subprocess.run(
+            self.wan.inside(REGIONS[0], [BIN / "keyfold-server", "migrate"]),
+            env=clean_environment(**settings),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        for server in self.every_server():
+            server.begin(self.wan, settings)
+        for server in self.every_server():
+            server.wait_ready()
+
+    def _settings(self) -> dict[str, str]:
+        hosts = "&".join(f"host={address(number)}:{POSTGRES}" for number in REGIONS)
+        return {
+            "KEYFOLD_STORE": f"postgresql://{USER}@/{DATABASE}?{hosts}&sslmode=disable",
+            "KEYFOLD_STORE_PASSWORD_FILE": str(self._folder / "password"),
+            "KEYFOLD_STORE_MAX_STALENESS": f"{STALENESS:g}s",
+            "KEYFOLD_SERVICE_KEY": str(self._folder / "service.key"),
+            "KEYFOLD_LOCAL_KEYS": str(self._folder / "keys.json"),
+            "KEYFOLD_CACHE_TTL": "60s",
+            "KEYFOLD_METRICS": "off",
+        }
+
+    def every_server(self) -> list[RegionServer]:
+        """Returns the servers of all regions."""
+        return [server for servers in self.servers.values() for server in servers]
+
+    def query(self, statement: str, database: str = DATABASE) -> list[list[str]]:
+        """Runs a statement on the primary, from within its region, and returns its rows."""
+        primary = self.primary()
+        assert primary is not None
+        where = ["-h", address(primary), "-U", USER, "-At", "-F", "\t"]
+        done = subprocess.run(
+            self.wan.inside(
+                primary, [postgres.programs("15") / "psql", *where, "-c", statement, database]
+            ),
+            env={**os.environ, "PGPASSWORD": self._password, "PGCONNECT_TIMEOUT": "5"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [line.split("\t") for line in done.stdout.splitlines()]
+
+    def primary(self) -> int | None:
+        """Returns the region whose member takes writes, by its own word.
+
+        A member that was cut off a moment ago may still say so; the newest timeline counts.
+        """
+        states = {number: member.state() for number, member in self.members.items()}
+        primaries = [
+            (state.get("timeline", 0), number)
+            for number, state in states.items()
+            if state.get("role") == "primary" and state.get("state") == "running"
+        ]
+        return max(primaries)[1] if primaries else None
+
+    def in_sync(self) -> bool:
+        """Returns whether both standbys count for the quorum, so that any region may go."""
+        states = [member.state() for member in self.members.values()]
+        return sum(bool(state.get("quorum_standby")) for state in states) == len(REGIONS) - 1
+
+    @staticmethod
+    def until(there: Callable[[], bool], most: float) -> float:
+        """Waits until something is there, and returns how many seconds that took."""
+        began = time.monotonic()
+        while not there():
+            assert time.monotonic() - began < most, f"it did not come within {most:g} s"
+            time.sleep(0.3)
+        return time.monotonic() - began
+
+    def logs(self) -> str:
+        """Returns the end of every log, for the reader of a failure."""
+        return "\n".join(
+            f"== {path.name}\n{path.read_text(errors='replace')[-1500:]}"
+            for path in sorted(self._folder.glob("*.err")) + sorted(self._folder.glob("*.log"))
+        )
+
+    def stop(self) -> None:
+        """Ends everything."""
+        for server in self.every_server():
+            server.kill()
+        for member in self.members.values():
+            for name in ("patroni", "etcd"):
+                with contextlib.suppress(KeyError, subprocess.TimeoutExpired):
+                    member.stop(name)
+
+
+@contextmanager
+def opened() -> Iterator[World]:
+    """Yields three regions in which everything runs."""
+    folder = Path(tempfile.mkdtemp(prefix="keyfold-drill-"))
+    folder.chmod(0o755)  # PostgreSQL's user passes through
+    try:
+        with Wan(len(REGIONS), DELAY) as wan:
+            world = World(wan, folder)
+            try:
+                world.start()
+                yield world
+            finally:
+                world.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
