@@ -392,6 +392,15 @@ async def test_an_operator_sees_a_customers_pages(house: House) -> None:
     page = await house.get("acme")
     assert "All clusters" in page.text
     assert "main" in page.text
+    # And mixes no two of them up.
+    await house.link("globex", "main", "arn:aws:kms:eu-west-1:444455556666:key/globex")
+    await house.enable("globex-1", "globex")
+    for path, fields in (
+        ("links/main/adopt", {"cluster": "globex-1", "region": "eu"}),
+        ("clusters/globex-1/revoke", {"typed": "globex-1"}),
+    ):
+        sent = await house.post(f"acme/{path}", **fields)
+        assert sent.status == 404
     assert (await house.get("nobody")).status == 404
 
 

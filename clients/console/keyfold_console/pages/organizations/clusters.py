@@ -12,12 +12,12 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from keyfold import ClusterNotFoundError, ClusterStatus, KeyfoldError, Operation, State
+from keyfold import ClusterStatus, KeyfoldError, Operation, State
 from keyfold.errors import NotFoundError
 from keyfold.models.recheck import Rechecked
 from keyfold.models.results import Restored
 from keyfold_console.api import client_of
-from keyfold_console.pages.organizations.frame import Frame, back, framed, shown, told
+from keyfold_console.pages.organizations.frame import Frame, back, cluster_of, framed, shown, told
 from keyfold_console.pages.organizations.home import places
 from keyfold_console.pages.organizations.providers import title_of
 
@@ -110,17 +110,7 @@ async def check(request: web.Request) -> web.Response:
 
 
 async def _cluster(request: web.Request, frame: Frame) -> ClusterStatus:
-    """Returns the cluster, if it is this organization's.
-
-    Raises:
-        ClusterNotFoundError: It does not exist, the visitor may not see it, or it is another
-            organization's.
-    """
-    name = request.match_info["cluster"]
-    status = await client_of(request).get_status(name)
-    if status.organization != frame.name:
-        raise ClusterNotFoundError(f"{frame.name} has no cluster {name}", code="NOT_FOUND")
-    return status
+    return await cluster_of(request, frame, request.match_info["cluster"])
 
 
 async def _confirmations(request: web.Request) -> Operation | None:

@@ -18,6 +18,7 @@ from keyfold import (
     CallerIdentity,
     CallerKey,
     ClusterFilter,
+    ClusterNotFoundError,
     ClusterStatus,
     ConflictError,
     InvalidInputError,
@@ -168,6 +169,19 @@ async def everything(
 ) -> tuple[Listed[KeyLink], Listed[ClusterStatus]]:
     """Returns the key links and the clusters of an organization."""
     return await asyncio.gather(links_of(request, organization), clusters_of(request, organization))
+
+
+async def cluster_of(request: web.Request, frame: Frame, name: str) -> ClusterStatus:
+    """Returns a cluster, if it is this organization's.
+
+    Raises:
+        ClusterNotFoundError: It does not exist, the visitor may not see it, or it is another
+            organization's.
+    """
+    status = await client_of(request).get_status(name)
+    if status.organization != frame.name:
+        raise ClusterNotFoundError(f"{frame.name} has no cluster {name}", code="NOT_FOUND")
+    return status
 
 
 def told(error: KeyfoldError) -> KeyfoldError:

@@ -22,7 +22,15 @@ from keyfold import (
 )
 from keyfold_console.api import client_of
 from keyfold_console.pages.organizations.connect import STEPS
-from keyfold_console.pages.organizations.frame import Frame, back, clusters_of, framed, shown, told
+from keyfold_console.pages.organizations.frame import (
+    Frame,
+    back,
+    cluster_of,
+    clusters_of,
+    framed,
+    shown,
+    told,
+)
 from keyfold_console.pages.organizations.home import Place, places
 from keyfold_console.pages.organizations.providers import title_of
 
@@ -97,10 +105,11 @@ async def adopt(request: web.Request) -> web.Response:
     """Gives the link's key to a region of a cluster of the organization."""
     frame = await framed(request, "keys")
     link, form = await _link(request, frame), await request.post()
-    cluster, region = str(form.get("cluster", "")), str(form.get("region", ""))
-    spec = RegionSpec(region, key_link=link.key_link)
+    # Of another organization's cluster the link's name would mean a link of that one.
+    cluster = await cluster_of(request, frame, str(form.get("cluster", "")))
+    spec = RegionSpec(str(form.get("region", "")), key_link=link.key_link)
     try:
-        await client_of(request).rotate(cluster, [spec])
+        await client_of(request).rotate(cluster.cluster, [spec])
     except KeyfoldError as error:
         return await _shown(request, frame, link, Said(error=told(error)), status=422)
     raise web.HTTPSeeOther(f"{_path(frame, link)}?done=adopted")
