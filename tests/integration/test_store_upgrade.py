@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Final, cast
 
 import pytest
 from sqlalchemy import Connection, text
@@ -19,11 +21,16 @@ from keyfold.checks import Finding, Outcome
 from keyfold_server.bootstrap.checking.stored import StoreChecks
 from keyfold_server.domain.changes import Change, with_regions
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.domain.log import EntryKind
+from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.settings import Settings
 from keyfold_server.store.migrations import migrate
 from keyfold_server.store.migrations.migrate import SchemaAge
+from keyfold_server.store.tables.log import Draft, Stamp, append
 from next_schema import ADDED, UNKNOWN, NextRelease
 from store_vector import Place, check, everything, stored, values
+
+BEAT: Final = Heartbeat("one", 0, b"", 120.0, NOW)
 
 
 @pytest.fixture(params=store_vector.KINDS)
@@ -141,6 +148,23 @@ def test_what_the_former_release_writes_meanwhile(
     with closing(place.open()) as store:
         check(store, tmp_path / "service.key")
         assert {*store.parts[0].read(_novelties)} == {None}
+
+
+def test_an_entry_of_a_newer_kind(place: Place) -> None:
+    """S6: this release drops what such an entry names, and the log stays whole with it."""
+    place.migrate()
+    store_vector.write(place)
+    with closing(place.open()) as store:
+        database, seal = store.parts
+        before, (_, events) = store.poll(BEAT), everything(store)["acme"]
+        kind = cast("EntryKind", SimpleNamespace(value="NOVELTY"))
+        draft = Draft(kind, an_event(), cluster="acme")
+        stamp = Stamp("newer", NOW, seal, database.dialect)
+        database.write(lambda connection: append(connection, [draft], stamp))
+        [entry] = store.poll(BEAT)[len(before) :]
+        assert (entry.kind, entry.is_news, entry.cluster) == (EntryKind.UNKNOWN, True, "acme")
+        # An export verifies the whole log.
+        assert everything(store)["acme"][1] == events + 1
 
 
 def test_a_migration_that_died_half_way_is_finished(place: Place, release: NextRelease) -> None:
