@@ -49,8 +49,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
     shop.use(alias)
     yield alias
     connections.close_all()
-    shop.use("default")
-    connections.close_all()
+    shop.Router.alias = "default"
 
 
 @pytest.fixture

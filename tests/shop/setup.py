@@ -76,6 +76,8 @@ settings.configure(
 )
 django.setup()
 
+from django.contrib.contenttypes.models import ContentType  # noqa: E402  needs the settings
+
 
 def use(alias: str) -> None:
     """Has the tests use a database, which is then empty; skips the test if it is not there."""
@@ -95,5 +97,14 @@ def use(alias: str) -> None:
             }
         )[alias]
     Router.alias = alias
-    call_command("migrate", run_syncdb=True, verbosity=0, database=alias)
-    call_command("flush", interactive=False, verbosity=0, database=alias)
+    if alias not in _MADE:
+        # Making the tables takes longer than most tests.
+        call_command("migrate", run_syncdb=True, verbosity=0, database=alias)
+        _MADE.add(alias)
+    # Without what follows a migration, the types of contents come when somebody asks for one.
+    call_command("flush", interactive=False, verbosity=0, database=alias, inhibit_post_migrate=True)
+    ContentType.objects.clear_cache()
+
+
+_MADE: set[str] = set()
+"""The databases that have the tables."""
