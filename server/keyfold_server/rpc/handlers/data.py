@@ -29,8 +29,9 @@ from keyfold_server.rpc.messages.batch_results import (
 )
 from keyfold_server.rpc.messages.requests import decode
 from keyfold_server.rpc.messages.status import to_status
+from keyfold_server.service.data.batch_items import BatchResult
 from keyfold_server.service.data.call import Call
-from keyfold_server.service.data.data_plane import BatchResult, DataPlane, Destination
+from keyfold_server.service.data.data_plane import DataPlane, Destination
 from keyfold_server.telemetry import OK
 
 DataMethod = Callable[[bytes, Call, Facts], bytes]
