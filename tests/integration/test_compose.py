@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -137,6 +138,13 @@ def test_a_keys_life(laptop: Laptop, folder: Path) -> None:
         environment={**os.environ, "PATH": f"{docker}:{os.environ['PATH']}"},
         timeout=240,
     )
+
+
+def test_a_program_on_this_machine(laptop: Laptop) -> None:
+    """The page's program reaches the server by its published port's name, and gets a key."""
+    (program,) = pages.fenced(PAGE, "python")
+    said = laptop.inside("env", f"--chdir={laptop.place}", sys.executable, "-c", program)
+    assert said == "Plaintext(<32 bytes>)\n"
 
 
 def _get(laptop: Laptop, url: str, *options: str) -> str:
