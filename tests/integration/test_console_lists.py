@@ -210,8 +210,22 @@ async def test_the_confirmations_of_a_revocation(console: Site) -> None:
     shown = await console.get(f"/{revoked.operation}")
     assert shown.status == 200
     assert "Confirmations of revoke: cluster globex-prod" in shown.text
+    assert "Confirmed Every server has confirmed. 1 of 1" in shown.text
     assert "Replicas that confirmed 1" in shown.text
     assert "Cancel" not in shown.text
+
+
+async def test_a_server_that_does_not_confirm_is_named(console: Site) -> None:
+    """After a Revoke that not every server confirms, the page leads to those that did not."""
+    console.server.add_silent_replica("silent", 300.0)
+    fields = {"region": "eu", "typed": "globex-prod"}
+    revoked = await console.post("/clusters/globex-prod/revoke", **fields)
+    assert revoked.status == 303
+    page = await console.get(revoked.location)
+    [link] = re.findall(r'href="([^"]*)">watch the confirmations', page.body)
+    shown = await console.get(link)
+    assert re.search(r"Not confirmed yet .* silent : in \d+ (minutes|seconds)", shown.text)
+    assert 'data-every="2"' in shown.body
 
 
 async def test_who_may_not_start_one_is_told(console: Site) -> None:

@@ -21,6 +21,10 @@ _RUNNING: Final = {
     OperationState.CANCELLING: words.Said("Cancelling", "warn", "The regions under way end first."),
 }
 
+_CONFIRMED: Final = words.Said("Confirmed", "good", "Every server has confirmed.")
+
+_UNCONFIRMED: Final = words.Said("Waiting", "warn", "Not every server has confirmed yet.")
+
 _NEWER: Final = words.Said("Newer than this console", "quiet", "Upgrade the console to read it.")
 
 
@@ -71,6 +75,8 @@ class Shown:
     def condition(self) -> words.Said:
         """How it goes, or how it ended."""
         operation = self.operation
+        if operation.confirmations is not None:
+            return _CONFIRMED if operation.ended else _UNCONFIRMED
         if operation.state is not OperationState.DONE:
             return _RUNNING.get(operation.state, _NEWER)
         if operation.error:

@@ -117,5 +117,6 @@ async def end(request: web.Request) -> web.Response:
 
 def _name(request: web.Request) -> str:
     """Returns the full name, or the short one of an operation of the visitor's own."""
-    name = request.match_info["operation"]
+    # A link may have the full name after this page's own path.
+    name = request.match_info["operation"].removeprefix("operations/")
     return f"operations/{name}" if "/" in name else name
