@@ -43,6 +43,10 @@ def _environment() -> Environment:
 
 _TEMPLATES: Final = _environment()
 
+# Compiled before the first visitor comes: while one is compiled, the event loop stands still.
+for _name in _TEMPLATES.list_templates():
+    _TEMPLATES.get_template(_name)
+
 
 async def page(
     request: web.Request, template: str, *, status: int = 200, **values: Any
