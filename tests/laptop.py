@@ -2,7 +2,7 @@
 
 Each service runs in a layer over this machine's root file system, where its secrets, configs and
 volumes are mounted as the file says. All of them share a network that is loopback and nothing else;
-the services' names lead there. What an image would bring is in `IMAGES`.
+the services' names lead there. What an image would bring is in `images`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ import pwd
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import postgres
-import prometheus
 from counterparts.processes import installed
+from images import IMAGES, POSTGRES
 from machine import Machine
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -82,68 +79,6 @@ def model(place: Path, file: str = "compose.yaml") -> Model:
 
     made: Model = filled(json.loads(done.stdout))
     return made
-
-
-@dataclass(frozen=True)
-class Image:
-    """What an image brings.
-
-    Attributes:
-        programs: The folders of its programs.
-        user: The user of the image; empty: root, until the entrypoint changes it.
-        owner: The user who owns the image's own folder at a volume's place.
-        entrypoint: The program, where the file names none.
-        environment: The variables that it sets.
-        stop: The signal that ends it.
-    """
-
-    programs: Callable[[], list[Path]]
-    user: str = ""
-    owner: str = "root"
-    entrypoint: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-    stop: signal.Signals = signal.SIGTERM
-
-
-def _keyfold() -> Image:
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    stage = re.sub(r"\\\n\s*", " ", text.rpartition("\nFROM ")[2])
-    (variables,) = re.findall(r"(?m)^ENV (.*)$", stage)
-    (entrypoint,) = re.findall(r"(?m)^ENTRYPOINT (.*)$", stage)
-    environment = dict(word.split("=", 1) for word in shlex.split(variables))
-    environment.pop("PATH")
-    return Image(
-        lambda: [Path(sys.executable).parent],
-        user=re.findall(r"(?m)^USER (.*)$", stage)[0],
-        entrypoint=tuple(Path(word).name for word in json.loads(entrypoint)),
-        environment=tuple(environment.items()),
-    )
-
-
-IMAGES: Final = {
-    "keyfold": _keyfold(),
-    "postgres": Image(
-        lambda: [postgres.programs("18")],
-        owner="postgres",
-        environment=(("PGDATA", "/var/lib/postgresql/18/docker"),),
-        stop=signal.SIGINT,
-    ),
-    "openbao/openbao": Image(lambda: [Path(installed("openbao.sh")).parent]),
-    "prom/prometheus": Image(
-        lambda: [prometheus.folder()], user="65534:65534", owner="65534", entrypoint=("prometheus",)
-    ),
-}
-
-_POSTGRES: Final = """
-if ! [ -s "$PGDATA/PG_VERSION" ]; then
-    initdb -D "$PGDATA" -U "$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" \
-        --auth-host=scram-sha-256 --auth-local=trust --no-sync --locale=C --encoding=UTF8
-    echo "CREATE DATABASE $POSTGRES_DB" | postgres --single -D "$PGDATA" postgres
-    echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
-fi
-exec postgres -D "$PGDATA" -c "listen_addresses=*" -c unix_socket_directories=/tmp -c fsync=off
-"""
-"""What the entrypoint of PostgreSQL's image does, as far as this file's settings go."""
 
 
 class Service:
@@ -209,7 +144,7 @@ class Service:
         entrypoint = self.spec.get("entrypoint") or self._image.entrypoint
         if not entrypoint:
             owner = _numbered(self._image.owner)
-            return self._layer.command(["sh", "-euc", _POSTGRES], user=f"{owner}:{owner}")
+            return self._layer.command(["sh", "-euc", POSTGRES], user=f"{owner}:{owner}")
         return self.command([*entrypoint, *(arguments or self.spec.get("command", ()))])
 
     def start(self) -> None:

@@ -17,7 +17,8 @@ import pytest
 
 import pages
 from contract.counterparts import NotInstalledError
-from laptop import IMAGES, ROOT, Laptop, Model, model, prepared
+from images import IMAGES
+from laptop import ROOT, Laptop, Model, model, prepared
 from machine import lacking
 
 PAGE: Final = (ROOT / "docs" / "compose.md").read_text(encoding="utf-8")
