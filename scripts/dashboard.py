@@ -132,6 +132,26 @@ ROWS: Final[dict[str, list[Panel]]] = {
             "s",
         ),
     ],
+    "Clusters that KEYFOLD_METRICS_CLUSTERS names": [
+        Panel(
+            "Calls for a cluster",
+            "Calls and items of batches a second. Empty: the setting names no cluster.",
+            {"{{cluster}}": _rate("keyfold_cluster_calls_total", "cluster")},
+            "reqps",
+            width=12,
+        ),
+        Panel(
+            "Errors of a cluster",
+            "Those a second that failed, by reason. docs/errors.md has each.",
+            {
+                "{{cluster}} {{outcome}}": _rate(
+                    "keyfold_cluster_calls_total", "cluster, outcome", 'outcome!="OK"'
+                )
+            },
+            "reqps",
+            width=12,
+        ),
+    ],
     "Customers' KMS": [
         Panel(
             "Calls to the KMS",

@@ -199,6 +199,7 @@ SAMPLES: Final[dict[str, object]] = {
     "local_keys": "/var/lib/keyfold/dev-keys.json",
     "allowed_endpoints": ["https://vault.example:8200"],
     "metrics": "127.0.0.1:9464",
+    "metrics_clusters": ["prod"],
     "regions": {"eu": {"AWS_KMS": "eu-west-1", "GCP_CLOUD_KMS": ["europe-west1", "europe"]}},
     "seats": [
         {

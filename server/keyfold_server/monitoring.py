@@ -1,8 +1,9 @@
 """The address of KEYFOLD_METRICS: `/livez`, `/readyz` and `/metrics`, over plain HTTP.
 
 It runs in threads of its own, so that it answers while the event loop does not. It asks for no
-credential, so no answer has a key, or the name of a cluster or an organization. The only names are
-those of cursors and of the callers that own them, without which nobody could find a dead reader.
+credential, so no answer has a key, or the name of an organization. The only names are those of
+cursors and of the callers that own them, without which nobody could find a dead reader, and of
+clusters that the operator has chosen to show, in KEYFOLD_METRICS_CLUSTERS.
 """
 
 from __future__ import annotations

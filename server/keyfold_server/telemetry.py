@@ -1,8 +1,8 @@
 """Metrics and spans: their names, and the functions that record them.
 
 `observability` decides where spans go and who can read the metrics. No metric or span ever has key
-material: a label is a method, a code, a reason or a provider's type, and a span's attributes are
-names and ids.
+material: a label is a method, a code, a reason, a provider's type, or a name that the operator has
+chosen to show, and a span's attributes are names and ids.
 """
 
 from __future__ import annotations
@@ -39,6 +39,13 @@ CALLS: Final = Histogram(
     "Time that the server took for a call, by method, gRPC code and reason.",
     ("method", "code", "reason"),
     buckets=_FAST + _SLOW,
+)
+
+CLUSTER_CALLS: Final = Counter(
+    "keyfold_cluster_calls_total",
+    "Calls for each cluster that KEYFOLD_METRICS_CLUSTERS names, by outcome: OK, or why it failed. "
+    "Each item of a batch counts.",
+    ("cluster", "outcome"),
 )
 
 KMS_CALLS: Final = Histogram(

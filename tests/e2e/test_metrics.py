@@ -72,6 +72,40 @@ def test_every_metric_is_served_and_no_other(server: Server) -> None:
     assert described == {re.sub(r"_(bucket|count|sum)$", "", name) for name in known}
 
 
+def test_clusters_are_named_where_the_setting_asks(start_server: StartServer) -> None:
+    """C7: calls and errors of the named clusters show from the start on, and nobody else's name."""
+    server = start_server(KEYFOLD_METRICS_CLUSTERS="prod, later")
+    for cluster in ("prod", "secret"):
+        server.enable(cluster)
+        with server.client() as client:
+            wrapped = client.wrap(cluster, "eu", b"k").wrapped_key
+            client.batch_unwrap(cluster, [wrapped, b"x" * 80, wrapped])
+            client.revoke(cluster, regions=["us"])
+            with pytest.raises(keyfold.RevokedError):
+                client.wrap(cluster, "us", b"k")
+    expected = {
+        ("prod", "OK"): 5.0,
+        ("prod", "NOT_A_WRAPPED_KEY"): 1.0,
+        ("prod", "REVOKED"): 1.0,
+        ("later", "OK"): 0.0,
+    }
+    for _ in range(200):  # the server measures calls some at a time
+        text = metrics_of(server)
+        found = {
+            (cluster, outcome): float(value)
+            for cluster, outcome, value in re.findall(
+                r'^keyfold_cluster_calls_total\{cluster="(\w+)",outcome="(\w+)"\} (\S+)',
+                text,
+                re.MULTILINE,
+            )
+        }
+        if found == expected:
+            break
+        time.sleep(0.05)
+    assert found == expected
+    assert "secret" not in text
+
+
 def test_a_bucket_leads_to_a_trace(start_server: StartServer) -> None:
     """Whoever reads OpenMetrics gets the trace of a call with its bucket."""
     # Nobody takes the spans; the server goes on.

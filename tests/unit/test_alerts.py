@@ -47,6 +47,7 @@ BOUNDED: Final = {
     "action": "operations",
     "attempts": "tries of one call, which its deadline bounds",
     "certificate": "two",
+    "cluster": "KEYFOLD_METRICS_CLUSTERS, at most 100",
     "code": "gRPC's codes",
     "cursor": "cursors.SHOWN",
     "health": "Health",

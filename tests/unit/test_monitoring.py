@@ -14,6 +14,7 @@ import pytest
 from keyfold_server import monitoring
 from keyfold_server.domain.errors import SetupError, StoreStaleError
 from keyfold_server.service.readiness import Readiness
+from keyfold_server.settings import load
 
 
 class Site:
@@ -136,3 +137,16 @@ def test_an_address_in_use_is_told(site: Site) -> None:
     """A start with a taken metrics address fails with the setting to change."""
     with pytest.raises(SetupError, match="KEYFOLD_METRICS"):
         monitoring.serve(("127.0.0.1", site.port), Readiness())
+
+
+def test_few_clusters_are_shown_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fills Prometheus is refused at the start, and so is what no cluster can be called."""
+    for names, fault in (
+        (",".join(f"c{number}" for number in range(101)), "may name at most 100"),
+        ("prod,a b", "has characters"),
+    ):
+        monkeypatch.setenv("KEYFOLD_METRICS_CLUSTERS", names)
+        with pytest.raises(SetupError, match=f"KEYFOLD_METRICS_CLUSTERS: .*{fault}"):
+            load()
+    monkeypatch.setenv("KEYFOLD_METRICS_CLUSTERS", "prod, acme")
+    assert load().metrics_clusters == ["prod", "acme"]

@@ -229,7 +229,7 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     )
     telemetry.SERVING.set_function(lambda: float(not readiness.obstacle))
     end_monitoring = monitoring.serve(settings.metrics_address(), readiness)
-    call_log = CallLog(sys.stderr.fileno(), pretty=pretty)
+    call_log = CallLog(sys.stderr.fileno(), pretty=pretty, clusters=settings.metrics_clusters)
     call_log.start()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -85,22 +85,39 @@ class Ended(NamedTuple):
     seconds: float
     trace_id: str
 
+    def results(self) -> Mapping[tuple[str, str], int]:
+        """Returns how many items ended how, by region and outcome: OK, a reason or a gRPC code."""
+        if self.facts.results is None or self.code != telemetry.OK:
+            return {(self.facts.region, self.reason or self.code): self.facts.items}
+        return self.facts.results
+
 
 class CallLog:
     """Collects calls, and measures and writes them ten times a second."""
 
-    def __init__(self, descriptor: int | None = None, *, pretty: bool = False) -> None:
+    def __init__(
+        self,
+        descriptor: int | None = None,
+        *,
+        pretty: bool = False,
+        clusters: Collection[str] = (),
+    ) -> None:
         """Prepares a log; `start` begins to write.
 
         Args:
             descriptor: The open file descriptor to write lines to. None keeps the metric alone.
             pretty: Write lines for people instead of JSON.
+            clusters: The clusters that have a metric of their own.
 
         Attributes:
             also: Called with all calls, some at a time; None: nobody else counts them.
         """
         self.also: Callable[[Sequence[Ended]], None] | None = None
         self._descriptor = descriptor
+        self._clusters = frozenset(clusters)
+        for cluster in self._clusters:
+            # From the start, so that nobody takes a cluster without calls for a misspelt one.
+            telemetry.CLUSTER_CALLS.labels(cluster, telemetry.OK)
         self._format = _pretty if pretty else _json
         self._calls: list[Ended] = []
         self._lines: list[str] = []
@@ -147,6 +164,9 @@ class CallLog:
             _histogram(call.method, call.code, call.reason).observe(
                 call.seconds, telemetry.exemplar(call.trace_id)
             )
+            if call.facts.cluster in self._clusters:
+                for (_, outcome), items in call.results().items():
+                    telemetry.CLUSTER_CALLS.labels(call.facts.cluster, outcome).inc(items)
         if self.also is not None:
             self.also(calls)
         if self._thread is not None:

@@ -27,11 +27,7 @@ def counting(
             facts, method = call.facts, call.method
             if method not in methods or not facts.caller:
                 continue
-            if facts.results is None or call.code != telemetry.OK:
-                results = {(facts.region, call.reason or call.code): facts.items}
-            else:
-                results = facts.results
-            for (region, outcome), items in results.items():
+            for (region, outcome), items in call.results().items():
                 use = int(call.time), method, facts.cluster, region, facts.caller, outcome
                 uses[use] += items
         # Those that succeeded come first: they tell of a cluster that a change has just dropped

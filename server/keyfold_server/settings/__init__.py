@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
-from keyfold_server.domain.errors import SetupError
+from keyfold_server.domain.errors import InvalidNameError, SetupError
+from keyfold_server.domain.keyspec import check_name
 from keyfold_server.settings.access import AccessSettings
 from keyfold_server.settings.bounds import BoundsSettings
 from keyfold_server.settings.forms import (
@@ -27,6 +29,7 @@ from keyfold_server.settings.forms import (
     Duration,
     as_octal,
     duration,
+    listed,
     seconds,
     toml,
     toml_value,
@@ -62,6 +65,9 @@ development tools."""
 
 _METRICS_PORT: Final = 9464
 
+_MOST_CLUSTERS: Final = 100
+"""Most clusters that the metrics may show by name, so that they do not fill Prometheus."""
+
 
 class Settings(
     BoundsSettings,
@@ -83,6 +89,12 @@ class Settings(
         "127.0.0.1:9464, or a free port of 127.0.0.1 if KEYFOLD_LISTEN is a unix socket or asks "
         "for a free port.",
     )
+    metrics_clusters: Annotated[list[str], NoDecode, BeforeValidator(listed)] = Field(
+        default_factory=list,
+        description="The clusters whose calls /metrics counts by name, such as those with a "
+        "promise of their own, separated by commas; at most 100. Whoever reads /metrics then reads "
+        "these names. Empty: no name of a cluster is there.",
+    )
     drain_grace: Duration = Field(
         default=30.0,
         ge=0,
@@ -98,6 +110,18 @@ class Settings(
             host, _, port = value.rpartition(":")
             if not host or not port.isdecimal() or int(port) > MAX_PORT:
                 raise ValueError("write HOST:PORT, such as 127.0.0.1:9464, or off")
+        return value
+
+    @field_validator("metrics_clusters")
+    @classmethod
+    def _shown(cls, value: list[str]) -> list[str]:
+        for name in value:
+            try:
+                check_name(name, "cluster")
+            except InvalidNameError as error:
+                raise ValueError(error.message) from None
+        if len(value) > _MOST_CLUSTERS:
+            raise ValueError(f"names {len(value)} clusters, and may name at most {_MOST_CLUSTERS}")
         return value
 
     def metrics_address(self) -> tuple[str, int] | None:

@@ -16,6 +16,7 @@ from typing import Final
 import keyfold
 from certificates import Authority
 from e2e.alert_scenes.stage import Stage, provokes
+from keyfold.checks import FAILED
 
 POLICY: Final = """\
 [[grant]]
@@ -74,7 +75,7 @@ def limits(stage: Stage) -> None:
     with again(call, 0.2):
         stage.fires("KeyfoldPolicyBroken")
         with stage.runbook("KeyfoldPolicyBroken", server) as book:
-            assert "rolls: there is no such field" in book.run(code=2)
+            assert "rolls: there is no such field" in book.run(code=FAILED)
         file.write_text(POLICY)
         stage.ends("KeyfoldPolicyBroken")
         stage.fires("KeyfoldTurnsCallsAway", reason="RATE_LIMITED")

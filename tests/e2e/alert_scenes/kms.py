@@ -15,6 +15,7 @@ from e2e.alert_scenes.callers import again
 from e2e.alert_scenes.stage import Stage, provokes
 from e2e.hurried_server import HurriedServer
 from e2e.provider_sites import opened, settings, spec_of
+from keyfold.checks import FAILED
 from keyfold_server.domain.keyspec import RootKey
 
 _OPENING: Final = threading.Lock()
@@ -121,7 +122,7 @@ def credentials(stage: Stage) -> None:
         fault.enter_context(there.broken_credentials())
         stage.fires("KeyfoldCredentialsFailed", provider="VAULT_TRANSIT")
         with stage.runbook("KeyfoldCredentialsFailed", server) as book:
-            assert "VAULT" in book.run(code=2)
+            assert "VAULT" in book.run(code=FAILED)
             fault.close()
             unlock(there)
             assert "HEALTHY" in book.run()

@@ -12,6 +12,7 @@ from contextlib import closing
 from e2e.alert_scenes.callers import again
 from e2e.alert_scenes.stage import EDITED, Stage, provokes
 from e2e.hurried_server import HurriedServer
+from keyfold.checks import FAILED
 from proxy import Proxy, Way
 
 
@@ -59,7 +60,7 @@ def store_away(stage: Stage) -> None:
         assert f":{cut_off.pid}:" in told
         assert "has not confirmed yet" in told
         stage.fires("KeyfoldStoreAway", instance="store_away-cut-off")
-        cut_off.command("--check", code=2)
+        cut_off.command("check", code=FAILED)
         stage.fires("KeyfoldSweepLate", instance="store_away-cut-off")
         assert "eu" in late.run()
         proxy.set(Way.PASS)
