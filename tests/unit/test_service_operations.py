@@ -21,6 +21,7 @@ from keyfold_server.domain.errors import (
     OperationExistsError,
     OperationNotFoundError,
     OperationRunningError,
+    StoreUnavailableError,
     UnreachableError,
 )
 from keyfold_server.domain.events import EventFilter
@@ -132,6 +133,21 @@ def counts(operation: Operation) -> tuple[int, int, int]:
 def rights(text: str, name: str = "jwt:i#op") -> Rights:
     """Returns the rights of a caller under a policy."""
     return parse(text, "policy.toml").rights(Identity((name,), "token"))
+
+
+async def test_a_store_that_is_away_is_no_failure_of_the_task(house: House) -> None:
+    """S3, W4: a replica serves on without its store, so its looks for operations must not fail."""
+    member = await house.replica()
+    await clusters(member, 1)
+    member.line.fail("free_operations", StoreUnavailableError("away"))
+    await start(member)
+    for _ in range(3):
+        await look(member)
+    assert running(member) == 0
+    member.line.mend()
+    await look(member)
+    await settled(member)
+    assert counts(known(member)[0]) == (2, 0, 0)
 
 
 async def test_an_operation_rotates_every_region_of_an_organization(house: House) -> None:

@@ -62,6 +62,9 @@ def store_away(stage: Stage) -> None:
         stage.fires("KeyfoldStoreAway", instance="store_away-cut-off")
         cut_off.command("check", code=FAILED)
         stage.fires("KeyfoldSweepLate", instance="store_away-cut-off")
+        # It serves from memory (S3), and no task of it fails for want of the store.
+        cut_off.command("health")
+        assert "will be tried again" not in cut_off.log()
         assert "eu" in late.run()
         proxy.set(Way.PASS)
         stage.ends("KeyfoldStoreAway")
@@ -86,7 +89,7 @@ def rolled_back(stage: Stage) -> None:
     with stage.runbook("KeyfoldNotServing", server) as book:
         assert "NOT_SERVING" in book.run(code=1)
         assert "STORE_ROLLED_BACK" in readiness(server)
-        book.run()
+        assert "it runs, and does not serve" in book.run(code=FAILED)
     with stage.runbook("KeyfoldStoreRolledBack", server) as book:
         assert "Nothing was done." in book.run(code=1)
     with stage.runbook("After a failover that lost changes", server) as book:
@@ -114,7 +117,7 @@ def edited(stage: Stage) -> None:
     stage.fires("KeyfoldClusterDistrusted", reason="ROW_NOT_AUTHENTIC")
     stage.fires("KeyfoldStoreTampered")
     with stage.runbook("KeyfoldClusterDistrusted", server) as book:
-        book.run()
+        assert "does not carry the service key's seal" in book.run(code=FAILED)
     with stage.runbook(EDITED, server, {"/backup/keyfold.jsonl": str(export)}) as book:
         server.cli("revoke", "acme", "--yes")
         book.run(answer="y")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -73,6 +73,7 @@ class Runner:
         self._tasks = Tasks()
         self._soon = asyncio.Event()
         self._stopped = False
+        self._failing = False
 
     def hasten(self) -> None:
         """Makes the next look come at once."""
@@ -94,11 +95,26 @@ class Runner:
             return
         if len(self._runs) >= _AT_ONCE or self._stopped:
             return
-        for operation in await self._storage.run(self._storage.store.free_operations, _LOOKED_AT):
+        for operation in await self._free():
             if len(self._runs) >= _AT_ONCE:
                 return
             if operation.key not in self._runs:
                 await self._take(operation)
+
+    async def _free(self) -> Sequence[Operation]:
+        """Reads the operations that no replica runs; none if the store does not answer.
+
+        That is no failure of this task: the replica serves from memory meanwhile (protocol S3).
+        """
+        try:
+            found = await self._storage.run(self._storage.store.free_operations, _LOOKED_AT)
+        except KeyfoldError as error:
+            if not self._failing:
+                log.warning("operations wait for the store: %s", error.reason)
+            self._failing = True
+            return ()
+        self._failing = False
+        return found
 
     async def _take(self, operation: Operation) -> None:
         holder = f"{self._name}/{secrets.token_hex(8)}"
