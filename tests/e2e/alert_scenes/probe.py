@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+from e2e.alert_scenes.callers import again
 from e2e.alert_scenes.stage import Stage, provokes
 
 _FILE: Final = "/var/lib/node_exporter/keyfold_probe.prom"
@@ -52,9 +53,14 @@ def probe(stage: Stage) -> None:
         assert "PASSED" in book.run()
     stage.ends("KeyfoldProbeFailing")
     stage.fires("KeyfoldProbeMissing")
-    with stage.runbook("KeyfoldProbeFailing", server, {_FILE: str(file)}) as book:
-        book.run()
-    stage.ends("KeyfoldProbeMissing")
+
+    def run() -> None:
+        with stage.runbook("KeyfoldProbeFailing", server, {_FILE: str(file)}) as book:
+            book.run()
+
+    run()
+    with again(run, 5):
+        stage.ends("KeyfoldProbeMissing")
 
 
 @provokes("KeyfoldProbeBroken")
