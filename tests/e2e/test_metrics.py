@@ -89,6 +89,8 @@ def test_clusters_are_named_where_the_setting_asks(start_server: StartServer) ->
         ("prod", "REVOKED"): 1.0,
         ("later", "OK"): 0.0,
     }
+    text = ""
+    found: dict[tuple[str, str], float] = {}
     for _ in range(200):  # the server measures calls some at a time
         text = metrics_of(server)
         found = {
