@@ -103,7 +103,7 @@ class Wan:
     def _end(self) -> None:
         if self._relay is not None:
             self._relay.kill()
-            self._relay.wait()
+            self._relay.communicate()
         for name in self._names:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
