@@ -30,7 +30,7 @@ chromium() {
             apt-get update || true
             # The fonts: a minimal machine has none, and a page would be shown without letters.
             DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-                chromium fonts-dejavu-core fonts-inter
+                chromium fonts-dejavu-core
         } >"$tmp/log" 2>&1 || true
         [ -x $program ] || { tail -n 20 "$tmp/log" >&2; without "apt-get install failed"; }
     fi

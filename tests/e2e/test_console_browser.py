@@ -197,6 +197,18 @@ def _inspect(visitor: Visitor, path: str, status: int = 200) -> list[str]:
     return wrong
 
 
+def test_axe_finds_barriers(chromium: Browser) -> None:
+    """Axe says what a person could not use, and is silent about a page that is whole."""
+    page = chromium.new_page()
+    frame = '<!doctype html><html lang="en"><title>Keys</title><main><h1>Keys</h1>{}</main></html>'
+    page.set_content(frame.format("<label>Name <input></label>"))
+    assert browser.barriers(page) == []
+    page.set_content(frame.format("<input>"))
+    [barrier] = browser.barriers(page)
+    page.close()
+    assert ": label: " in barrier
+
+
 @pytest.mark.parametrize("path", OPERATOR_PAGES)
 def test_everybody_can_use_the_operators_pages(visit: Visitors, path: str) -> None:
     """Axe finds no barrier in a page, in light and dark; on a phone it does not scroll sideways."""
