@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, expect
 
 import browser
 import keyfold
 from e2e.conftest import StartServer
 from e2e.console import KEYS, House, IdentityProvider, console, furnish
+from e2e.visitors import PHONE, Visitors, inspect, tab_to
 
 # The first test starts a server, a console and a browser, on a machine that runs other tests, too.
 pytestmark = pytest.mark.timeout(120)
-
-PHONE: Final = (360, 740)
-WIDE: Final = (1_440, 900)
 
 OPERATOR_PAGES: Final = (
     "/",
@@ -81,87 +77,6 @@ def chromium() -> Iterator[Browser]:
         yield found
 
 
-@dataclass
-class Visitor:
-    """Somebody at a browser.
-
-    Attributes:
-        house: What they visit.
-        context: Their browser.
-        faults: What the browser complained of, such as a page that runs what it must not.
-        asked: The addresses that the browser asked for.
-    """
-
-    house: House
-    context: BrowserContext
-    faults: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("console", self._heard)
-        self.page.on("request", lambda request: self.asked.append(request.url))
-
-    def _heard(self, message: Any) -> None:
-        # The browser also reports statuses such as 404, which tests ask for themselves.
-        if message.type == "error" and "Failed to load resource" not in message.text:
-            self.faults.append(message.text)
-
-    def open(self, path: str) -> Page:
-        """Opens a page."""
-        self.page.goto(f"{self.house.console.url}{path}")
-        return self.page
-
-    def at(self, path: str) -> None:
-        """Waits until the browser is at a path, whatever its query."""
-        expect(self.page).to_have_url(
-            re.compile(re.escape(self.house.console.url + path) + r"(\?|$)")
-        )
-
-
-@dataclass
-class Visitors:
-    """Opens browsers; use it as a function."""
-
-    house: House
-    chromium: Browser
-    opened: list[Visitor] = field(default_factory=list)
-
-    def __call__(
-        self,
-        subject: str | None = "operator",
-        *,
-        org: str = "",
-        size: tuple[int, int] = WIDE,
-        script: bool = True,
-        token: str = "",
-    ) -> Visitor:
-        """Returns a visitor who has signed in.
-
-        Args:
-            subject: Who it is; None: nobody who has signed in.
-            org: The organization that their token names; empty: none.
-            size: The width and height of the window.
-            script: Whether the browser runs scripts.
-            token: Their token; empty: a new one.
-        """
-        width, height = size
-        context = self.chromium.new_context(
-            viewport={"width": width, "height": height},
-            java_script_enabled=script,
-            reduced_motion="reduce",
-        )
-        if subject is not None:
-            token = token or self.house.provider.token(subject, {"org": org} if org else None)
-            url = self.house.console.url
-            context.add_cookies([{"name": "keyfold", "value": token, "url": url}])
-        visitor = Visitor(self.house, context)
-        self.opened.append(visitor)
-        return visitor
-
-
 @pytest.fixture
 def visit(house: House, chromium: Browser) -> Iterator[Visitors]:
     """Opens browsers that end with the test; none may have had anything to complain of."""
@@ -179,24 +94,6 @@ def visit(house: House, chromium: Browser) -> Iterator[Visitors]:
     assert elsewhere == []
 
 
-def _inspect(visitor: Visitor, path: str, status: int = 200) -> list[str]:
-    """Opens a page in light and dark, at a desk and on a phone; returns what is wrong with it."""
-    page = visitor.page
-    page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
-    page.emulate_media(color_scheme="light")
-    answer = page.goto(f"{visitor.house.console.url}{path}")
-    assert answer is not None
-    wrong = [] if answer.status == status else [f"{path}: {answer.status}"]
-    wrong += [f"light: {each}" for each in browser.barriers(page)]
-    page.emulate_media(color_scheme="dark")
-    wrong += [f"dark: {each}" for each in browser.barriers(page, "color-contrast")]
-    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
-    beside = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    if beside > 0:
-        wrong.append(f"{path}: a phone must scroll sideways by {beside} pixels")
-    return wrong
-
-
 def test_axe_finds_barriers(chromium: Browser) -> None:
     """Axe says what a person could not use, and is silent about a page that is whole."""
     page = chromium.new_page()
@@ -212,18 +109,18 @@ def test_axe_finds_barriers(chromium: Browser) -> None:
 @pytest.mark.parametrize("path", OPERATOR_PAGES)
 def test_everybody_can_use_the_operators_pages(visit: Visitors, path: str) -> None:
     """Axe finds no barrier in a page, in light and dark; on a phone it does not scroll sideways."""
-    assert _inspect(visit(), path) == []
+    assert inspect(visit(), path) == []
 
 
 @pytest.mark.parametrize("path", CUSTOMER_PAGES)
 def test_everybody_can_use_the_customers_pages(visit: Visitors, path: str) -> None:
     """The same holds for the pages that a customer sees."""
-    assert _inspect(visit("ann", org="acme"), path) == []
+    assert inspect(visit("ann", org="acme"), path) == []
 
 
 def test_everybody_can_sign_in_and_read_what_is_wrong(house: House, visit: Visitors) -> None:
     """The same holds for signing in, for what does not exist, and for an operation."""
-    wrong = _inspect(visit(None), "/sign-in?again=1&next=/clusters")
+    wrong = inspect(visit(None), "/sign-in?again=1&next=/clusters")
     with house.client() as client:
         action = keyfold.OperationAction.recheck()
         scope = keyfold.OperationScope.clusters(["acme-prod", "globex-sick"])
@@ -231,9 +128,9 @@ def test_everybody_can_sign_in_and_read_what_is_wrong(house: House, visit: Visit
         client.wait_operation("looked-at")
     assert started.operation is not None
     visitor = visit()
-    wrong += _inspect(visitor, f"/{started.operation.name}")
+    wrong += inspect(visitor, f"/{started.operation.name}")
     for path in ("/clusters/nobody", "/nowhere"):
-        wrong += _inspect(visitor, path, 404)
+        wrong += inspect(visitor, path, 404)
     assert wrong == []
 
 
@@ -294,7 +191,7 @@ def test_the_keyboard_is_enough_to_revoke(house: House, visit: Visitors) -> None
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     keys.press("Enter")
     expect(page.locator("main")).to_be_focused()
-    _tab_to(page, "typed")
+    tab_to(page, "typed")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline != "none"
     keys.type("acme-typed")
@@ -303,15 +200,6 @@ def test_the_keyboard_is_enough_to_revoke(house: House, visit: Visitors) -> None
     with house.client() as client:
         states = {one.state for one in client.get_status("acme-typed").regions}
     assert states == {keyfold.State.REVOKED}
-
-
-def _tab_to(page: Page, name: str) -> None:
-    """Presses Tab until the field of this name has the focus."""
-    for _ in range(20):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.name") == name:
-            return
-    raise AssertionError(f"Tab does not come to {name}")
 
 
 def test_an_operation_is_started_and_watched(visit: Visitors) -> None:

@@ -1,0 +1,123 @@
+"""People at a browser who visit the console, and what their browser says of its pages."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+import browser
+from e2e.console import House
+
+PHONE: Final = (360, 740)
+WIDE: Final = (1_440, 900)
+
+
+@dataclass
+class Visitor:
+    """Somebody at a browser.
+
+    Attributes:
+        house: What they visit.
+        context: Their browser.
+        faults: What the browser complained of, such as a page that runs what it must not.
+        asked: The addresses that the browser asked for.
+    """
+
+    house: House
+    context: BrowserContext
+    faults: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", self._heard)
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def _heard(self, message: Any) -> None:
+        # The browser also reports statuses such as 404, which tests ask for themselves.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.faults.append(message.text)
+
+    def open(self, path: str) -> Page:
+        """Opens a page."""
+        self.page.goto(f"{self.house.console.url}{path}")
+        return self.page
+
+    def at(self, path: str) -> None:
+        """Waits until the browser is at a path, whatever its query."""
+        expect(self.page).to_have_url(
+            re.compile(re.escape(self.house.console.url + path) + r"(\?|$)")
+        )
+
+
+@dataclass
+class Visitors:
+    """Opens browsers; use it as a function."""
+
+    house: House
+    chromium: Browser
+    opened: list[Visitor] = field(default_factory=list)
+
+    def __call__(
+        self,
+        subject: str | None = "operator",
+        *,
+        org: str = "",
+        size: tuple[int, int] = WIDE,
+        script: bool = True,
+        token: str = "",
+    ) -> Visitor:
+        """Returns a visitor who has signed in.
+
+        Args:
+            subject: Who it is; None: nobody who has signed in.
+            org: The organization that their token names; empty: none.
+            size: The width and height of the window.
+            script: Whether the browser runs scripts.
+            token: Their token; empty: a new one.
+        """
+        width, height = size
+        context = self.chromium.new_context(
+            viewport={"width": width, "height": height},
+            java_script_enabled=script,
+            reduced_motion="reduce",
+        )
+        if subject is not None:
+            token = token or self.house.provider.token(subject, {"org": org} if org else None)
+            url = self.house.console.url
+            context.add_cookies([{"name": "keyfold", "value": token, "url": url}])
+        visitor = Visitor(self.house, context)
+        self.opened.append(visitor)
+        return visitor
+
+
+def inspect(visitor: Visitor, path: str, status: int = 200) -> list[str]:
+    """Opens a page in light and dark, at a desk and on a phone; returns what is wrong with it."""
+    page = visitor.page
+    page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
+    page.emulate_media(color_scheme="light")
+    answer = page.goto(f"{visitor.house.console.url}{path}")
+    assert answer is not None
+    wrong = [] if answer.status == status else [f"{path}: {answer.status}"]
+    wrong += [f"light: {each}" for each in browser.barriers(page)]
+    page.emulate_media(color_scheme="dark")
+    wrong += [f"dark: {each}" for each in browser.barriers(page, "color-contrast")]
+    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    beside = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    if beside > 0:
+        wrong.append(f"{path}: a phone must scroll sideways by {beside} pixels")
+    return wrong
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Presses Tab until the field of this name has the focus."""
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.name") == name:
+            return
+    raise AssertionError(f"Tab does not come to {name}")
