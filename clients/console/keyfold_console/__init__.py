@@ -10,6 +10,7 @@ visitor's token, and the server decides. Its rooms, from the top:
     pages/     a module for each page; pages/__init__ gathers them
     live       changes, as server-sent events
     refusals   errors of the API as pages
+    unreadable what is no request, and no form
     visitors   who visits: the token, signing in and out
     rendering  templates
     timeline   health over time, from the log

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from keyfold_console import api, headers, live, pages, refusals, visitors
+from keyfold_console import api, headers, live, pages, refusals, unreadable, visitors
 from keyfold_console.settings import Settings
 
 _STATIC: Final = Path(__file__).parent / "static"
@@ -33,6 +33,7 @@ def build(settings: Settings) -> web.Application:
             visitors.identified,
             refusals.explained,
             headers.from_here,
+            unreadable.read,
         ],
     )
     app[api.SETTINGS] = settings

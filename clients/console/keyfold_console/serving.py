@@ -13,6 +13,7 @@ from aiohttp import web
 
 from keyfold_console.app import build
 from keyfold_console.settings import Settings, SettingsError
+from keyfold_console.unreadable import answer_plainly
 
 _log: Final = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ async def serve(settings: Settings) -> None:
     )
     await runner.setup()
     try:
+        if runner.server is not None:
+            answer_plainly(runner.server)
         host, port = settings.address
         site = web.TCPSite(runner, host, port, ssl_context=certificate.context)
         try:
