@@ -236,3 +236,22 @@ async def test_who_may_not_start_one_is_told(console: Site) -> None:
     assert 'action="/operations/plan"' not in shown.body
     fields = {"operation": "spring", "action": "recheck", "organization": "acme"}
     assert (await console.post("/operations", **fields)).status == 403
+
+
+async def test_the_name_of_another_operation(console: Site) -> None:
+    """Who takes a name twice learns it above the form, which keeps what was filled in."""
+    first = {"operation": "spring", "action": "recheck", "clusters": "acme-prod"}
+    assert (await console.post("/operations", **first)).status == 303
+    shown = await console.post("/operations", **first | {"clusters": "acme-stage"})
+    assert shown.status == 400
+    assert "an operation spring already" in shown.text
+    assert 'value="spring"' in shown.body
+
+
+async def test_text_that_turns_the_direction(console: Site) -> None:
+    """Whoever reads a reason sees in it what the log has, and all that follows it as it is."""
+    await console.keyfold.revoke("acme-prod", reason="\u202edne\u202c \u2066of contract")
+    for path in ("/events", "/clusters/acme-prod", "/"):
+        shown = await console.get(path)
+        assert "of contract" in shown.text, path
+        assert not set("\u202e\u202c\u2066") & set(shown.body), path

@@ -10,6 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from keyfold.errors import (
+    AlreadyExistsError,
     ConflictError,
     CouldNotTellError,
     DeadlineError,
@@ -84,6 +85,7 @@ _KINDS: Final[tuple[tuple[type[KeyfoldError], int, str, str], ...]] = (
         "Ask the customer whether this was meant: only they can change it, at their KMS.",
     ),
     (KmsError, 409, "The customer's KMS does not do this", "Look at what the KMS said."),
+    (AlreadyExistsError, 409, "There is one of this name", "Look at it, or take another name."),
     (ConflictError, 409, "Something else was changed meanwhile", "Open the page again, and look."),
     (StateError, 409, "This cannot be done now", "Look at the state that the message names."),
     (

@@ -1,10 +1,12 @@
 """Pages from templates.
 
-Templates escape all that they show, and name nothing that a page did not give them.
+Templates escape all that they show, and name nothing that a page did not give them. Text that
+others wrote cannot turn the direction of what stands after it.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from aiohttp import web
@@ -48,6 +50,10 @@ for _name in _TEMPLATES.list_templates():
     _TEMPLATES.get_template(_name)
 
 
+_TURNING: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Characters that turn the direction of the text after them, so that it reads as something else."""
+
+
 async def page(
     request: web.Request, template: str, *, status: int = 200, **values: Any
 ) -> web.Response:
@@ -77,4 +83,5 @@ async def page(
         trace=request.get(TRACE, ""),
         **values,
     )
+    text = _TURNING.sub("\N{REPLACEMENT CHARACTER}", text)
     return web.Response(text=text, status=status, content_type="text/html")

@@ -11,7 +11,12 @@ from typing import Final
 from aiohttp import web
 
 from keyfold.calls.operations import first_operations, get_operation
-from keyfold.errors import ConflictError, InvalidInputError, NotFoundError
+from keyfold.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+)
 from keyfold_console.api import client_of, one_page
 from keyfold_console.pages.operation_form import ACTIONS, WrongFormError, filled, wanted
 from keyfold_console.pages.operation_words import Shown, what, where
@@ -19,6 +24,16 @@ from keyfold_console.rendering import page
 
 _PAGE: Final = 50
 """Operations on a page."""
+
+
+_TOLD: Final = (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    WrongFormError,
+)
+"""What is said above the form, which stays as it was filled in."""
 
 
 def routes() -> list[web.RouteDef]:
@@ -71,7 +86,7 @@ async def plan(request: web.Request) -> web.Response:
         started = await client_of(request).start_operation(
             asked.name, asked.action, asked.scope, dry_run=True
         )
-    except (WrongFormError, InvalidInputError, NotFoundError) as error:
+    except _TOLD as error:
         return await _listed(request, given, status=400, fault=str(error))
     return await page(
         request,
@@ -91,7 +106,7 @@ async def start(request: web.Request) -> web.Response:
         started = await client_of(request).start_operation(
             asked.name, asked.action, asked.scope, reason=asked.reason
         )
-    except (WrongFormError, InvalidInputError, NotFoundError, ConflictError) as error:
+    except _TOLD as error:
         return await _listed(request, given, status=400, fault=str(error))
     raise web.HTTPSeeOther(f"/{started.operation.name}" if started.operation else "/operations")
 
