@@ -97,6 +97,9 @@ async def test_a_proxy_brings_the_token(console: Site) -> None:
     shown = await console.get("/clusters", Authorization=f"Bearer {token_of('vendor')}")
     assert shown.status == 200
     assert "prod" in shown.text
+    # Signing out here would leave the visitor signed in at the proxy.
+    assert "Sign out" not in shown.text
+    assert "Sign out" in (await console.get("/clusters")).text
     for header in ("Bearer ", "Basic abc", f"Bearer {token_of('vendor', lasts=-9)}"):
         assert (await console.get("/clusters", Authorization=header)).status == 401
 

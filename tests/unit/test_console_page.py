@@ -46,6 +46,12 @@ def test_the_commands_can_be_run() -> None:
     assert {"--behind-proxy", "--target", "--ca"} <= flags
 
 
+def test_the_proxy_waits_as_long_as_a_page_may_take() -> None:
+    """Whoever tries a key behind the page's proxy sees how it came out, not that it took long."""
+    [waits] = re.findall(r"--upstream-timeout=(\d+)s", PAGE)
+    assert int(waits) > refusals.PATIENCE
+
+
 def test_the_policy_is_accepted() -> None:
     """The page's policy is one, and the customers' grant goes by the claim that it names."""
     [policy] = [text for text in pages.fenced(PAGE, "toml") if "[[grant]]" in text]

@@ -78,7 +78,8 @@ async def page(
     text = _TEMPLATES.get_template(template).render(
         here=request.path,
         navigation=_NAVIGATION,
-        signed_in=bool(request.get(TOKEN, "")),
+        # What a proxy brings with each request, the console cannot end.
+        signed_in=bool(request.get(TOKEN, "")) and "Authorization" not in request.headers,
         without_token=request.app[SETTINGS].without_token,
         trace=request.get(TRACE, ""),
         **values,
