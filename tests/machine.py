@@ -127,6 +127,8 @@ class Layer:
             uid, _, gid = user.partition(":")
             drop = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
             drop += ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
+            # A server ends with the tests, however they end.
+            drop += ["--pdeathsig=TERM"]
         return [
             *(*self.machine.enter, "chroot", str(self.root), *drop),
             *("env", "--ignore-environment", f"--chdir={folder}"),
