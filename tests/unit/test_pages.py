@@ -76,6 +76,16 @@ def test_each_picture_is_shown_and_there() -> None:
     assert shown == kept
 
 
+def test_the_index_has_every_page() -> None:
+    """Nobody must know a page's name to find it: docs/README.md leads to each."""
+    docs = ROOT / "docs"
+    index = (docs / "README.md").read_text(encoding="utf-8")
+    linked = {(docs / target).resolve() for target in re.findall(r"\]\(([^)#]+)", index)}
+    assert {page for page in docs.rglob("*.md") if page.resolve() not in linked} == {
+        docs / "README.md"
+    }
+
+
 METHOD = re.compile(
     r"(?<![:.])\b(?:Batch|Create|Delete|Erase|Get|List|Undelete|Update|Watch)[A-Z]\w+\b"
 )
