@@ -8,16 +8,19 @@ from collections.abc import Iterator
 
 import pytest
 
+import built_commands
 import stalls
 
 
 def pytest_configure() -> None:
     """Lets programs that tests start end by Ctrl-C, also where a shell runs pytest with `&`.
 
-    Such a shell has its children ignore SIGINT, and they would hand that on.
+    Such a shell has its children ignore SIGINT, and they would hand that on. Commands are built
+    once.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    built_commands.keep()
 
 
 def pytest_collection_finish() -> None:

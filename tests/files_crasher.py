@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import built_commands
 from keyfold.cli.app import app
 
 _action = sys.argv[1]
@@ -56,6 +57,7 @@ if __name__ == "__main__":
     for name in ("copy_file_range", "fsync", "link", "pwrite"):
         setattr(os, name, _failing(getattr(os, name)))
     Path.replace = _failing(Path.replace)  # type: ignore[method-assign]
+    built_commands.keep(app)
     for _step in map(int, sys.argv[2].split(",")):
         child = os.fork()
         if not child:

@@ -19,6 +19,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import built_commands
 from keyfold.cli.app import app
 from keyfold.cli.commands.rewrapping import checkpoint, pipeline
 
@@ -63,6 +64,7 @@ if __name__ == "__main__":
     checkpoint.FileIO = _File  # type: ignore[attr-defined]
     os.fsync = _synchronize  # type: ignore[assignment]
     Path.replace = _take_place  # type: ignore[assignment,method-assign]
+    built_commands.keep(app)
     for _step in map(int, sys.argv[2].split(",")):
         child = os.fork()
         if not child:
