@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 import pages
+from keyfold.errors import StoreStaleError, StoreUnavailableError
 from keyfold_console import live, refusals, settings, visitors
 from keyfold_console.app import build
 from keyfold_console.command import app
@@ -76,6 +77,15 @@ def test_the_pages_that_are_named_exist() -> None:
     for path in re.findall(r"`(/[a-zA-Z/]*)`", PAGE):
         pattern = re.sub(r"NAME", "[^/]+", path)
         assert any(re.fullmatch(pattern, one) for one in known), path
+
+
+def test_a_store_that_is_away_is_no_server_that_is_away() -> None:
+    """At night nobody restarts servers that still use the keys in their memory."""
+    away = refusals.kind_of(StoreUnavailableError("away", code="UNAVAILABLE"))
+    stale = refusals.kind_of(StoreStaleError("stale", code="UNAVAILABLE"))
+    assert away[:2] == stale[:2] == (503, "Keyfold cannot read its store")
+    assert "do not restart" in away[2]
+    assert "use no keys until it is back" in stale[2]
 
 
 def test_the_titles_of_faults_are_those_of_pages() -> None:

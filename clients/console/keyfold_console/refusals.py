@@ -23,6 +23,8 @@ from keyfold.errors import (
     NotFoundError,
     RefusedError,
     StateError,
+    StoreStaleError,
+    StoreUnavailableError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -93,6 +95,18 @@ _KINDS: Final[tuple[tuple[type[KeyfoldError], int, str, str], ...]] = (
         504,
         "No answer in time",
         "Open the page again. A change may have been made: look before you repeat it.",
+    ),
+    (
+        StoreUnavailableError,
+        503,
+        "Keyfold cannot read its store",
+        "Servers use keys in memory for a while yet, so do not restart them: bring the store back.",
+    ),
+    (
+        StoreStaleError,
+        503,
+        "Keyfold cannot read its store",
+        "Servers use no keys until it is back, and then go on by themselves: bring the store back.",
     ),
     (
         UnavailableError,
@@ -171,8 +185,13 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         )
 
 
+def kind_of(error: KeyfoldError) -> tuple[int, str, str]:
+    """Returns the HTTP status of an error, what is wrong in a few words, and what to do."""
+    return next(found[1:] for found in _KINDS if isinstance(error, found[0]))
+
+
 async def _refused(request: web.Request, error: KeyfoldError) -> web.Response:
-    _, status, title, advice = next(found for found in _KINDS if isinstance(error, found[0]))
+    status, title, advice = kind_of(error)
     return await said(request, status, title, advice, error.reason, str(error))
 
 
