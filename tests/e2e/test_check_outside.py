@@ -157,6 +157,9 @@ def test_a_server_without_its_store(start_server: StartServer) -> None:
     assert found["replicas"]["outcome"] == "FAILURE"
     assert "serves nothing after 2 s" in found["replicas"]["seen"]
     assert found["caller"]["outcome"] == "OK"
+    assert found["regions"]["outcome"] == "UNKNOWN"
+    assert "STORE_STALE" in found["regions"]["seen"]
+    assert [one["check"] for one in ran.json["checks"]].count("regions") == 1
 
 
 def _expired(authority: Authority) -> grpc.ServerCredentials:

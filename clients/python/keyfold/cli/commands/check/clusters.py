@@ -9,7 +9,7 @@ from typing import Final
 from keyfold import probe as probing
 from keyfold.checks import Finding, failure, ok, unknown, warning
 from keyfold.cli.commands.check.service import Fleet
-from keyfold.errors import KeyfoldError
+from keyfold.errors import ClusterBannedError, KeyfoldError, RowNotAuthenticError
 from keyfold.models.status import ClusterStatus, Health, RegionStatus, State
 
 _MOST: Final = 20
@@ -33,7 +33,7 @@ def regions(fleet: Fleet) -> Iterator[Finding]:
         )
         return
     count: Counter[State] = Counter()
-    told = 0
+    told, whole = 0, True
     try:
         for cluster in client.list_clusters():
             for region in cluster.regions:
@@ -44,17 +44,23 @@ def regions(fleet: Fleet) -> Iterator[Finding]:
                     if told <= _MOST:
                         yield found
     except KeyfoldError as error:
-        yield failure(
-            "regions",
-            f"{error.message} ({error.reason})",
-            "docs/operations.md has a section on rows that are not authentic",
-        )
+        whole = False
+        yield _not_listed(error)
     if told > _MOST:
         more = "`keyfold clusters` lists all of them"
         yield failure("regions", f"{told - _MOST:,} further regions are not as they must be", more)
     states = ", ".join(f"{number:,} {state.value}" for state, number in sorted(count.items()))
-    if not told:
+    if whole and not told:
         yield ok("regions", f"{states or 'none'}; the KMS of each in service does what it must")
+
+
+def _not_listed(error: KeyfoldError) -> Finding:
+    seen = f"{error.message} ({error.reason})"
+    if isinstance(error, RowNotAuthenticError | ClusterBannedError):
+        do = "docs/operations.md has a section on rows that are not authentic"
+        return failure("regions", seen, do)
+    do = "`keyfold-server check` says why, on the machine of a server"
+    return unknown("regions", f"nobody knows how they are: {seen}", do)
 
 
 def _of_region(cluster: ClusterStatus, region: RegionStatus) -> Finding | None:
