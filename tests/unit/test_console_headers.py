@@ -21,7 +21,7 @@ CROSS_SITE: tuple[dict[str, str], ...] = (
 
 
 async def test_headers_of_every_answer(tmp_path: Path) -> None:
-    """Each answer, faults included, forbids scripts, frames, sniffing, referrers and caches."""
+    """Each answer, faults included, forbids scripts, frames, sniffing, caches and referrers."""
     async with site(tmp_path) as console:
         for path in ("/clusters", "/nothing-here", "/static/console.css", "/livez", "/sign-in"):
             shown = await console.get(path)
@@ -30,7 +30,7 @@ async def test_headers_of_every_answer(tmp_path: Path) -> None:
                 "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
             )
             assert shown.headers["X-Content-Type-Options"] == "nosniff"
-            assert shown.headers["Referrer-Policy"] == "no-referrer"
+            assert shown.headers["Referrer-Policy"] == "same-origin"
             assert shown.headers["Cross-Origin-Opener-Policy"] == "same-origin"
             stays = path.startswith("/static/")
             assert shown.headers["Cache-Control"] == ("max-age=300" if stays else "no-store")

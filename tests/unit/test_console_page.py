@@ -11,7 +11,7 @@ import typer
 
 import pages
 from keyfold.errors import StoreStaleError, StoreUnavailableError
-from keyfold_console import live, refusals, settings, visitors
+from keyfold_console import live, refusals, settings, unreadable, visitors
 from keyfold_console.app import build
 from keyfold_console.command import app
 from keyfold_console.settings import Settings
@@ -66,7 +66,7 @@ def test_the_bounds_are_those_of_the_code() -> None:
         f"{visitors._MOST:,} bytes",
         f"{refusals.AT_ONCE} requests are served at once",
         f"{live._OF_ALL:,} streams of changes, {live._OF_A_VISITOR} of one visitor",
-        f"a page {refusals.PATIENCE:.0f} s",
+        f"{unreadable.PATIENCE:.0f} s to arrive, a page {refusals.PATIENCE:.0f} s",
     ):
         assert said in PAGE, said
 

@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from console_site import Site, site, token_of
+from keyfold_console import unreadable
 from keyfold_console.unreadable import answer_plainly
 
 TOKEN: Final = token_of("vendor")
@@ -74,3 +75,17 @@ async def test_a_form_that_is_none(
         async with sent as answer:
             assert answer.status == 400
     assert "a page failed" not in caplog.text
+
+
+async def test_a_form_that_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends a form byte by byte takes no place from others for long."""
+    monkeypatch.setattr(unreadable, "PATIENCE", 0.1)
+    head = (
+        "POST /sign-in HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    async with site(tmp_path) as console:
+        answer = await _sent(console, f"{head}token")
+    assert answer.startswith("HTTP/1.1 408 ")
+    assert "The form took too long to arrive" in answer

@@ -230,6 +230,7 @@ async def _plain(request: web.Request, answer: web.HTTPException) -> web.Respons
         403: "This was not asked from a page of the console",
         404: "There is no such page",
         405: "A page is not asked for like this",
+        408: "The form took too long to arrive",
         413: "The form is too large",
     }
     title = titles.get(answer.status, answer.reason)

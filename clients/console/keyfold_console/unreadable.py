@@ -6,6 +6,7 @@ it, and the line with the fault may be the one with a token.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -17,6 +18,9 @@ _log: Final = logging.getLogger(__name__)
 
 _OWN_FAULT: Final = 500
 """The least status that is no fault of the request. aiohttp quotes nothing then."""
+
+PATIENCE: Final = 10.0
+"""Seconds for a form to arrive. While one is read, it takes one of the places for requests."""
 
 _FORM: Final = "application/x-www-form-urlencoded"
 
@@ -62,7 +66,10 @@ async def read(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.can_read_body and request.content_type != _FORM:
         raise web.HTTPBadRequest(text="what was sent is not a form of this console\n")
     try:
-        await request.post()
+        async with asyncio.timeout(PATIENCE):
+            await request.post()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
     except (ValueError, LookupError, web.RequestPayloadError, ConnectionError):
         raise web.HTTPBadRequest(text="the form cannot be read\n") from None
     return await handler(request)
