@@ -7,14 +7,16 @@ import re
 import socket
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+import typer
 
 import pages
 import prometheus
 from e2e.conftest import StartServer
 from e2e.server import ROOT, Server
+from keyfold_console.command import app as console
 from keyfold_server.settings import Settings
 
 PAGE: Final = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -131,11 +133,13 @@ def test_the_pages_metrics_exist() -> None:
 
 
 def test_the_pages_settings_exist() -> None:
-    """Every setting that the page names exists, be it the server's or a client's."""
+    """Every setting that the page names exists, be it the server's, a console's or a client's."""
     known = {f"KEYFOLD_{name.upper()}" for name in Settings.model_fields}
-    clients = {"KEYFOLD_TARGET", "KEYFOLD_CERT", "KEYFOLD_KEY"}
+    command: Any = typer.main.get_command(console)
+    # The console takes those of a client, too.
+    consoles = {one.envvar for one in command.commands["run"].params if one.envvar}
     named = set(re.findall(r"\bKEYFOLD_[A-Z_]+", PAGE))
-    assert named <= known | clients | {"KEYFOLD_CONFIG"}
+    assert named <= known | consoles | {"KEYFOLD_CONFIG"}
 
 
 def test_the_pages_links_lead_somewhere() -> None:
