@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,6 +151,11 @@ class Prometheus:
                 self._firing = [each["labels"] for each in alerts if each["state"] == "firing"]
                 self._asked = time.monotonic()
             return self._firing
+
+    def has(self, metric: str, instance: str) -> bool:
+        """Returns whether it has read a metric of an instance."""
+        query = urllib.parse.urlencode({"query": f'{metric}{{instance="{instance}"}}'})
+        return bool(self._ask(f"query?{query}")["result"])
 
     def _ask(self, what: str) -> Mapping[str, Any]:
         ends = time.monotonic() + WAIT

@@ -19,6 +19,7 @@ func TestSettingsThatCannotBeUsed(t *testing.T) {
 	}
 	for says, settings := range map[string]Settings{
 		"is not host:port":      {Target: "localhost"},
+		"has an @":              {Target: "127.0.0.1:1,user:password@127.0.0.1:1"},
 		"\"a:b\" is not":        {Target: "127.0.0.1:1,a:b"},
 		"path/to:1":             {Target: "path/to:1"},
 		"together, or neither":  {TLS: &TLS{CertFile: empty}},

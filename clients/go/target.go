@@ -60,6 +60,10 @@ func addressesOf(target string) []string {
 }
 
 func hostOf(address string) (string, error) {
+	if strings.Contains(address, "@") {
+		// What stands before it may be a password, so the message does not repeat the address.
+		return "", unusable("the address has an @: give host:port alone, and credentials apart")
+	}
 	host, port, err := net.SplitHostPort(address)
 	if err == nil {
 		_, err = strconv.ParseUint(port, 10, 16)

@@ -68,6 +68,7 @@ def test_a_whole_deployment(mutual: House, tmp_path: Path) -> None:  # noqa: F81
     ran = cli("check", "-o", "json", *words, "--token-file", str(token))
     assert ran.code == FAILED
     assert "ended" in _by_check(ran)["token"]["seen"]
+    assert any("--token-file, or with --cert" in one["do"] for one in ran.json["checks"])
     assert token.read_text() not in ran.out.decode()
 
 

@@ -130,6 +130,13 @@ def test_unusable_targets(wrong: str) -> None:
         keyfold.Client(wrong)
 
 
+def test_a_target_with_a_password_is_not_repeated() -> None:
+    """Who writes an address as in a URL gets an error without the password."""
+    with pytest.raises(ValueError, match="has an @") as raised:
+        keyfold.Client("user:hunter2@127.0.0.1:1")
+    assert "hunter2" not in str(raised.value)
+
+
 def test_no_proxy_sees_plain_text() -> None:
     """Without TLS the client ignores proxies from the environment: they would read every key."""
     assert ("grpc.enable_http_proxy", 0) in endpoint("127.0.0.1:7443", None).options

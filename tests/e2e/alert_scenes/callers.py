@@ -58,6 +58,22 @@ def absent(stage: Stage) -> None:
     stage.ends("KeyfoldAbsent")
 
 
+@provokes("KeyfoldServerGone")
+def gone(stage: Stage) -> None:
+    """A server's process ends while Prometheus still looks for it."""
+    server = stage.server()
+    name = f"{stage.name}-one"
+    stage.until(lambda: stage.prometheus.has("keyfold_serving", name), "it was never read")
+    server.kill()
+    stage.fires("KeyfoldServerGone")
+    with stage.runbook("KeyfoldServerGone", server) as book:
+        # Nothing keeps it from starting.
+        book.run()
+    server.restart()
+    stage.scrape(server)
+    stage.ends("KeyfoldServerGone")
+
+
 @provokes("KeyfoldPolicyBroken", "KeyfoldTurnsCallsAway")
 def limits(stage: Stage) -> None:
     """Somebody breaks the policy file, and a caller calls more often than it may."""

@@ -90,6 +90,9 @@ def _resolve(host: str, port: str) -> tuple[ipaddress.IPv4Address | ipaddress.IP
 
 
 def _host_port(address: str) -> tuple[str, str]:
+    if "@" in address:
+        # What stands before it may be a password, so the message does not repeat the address.
+        raise wrong_value("the address has an @: give host:port alone, and credentials apart")
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host or _SCHEME.match(address):
         raise wrong_value(f"{address!r} is not host:port or unix:/path")

@@ -24,7 +24,7 @@ from keyfold.checks import (
 from keyfold.cli.common import Unopened
 from keyfold.cli.errors import InputError
 from keyfold.client import Client
-from keyfold.errors import KeyfoldError, UnimplementedError
+from keyfold.errors import KeyfoldError, UnauthenticatedError, UnimplementedError
 from keyfold.models.caller import CallerIdentity, ReplicaInfo
 from keyfold.version import __version__
 
@@ -107,6 +107,9 @@ class Fleet:
                 "the server does not know GetCaller",
                 "it runs an older release than this client; bring it to this one",
             )
+        except UnauthenticatedError as error:
+            said = f"{error.message} ({error.reason})"
+            yield failure(name, said, "name yourself with --token-file, or with --cert and --key")
         except KeyfoldError as error:
             said = f"{error.message} ({error.reason})"
             yield failure(name, said, "look at the connection above, and at the server's log")
