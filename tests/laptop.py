@@ -134,6 +134,11 @@ class Service:
             path, _, options = one.partition(":")
             run("mkdir", "-p", f"{root}{path}")
             run("mount", "-t", "tmpfs", "-o", options or "mode=1777", "tmpfs", f"{root}{path}")
+            for hidden in (ROOT, Path(sys.base_prefix)):
+                # What an image would bring may be in such a folder of this machine.
+                if hidden.is_relative_to(path):
+                    run("mkdir", "-p", f"{root}{hidden}")
+                    run("mount", "--bind", str(hidden), f"{root}{hidden}")
 
     def command(self, words: Sequence[str], **environment: str) -> list[str]:
         """Returns the command line of a program of this service, in its layer, as its user."""
@@ -205,9 +210,14 @@ class Laptop:
         layers = folder / "layers"
         layers.mkdir()
         self.machine = Machine(layers, network=True)
-        self.services = {
-            name: Service(self.machine, folder, name, self.model) for name in self.model["services"]
-        }
+        try:
+            self.services = {
+                name: Service(self.machine, folder, name, self.model)
+                for name in self.model["services"]
+            }
+        except BaseException:
+            self.machine.close()
+            raise
 
     def start(self) -> None:
         """Starts every service without a profile, after those on which it depends."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from drill.regions import opened
 from drill.scenes import SCENES, Drill
@@ -39,6 +41,10 @@ def main(names: Sequence[str]) -> int:
             say(f"{name}: {figures}; {uses} uses, {changes} changes, {len(found)} violations")
             for violation in found[:20]:
                 say(f"  FOUND {violation}")
+            if found:
+                kept = Path(tempfile.gettempdir()) / f"keyfold-drill-{seed}-{name}.jsonl"
+                drill.history.dump(kept)
+                say(f"  the history is in {kept}")
             bad += bool(found)
     return bad
 

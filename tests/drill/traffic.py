@@ -109,8 +109,10 @@ class Place(threading.Thread):
         change = Change(self._number, live.name, request, f"{live.name}-{self._number}-{self._ids}")
         self._history.changes.append(change)
         gives_up = now() + _PATIENCE
+        # A socket's path is the caller's name, so at another server it would be another request.
+        way = self._random.choice(ways)
         while True:
-            attempt = self._caller.change(self._random.choice(ways), change, _TIMEOUT)
+            attempt = self._caller.change(way, change, _TIMEOUT)
             if attempt.answer.told:
                 live.shown = attempt.answer.shown
             if not attempt.answer.unknown or now() > gives_up or self.ended.is_set():

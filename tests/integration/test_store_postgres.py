@@ -756,6 +756,37 @@ def test_a_commit_that_no_standby_confirmed(
     assert len(store.poll(BEAT)) == 2
 
 
+def test_nobody_sees_a_change_that_waits_for_a_standby(crashing: Bench) -> None:
+    """S2: no time limit ends the wait, or others would read what a failover may take back.
+
+    A repetition with the same request_id would even say that the change was made.
+    """
+    store = crashing.open(QUICK)
+    applied(store, enabling(a_cluster("waiting")))
+    server = crashing.server
+    server.run("ALTER SYSTEM SET synchronous_standby_names = 'nowhere'")
+    server.run("SELECT pg_reload_conf()")
+    try:
+        assert told(lambda: server.run("SHOW synchronous_standby_names") == [("nowhere",)])
+        with pytest.raises(StoreUnavailableError):
+            applied(store, revoking("waiting"))
+        time.sleep(QUICK.statement)
+        seen = store.cluster("waiting")
+        assert seen is not None
+        assert {region.state for region in seen.regions} == {State.ENABLED}
+        assert crashing.sessions("wait_event = 'SyncRep'")
+    finally:
+        server.run("ALTER SYSTEM RESET synchronous_standby_names")
+        server.run("SELECT pg_reload_conf()")
+
+    def is_revoked() -> bool:
+        seen = store.cluster("waiting")
+        return seen is not None and {r.state for r in seen.regions} == {State.REVOKED}
+
+    # Its wait is over: it was a change all the while.
+    assert told(is_revoked)
+
+
 def test_the_server_crashes_during_changes(crashing: Bench) -> None:
     """S8, R6: after an immediate stop, each batch is there whole or not, and answers hold.
 

@@ -110,6 +110,7 @@ def test_of_several_hosts_the_primary_is_chosen() -> None:
     """S2: among several hosts the url asks for the one that takes writes."""
     several = address.parse("postgresql://u@/k?host=a:1&host=b:2")
     assert several.url.query["target_session_attrs"] == "read-write"
+    assert 2 * float(str(several.url.query["connect_timeout"])) < several.timeouts.poll
     assert several.label == "a:1,b:2/k"
 
 

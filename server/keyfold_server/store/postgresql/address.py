@@ -161,6 +161,9 @@ def parse(url: str, password_file: Path | None = None, timeouts: Timeouts = Time
     if len(hosts) > 1:
         # The host that takes writes: a standby cannot store a heartbeat (protocol S2).
         defaults["target_session_attrs"] = "read-write"
+        # libpq tries one host after the other, and a poll ends after 5 seconds: one host that is
+        # away, as in a failover, must leave time for the others.
+        defaults["connect_timeout"] = "2"
     if not all(map(_is_local, hosts)):
         mode = parsed.query.get("sslmode", "verify-full")
         defaults["sslmode"] = str(mode)
