@@ -29,7 +29,7 @@ from keyfold_server.domain.timing import Timing
 
 
 class _Way(NamedTuple):
-    """How the watched replica hears of changes.
+    """The way in which the watched replica hears of changes.
 
     Attributes:
         name: Its name in the table.
@@ -125,7 +125,7 @@ class _Pair:
             changing: The replica that changes go through.
             watched: The other one.
             shown: The address of its metrics.
-            way: How the watched replica hears of changes.
+            way: The way in which the watched replica hears of changes.
             arrive: Seconds in which the last state has to arrive.
         """
         self._changing = changing

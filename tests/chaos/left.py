@@ -44,7 +44,7 @@ def left(fleet: Fleet, history: History) -> Iterator[Violation]:
         blobs[blob.cluster].append(blob)
     with stubs(fleet.servers[0].target) as stub:
         for cluster, kept in sorted(blobs.items()):
-            yield from _cluster(stub, history, cluster, kept)
+            yield from cluster_left(stub, history, cluster, kept)
     for server in fleet.servers:
         server.kill()
     yield from _stored(fleet)
@@ -86,7 +86,7 @@ def _refused(stub: service.KeyManagementServiceStub, asked: pb.WrapRequest) -> s
     return ""
 
 
-def _cluster(
+def cluster_left(
     stub: service.KeyManagementServiceStub, history: History, cluster: str, kept: list[Blob]
 ) -> Iterator[Violation]:
     """Checks that a cluster and every wrapped key are as the record says."""

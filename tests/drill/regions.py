@@ -37,6 +37,10 @@ DELAY: Final = 0.04
 STALENESS: Final = 45.0
 """Seconds that a server serves without its store: longer than a failover takes."""
 
+TTL: Final = 60.0
+GRACE: Final = 900.0
+"""Seconds that a key serves after a proof by its KMS, and further ones while the KMS is away."""
+
 _READY: Final = 120.0
 _FAILOVER: Final = 120.0
 
@@ -57,6 +61,11 @@ class RegionServer:
         self.target = f"unix:{folder / name}.sock"
         self._out = folder / f"{name}.out"
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def place(self) -> str:
+        """The server, whichever of its processes it is, as `chaos.history.Span.what` has it."""
+        return self.name.partition(".")[0]
 
     def begin(self, wan: Wan, settings: dict[str, str]) -> None:
         """Starts it; `wait_ready` waits for it."""
@@ -151,7 +160,8 @@ class World:
             "KEYFOLD_STORE_MAX_STALENESS": f"{STALENESS:g}s",
             "KEYFOLD_SERVICE_KEY": str(self._folder / "service.key"),
             "KEYFOLD_LOCAL_KEYS": str(self._folder / "keys.json"),
-            "KEYFOLD_CACHE_TTL": "60s",
+            "KEYFOLD_CACHE_TTL": f"{TTL:g}s",
+            "KEYFOLD_OUTAGE_GRACE": f"{GRACE:g}s",
             "KEYFOLD_METRICS": "off",
         }
 

@@ -17,18 +17,15 @@ from behaviour import Request
 from chaos.board import Live
 from chaos.calls import Way
 from chaos.history import Attempt, History, Use, now
-from chaos.left import _cluster
+from chaos.left import cluster_left
 from chaos.order import Violation
 from chaos.validate import validate
-from drill.regions import REGIONS, STALENESS, World
+from drill.regions import GRACE, REGIONS, STALENESS, TTL, World
 from drill.traffic import Traffic
 from keyfold.v1 import key_management_service_pb2_grpc as service
 
 REVOKE: Final = Request("Revoke")
 RESTORE: Final = Request("Restore")
-
-TTL: Final = 60.0
-GRACE: Final = 900.0
 
 ROUNDS: Final = 9
 """Revocations that are timed."""
@@ -51,7 +48,7 @@ class Drill:
         servers = world.every_server()
         self.world = world
         self.history = History(servers=len(servers), staleness=STALENESS, ttl=TTL, grace=GRACE)
-        self.history.births = {server.name.partition(".")[0]: [now()] for server in servers}
+        self.history.births = {server.place: [now()] for server in servers}
         self.traffic = Traffic(world, self.history, seed)
 
     # Faults
@@ -59,7 +56,7 @@ class Drill:
     @contextmanager
     def cut_off(self, region: int) -> Iterator[float]:
         """Cuts a region off for a block; yields when."""
-        spans = [f"store:{server.name.partition('.')[0]}" for server in self.world.servers[region]]
+        spans = [f"store:{server.place}" for server in self.world.servers[region]]
         asked = now()
         self.world.wan.cut_off(region)
         for span in spans:
@@ -75,7 +72,7 @@ class Drill:
     @contextmanager
     def asleep(self, region: int) -> Iterator[None]:
         """Lets a region's servers sleep for a block."""
-        spans = [f"paused:{server.name.partition('.')[0]}" for server in self.world.servers[region]]
+        spans = [f"paused:{server.place}" for server in self.world.servers[region]]
         for server, span in zip(self.world.servers[region], spans, strict=True):
             asked = now()
             server.signal(signal.SIGSTOP)
@@ -153,7 +150,7 @@ class Drill:
             stub = service.KeyManagementServiceStub(channel)
             for live in self.traffic.live:
                 kept = [blob for blob in self.history.blobs if blob.cluster == live.name]
-                found += _cluster(stub, self.history, live.name, kept)
+                found += cluster_left(stub, self.history, live.name, kept)
         return found
 
 

@@ -101,7 +101,7 @@ def run(  # noqa: PLR0913  one argument for each option
         typer.Option(
             envvar="KEYFOLD_CERT",
             help="A PEM file with a client certificate, where the server asks for one. It gives "
-            "nobody rights: each call brings the visitor's token, too.",
+            "visitors no rights: the console makes no call without a visitor's token.",
         ),
     ] = None,
     key: Annotated[

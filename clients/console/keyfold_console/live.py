@@ -29,7 +29,7 @@ _AGE: Final = 600.0
 """Seconds after which a stream ends. The browser begins the next one by itself."""
 
 _APART: Final = 1.0
-"""Seconds between two changes that are told, so that a busy hour does not keep a page busy."""
+"""Seconds that a stream waits between two messages, however often something changes."""
 
 _STREAMS: Final = web.AppKey("streams", Counter[bytes])
 

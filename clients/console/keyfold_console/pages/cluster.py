@@ -55,8 +55,8 @@ class Use:
 
     Attributes:
         caller: The caller's name.
-        count: How often.
-        failed: How often without success.
+        count: How many times the caller used them.
+        failed: How many of these times the server refused, or could not do it.
     """
 
     caller: str

@@ -41,7 +41,7 @@ class Sent:
 
     Attributes:
         regions: The regions that were chosen; empty: none.
-        texts: What else was typed, by the field's name.
+        texts: What the visitor typed into the other fields, by their names.
     """
 
     regions: tuple[str, ...] = ()
