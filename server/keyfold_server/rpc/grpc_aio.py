@@ -8,6 +8,7 @@ more of a call than `UNASKED` bytes.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -194,8 +195,10 @@ def _unary(handle: Handler) -> Any:
 
 def _streaming(handle: Handler) -> Any:
     async def answer(_: object, context: Any) -> None:
-        reply = await handle(_Call(context))
+        call = _Call(context)
+        reply = await handle(call)
         if isinstance(reply, Failed):
+            await call.headers_sent()
             await context.abort_with_status(rpc_status.to_status(reply.status))
 
     return answer
@@ -204,7 +207,7 @@ def _streaming(handle: Handler) -> Any:
 class _Call:
     """A call of gRPC's library; see `rpc.call.Call`."""
 
-    __slots__ = ("_context", "_metadata", "peer")
+    __slots__ = ("_context", "_headers", "_metadata", "peer")
 
     whole: Final = None  # gRPC says only by a future whether a request has arrived.
 
@@ -214,6 +217,7 @@ class _Call:
         self._context = context
         self.peer: str = context.peer()
         self._metadata: Sequence[tuple[str, str | bytes]] | None = None
+        self._headers: asyncio.Future[None] | None = None
 
     def header(self, name: str) -> Sequence[str | bytes]:
         metadata = self._metadata
@@ -235,7 +239,17 @@ class _Call:
         return data if isinstance(data, bytes) else None  # EOF is an object of its own.
 
     async def write(self, message: bytes) -> None:
+        if self._headers is None:
+            # gRPC would send them with the first message. If that write were cancelled, it would
+            # send them once more with the status, fail, and the call would end without a reason.
+            self._headers = asyncio.ensure_future(self._context.send_initial_metadata(()))
+            await asyncio.shield(self._headers)
         await self._context.write(message)
+
+    async def headers_sent(self) -> None:
+        """Waits until the headers are sent if they are on their way; no reader holds them up."""
+        if self._headers is not None:
+            await asyncio.wait((self._headers,))
 
     def when_done(self, callback: Callable[[], None]) -> None:
         self._context.add_done_callback(lambda _: callback())
