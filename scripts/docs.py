@@ -67,7 +67,8 @@ the same kind, and the other items succeed.
 | detail | when | content |
 |---|---|---|
 | `ErrorInfo` | always | `reason` and, in `metadata`, those that Keyfold knows of `source`, \
-`cluster`, `region`, `provider_request_id` (the KMS's own id of the call) and `missing_permission` |
+`cluster`, `region`, `provider_request_id` (the KMS's own id of the call), `missing_permission` \
+and `served_at` (the address that serves the region) |
 | `RetryInfo` | if the table says so | how long to wait before trying again |
 | `BadRequest` | if one field is wrong | the field's path, such as `region_specs[1].key_spec.uri` |
 
@@ -201,6 +202,7 @@ SAMPLES: Final[dict[str, object]] = {
     "metrics": "127.0.0.1:9464",
     "metrics_clusters": ["prod"],
     "regions": {"eu": {"AWS_KMS": "eu-west-1", "GCP_CLOUD_KMS": ["europe-west1", "europe"]}},
+    "served_at": {"eu": "eu.keyfold.example:7443", "*": "control.keyfold.example:7443"},
     "seats": [
         {
             "name": "eu-0001",
@@ -307,6 +309,8 @@ def _default(field: FieldInfo) -> str:
         return "unset"
     if isinstance(default, BaseModel | dict | list):
         return "empty"
+    if isinstance(default, tuple):
+        default = ",".join(default)
     return f"`{_toml(field, default).strip(chr(34))}`"
 
 

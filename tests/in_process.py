@@ -33,6 +33,7 @@ from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Clock, Heartbeat, Store
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.timing import Timing
 from keyfold_server.providers.catalog import Catalog
 from keyfold_server.providers.local.key_file import KeyFile
@@ -69,6 +70,7 @@ class Setup(TypedDict, total=False):
         platform: Returns the vendor's own root key of a region.
         clock: The server's clock; the machine's by default.
         who: Identifies callers to the server; by default, everybody may do everything.
+        served: The regions that the server serves; every region by default.
         type_of: Returns the type of the provider that a key uri belongs to; LOCAL by default.
     """
 
@@ -83,6 +85,7 @@ class Setup(TypedDict, total=False):
     timing: Timing
     bounds: Bounds
     regions: ResidencyPolicy
+    served: ServedRegions
     who: Callers
     type_of: Callable[[str], str]
 
@@ -178,6 +181,7 @@ async def running(
             setup.get("timing", Timing()),
             bounds=setup.get("bounds"),
             regions=setup.get("regions"),
+            served=setup.get("served"),
         )
         who = setup.get("who") or Callers(callers.POLICIES, callers.LOCAL, clock)
         replica.run_operations(who.rights)

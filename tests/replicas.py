@@ -37,6 +37,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, Roo
 from keyfold_server.domain.ports import Store
 from keyfold_server.domain.provider import KeyProvider, Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller, Rights
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.call import Call, NeedsLoad
 from keyfold_server.service.data.data_plane import Destination, UnwrapResult
@@ -202,7 +203,9 @@ class Member:
         rights: Rights of the callers: everything, until a test sets others.
     """
 
-    def __init__(self, house: House, timing: Timing, bounds: Bounds) -> None:
+    def __init__(
+        self, house: House, timing: Timing, bounds: Bounds, served: ServedRegions | None = None
+    ) -> None:
         self.house = house
         self.line = Line(house.store)
         self.replica = Replica(
@@ -216,6 +219,7 @@ class Member:
             house.clock,
             timing,
             bounds=bounds,
+            served=served,
             random=house.random,
         )
         self.replica.run_operations(lambda _: self.rights)
@@ -582,11 +586,12 @@ class House:
         max_clusters: int = 1_000,
         rates: Rates = UNHURRIED,
         bounds: Bounds | None = None,
+        served: ServedRegions | None = None,
         **timing: float,
     ) -> Member:
-        """Starts a replica."""
+        """Starts a replica; by default one that serves every region."""
         bounds = replace(bounds or Bounds(), cached_clusters=max_clusters, kms_rates=rates)
-        member = Member(self, Timing(**({"store_poll": 0.001} | timing)), bounds)
+        member = Member(self, Timing(**({"store_poll": 0.001} | timing)), bounds, served)
         self.members.append(member)
         return await member.start()
 

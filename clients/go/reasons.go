@@ -167,6 +167,9 @@ const (
 	// ReasonKeyElsewhere: The root key is not known to be in the cluster's region, as the server
 	// requires.
 	ReasonKeyElsewhere Reason = "KEY_ELSEWHERE"
+	// ReasonWrongRegion: The replica that was called does not serve the region, or what needs every
+	// region.
+	ReasonWrongRegion Reason = "WRONG_REGION"
 	// ReasonKeyVersionPinned: A key whose uri names one version is to be rotated, or followed: it never
 	// has a newer one.
 	ReasonKeyVersionPinned Reason = "KEY_VERSION_PINNED"
@@ -337,6 +340,7 @@ func kindOfReason(reason Reason) Kind {
 		ReasonSeatsExhausted,
 		ReasonKeyHeldByAnother,
 		ReasonKeyElsewhere,
+		ReasonWrongRegion,
 		ReasonKeyVersionPinned,
 		ReasonOrganizationNotEmpty,
 		ReasonKeyLinkInUse,

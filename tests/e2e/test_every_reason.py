@@ -46,6 +46,7 @@ from keyfold_server.domain.log import Position
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Credential
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.timing import Timing
 from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.rpc.incoming.callers import Callers
@@ -744,6 +745,22 @@ def test_a_key_outside_of_its_region(reasons: Reasons, tmp_path: Path) -> None:
         server.provider.create_key("eu")
         asked = pb.EnableRequest(cluster="prod", region_specs=[fake("eu")])
         reasons.note(refused(stub.Enable, asked), "KEY_ELSEWHERE")
+
+
+def test_a_region_that_the_replica_does_not_serve(reasons: Reasons, tmp_path: Path) -> None:
+    """A replica of one region calls no KMS for another, and says which address serves it."""
+    served = ServedRegions.of(["us"], {"eu": "eu.keyfold.example:7443"})
+    with (
+        serving(tmp_path, timing=TIMING, served=served) as server,
+        stubs(server.target) as stub,
+    ):
+        server.provider.create_key("eu")
+        asked = pb.EnableRequest(cluster="prod", region_specs=[fake("eu")])
+        reasons.note(refused(stub.Enable, asked), "WRONG_REGION")
+        answer = reasons.seen["WRONG_REGION"]
+        assert answer.metadata["region"] == "eu"
+        assert answer.metadata["served_at"] == "eu.keyfold.example:7443"
+        assert not server.provider.calls
 
 
 def test_too_many_calls_a_second(reasons: Reasons, tmp_path: Path) -> None:

@@ -178,6 +178,7 @@ from keyfold.errors import (
     WatchTooSlowError,
     WrappedKeyCorruptError,
     WrongClusterError,
+    WrongRegionError,
 )
 from keyfold.models.access_policy import AccessPolicy, AccessStatement
 from keyfold.models.caller import CallerGrant, CallerIdentity, CallerKey, CallerProof, ReplicaInfo
@@ -494,5 +495,6 @@ __all__ = [
     "Wrapped",
     "WrappedKeyCorruptError",
     "WrongClusterError",
+    "WrongRegionError",
     "__version__",
 ]

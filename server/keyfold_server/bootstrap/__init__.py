@@ -20,6 +20,7 @@ from keyfold_server.bootstrap import process
 from keyfold_server.bootstrap.access import Access
 from keyfold_server.bootstrap.providers import catalog, key_names, regions, seats
 from keyfold_server.domain.bounds import Bounds, Rates
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.timing import Timing
 from keyfold_server.rpc.asgi_server import LOOK, AsgiServer
 from keyfold_server.rpc.call_log import CallLog
@@ -84,6 +85,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         bounds=bounds(settings),
         regions=places,
         seats=pool,
+        served=ServedRegions.of(settings.serves, settings.served_at),
     )
     return joined, store.close
 

@@ -73,6 +73,7 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── SeatNotReservedError                SEAT_NOT_RESERVED
     │   ├── SeatsExhaustedError                 SEATS_EXHAUSTED
     │   ├── KeyElsewhereError                   KEY_ELSEWHERE
+    │   ├── WrongRegionError                    WRONG_REGION
     │   ├── KeyVersionPinnedError               KEY_VERSION_PINNED
     │   ├── OrganizationNotEmptyError           ORGANIZATION_NOT_EMPTY
     │   ├── KeyLinkInUseError                   KEY_LINK_IN_USE
@@ -125,7 +126,7 @@ outage does not. Messages are lower case, say what to do next, and hold no key m
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 
 class KeyfoldError(Exception):
@@ -718,6 +719,29 @@ class KeyElsewhereError(StateError):
 
     reason = "KEY_ELSEWHERE"
     remedy = "Use a key in the provider region that the message names."
+
+
+class WrongRegionError(StateError):
+    """The replica that was called does not serve the region, or what needs every region."""
+
+    reason = "WRONG_REGION"
+    remedy = (
+        "Call the address in `served_at`, or ask the operator which replicas serve the region. "
+        "Nothing was changed, and no KMS was called."
+    )
+
+    def __init__(self, message: str, *, served_at: str | None = None, **place: Any) -> None:
+        """Makes an error; `served_at` is the address to call, or None if it is not known."""
+        super().__init__(message, **place)
+        self.served_at = served_at
+
+    def at(
+        self, *, cluster: str | None = None, region: str | None = None, field: str | None = None
+    ) -> Self:
+        """Returns a copy that also says where it happened; see `KeyfoldError.at`."""
+        copy = super().at(cluster=cluster, region=region, field=field)
+        copy.served_at = self.served_at
+        return copy
 
 
 class KeyVersionPinnedError(StateError):

@@ -21,6 +21,7 @@ from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Rights
 from keyfold_server.domain.seats import SeatPool
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.data_plane import DataPlane
 from keyfold_server.service.data.key_cache import KeyCache
@@ -117,6 +118,7 @@ class Replica:
         clock: Time.
         store_uid: The uid of the store.
         timing: The spans that the promises are made of.
+        served: The regions whose KMSs this replica calls.
         geos: The settings' geos.
         data_plane: Answers Wrap, Unwrap and the other data-plane calls.
         loads: Brings keys into memory.
@@ -167,6 +169,7 @@ class Replica:
         bounds: Bounds | None = None,
         regions: ResidencyPolicy | None = None,
         seats: SeatPool | None = None,
+        served: ServedRegions | None = None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Joins the parts; `start` brings them to life.
@@ -180,6 +183,7 @@ class Replica:
             bounds: The limits on calls and their sizes.
             regions: The settings' rules for the places of keys.
             seats: The settings' seats.
+            served: The regions whose KMSs this replica calls; every region by default.
             random: The source of keys and ids.
         """
         self.clock = clock
@@ -190,7 +194,10 @@ class Replica:
         self._random = random
         self._names = names
         self._storage = Storage(store)
-        self._kms = KmsClient(providers, clock, timing.provider_budget, self.bounds.kms_rates)
+        self.served = served or ServedRegions()
+        self._kms = KmsClient(
+            providers, clock, timing.provider_budget, self.bounds.kms_rates, self.served
+        )
         self._health = HealthRecorder(clock, self._storage)
         self._cache = KeyCache(self.bounds.cached_clusters)
         self._uses = UseRecorder(self._cache, clock, self._storage)

@@ -37,6 +37,7 @@ from keyfold_server.settings.forms import (
 from keyfold_server.settings.keys import KeySettings
 from keyfold_server.settings.regions import RegionSettings
 from keyfold_server.settings.seats import SeatSettings
+from keyfold_server.settings.served import ServedSettings
 from keyfold_server.settings.service_links import is_service_link
 from keyfold_server.settings.store import StoreSettings
 
@@ -72,6 +73,7 @@ _MOST_CLUSTERS: Final = 100
 class Settings(
     BoundsSettings,
     SeatSettings,
+    ServedSettings,
     RegionSettings,
     KeySettings,
     StoreSettings,

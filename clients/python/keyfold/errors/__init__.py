@@ -135,6 +135,7 @@ from keyfold.errors.reasons import (
     WatchTooSlowError,
     WrappedKeyCorruptError,
     WrongClusterError,
+    WrongRegionError,
 )
 from keyfold.errors.usage import (
     ArgumentTypeError,
@@ -286,4 +287,5 @@ __all__ = [
     "WatchTooSlowError",
     "WrappedKeyCorruptError",
     "WrongClusterError",
+    "WrongRegionError",
 ]

@@ -427,6 +427,12 @@ class KeyElsewhereError(StateError):
     reason = "KEY_ELSEWHERE"
 
 
+class WrongRegionError(StateError):
+    """The replica that was called does not serve the region, or what needs every region."""
+
+    reason = "WRONG_REGION"
+
+
 class KeyVersionPinnedError(StateError):
     """A key whose uri names one version is to be rotated, or followed: it never has a newer one."""
 
@@ -731,6 +737,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         SeatsExhaustedError,
         KeyHeldByAnotherError,
         KeyElsewhereError,
+        WrongRegionError,
         KeyVersionPinnedError,
         OrganizationNotEmptyError,
         KeyLinkInUseError,

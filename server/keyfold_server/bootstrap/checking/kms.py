@@ -23,6 +23,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import TriesLogins
 from keyfold_server.domain.residency import ResidencyReport
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.providers.catalog import Catalog
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.kms.client import KmsClient
@@ -184,7 +185,7 @@ class Trial:
 
     async def _steps(self) -> tuple[tuple[StepResult, ...], str]:
         clock = SystemClock()
-        kms = KmsClient(self._providers.provider, clock, self._budget, Rates())
+        kms = KmsClient(self._providers.provider, clock, self._budget, Rates(), ServedRegions())
         try:
             return await KeyTrial(kms, clock).run(self._key.root, self._key.binding)
         finally:

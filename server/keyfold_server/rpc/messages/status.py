@@ -67,6 +67,7 @@ def to_status(error: errors.KeyfoldError) -> Status:
         "region": error.region,
         "provider_request_id": error.provider_request_id,
         "missing_permission": error.missing_permission,
+        "served_at": error.served_at if isinstance(error, errors.WrongRegionError) else None,
     }
     metadata = {name: _cut(value, _LONGEST_NAME) for name, value in facts.items() if value}
     message = _cut(error.message, _LONGEST_TEXT)

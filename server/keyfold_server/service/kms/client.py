@@ -1,5 +1,8 @@
 """Calls to customers' KMSs: admitted by gates, bounded in time, run in threads (W1, W2, C4).
 
+This is the one door to every KMS. It refuses a region that the replica does not serve before it
+looks for a provider or a credential, so that the process cannot open a KEK of that region.
+
 Before a call reaches its provider's threads it passes the `gates`. It keeps its slots there until
 its thread returns, even if its caller stops waiting.
 """
@@ -40,6 +43,7 @@ from keyfold_server.domain.provider import (
     Unwrapped,
     Wrapped,
 )
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.service.kms.gates import YIELDS, Gates, Permit
 
 _R = TypeVar("_R")
@@ -67,6 +71,7 @@ class KmsClient:
         clock: Clock,
         budget: float,
         rates: Rates,
+        served: ServedRegions,
     ) -> None:
         """Joins the gates to the providers.
 
@@ -76,11 +81,13 @@ class KmsClient:
             clock: Monotonic time.
             budget: Seconds that one call may take, including its wait at the gates.
             rates: Most calls a second that the gates let through.
+            served: The regions whose KMSs may be called.
         """
         self._providers = providers
         self._clock = clock
         self._budget = budget
         self._gates = Gates(rates, clock)
+        self._served = served
         self._made: dict[str, KeyProvider] = {}
         self._pools: dict[str, ThreadPoolExecutor] = {}
 
@@ -120,7 +127,12 @@ class KmsClient:
         )
 
     async def wrap(self, root: RootKey, plaintext: bytes, binding: Binding) -> Wrapped:
-        """Wraps under the newest version of a root key; raises as `KeyProvider.wrap` does."""
+        """Wraps under the newest version of a root key; raises as `KeyProvider.wrap` does.
+
+        Raises:
+            WrongRegionError: The replica does not serve the region of the binding.
+        """
+        self._served.check(binding.region, binding.cluster)
         with telemetry.kms_call(root.type, "wrap") as call:
             wrapped = await self._call(
                 call, root, lambda p, budget: p.wrap(root, plaintext, binding, budget=budget)
@@ -147,7 +159,11 @@ class KmsClient:
             binding: What the ciphertext is bound to.
             proof: Whether this proves a root key in use, and so may use the reserve (protocol F8).
             wanted: The errors that the caller is after; the metrics do not count them as errors.
+
+        Raises:
+            WrongRegionError: The replica does not serve the region of the binding.
         """
+        self._served.check(binding.region, binding.cluster)
         with telemetry.kms_call(root.type, "unwrap", wanted) as call:
             unwrapped = await self._call(
                 call,
@@ -158,8 +174,16 @@ class KmsClient:
             call.answered(unwrapped.request_id)
             return unwrapped
 
-    async def authenticate(self, root: RootKey) -> bool:
-        """Proves the credential. Returns False if the provider cannot do that apart from a call."""
+    async def authenticate(self, root: RootKey, region: str) -> bool:
+        """Proves the credential for a region's key.
+
+        Returns:
+            Whether it is proven; False if the provider cannot do that apart from a call.
+
+        Raises:
+            WrongRegionError: The replica does not serve the region.
+        """
+        self._served.check(region)
 
         def step(provider: KeyProvider, budget: float) -> bool:
             if not isinstance(provider, Authenticates):
@@ -170,8 +194,13 @@ class KmsClient:
         with telemetry.kms_call(root.type, "authenticate") as call:
             return await self._call(call, root, step)
 
-    async def describe(self, root: RootKey) -> KeyDescription | None:
-        """Describes the key. Returns None if the provider cannot describe keys."""
+    async def describe(self, root: RootKey, region: str) -> KeyDescription | None:
+        """Describes a region's key. Returns None if the provider cannot describe keys.
+
+        Raises:
+            WrongRegionError: The replica does not serve the region.
+        """
+        self._served.check(region)
 
         def step(provider: KeyProvider, budget: float) -> KeyDescription | None:
             return (

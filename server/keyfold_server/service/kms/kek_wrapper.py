@@ -113,8 +113,8 @@ class KekWrapper:
         )
         return wrapped.key_version
 
-    async def prove_describe(self, generation: Generation) -> bool:
-        """Proves that the root key of a generation can be described.
+    async def prove_describe(self, region: str, generation: Generation) -> bool:
+        """Proves that the root key of a region's generation can be described.
 
         Returns:
             Whether the provider describes keys at all.
@@ -122,7 +122,7 @@ class KekWrapper:
         Raises:
             KmsError: The KMS does not describe the key.
         """
-        return await self._kms.describe(generation.current.root) is not None
+        return await self._kms.describe(generation.current.root, region) is not None
 
     async def _open(
         self, cluster: Cluster, region: str, generation: Generation, *, report_refusal: bool = True

@@ -47,9 +47,9 @@ class KeyTrial:
         Returns:
             The steps, and the version of the key that wrapped.
         """
-        trial = _Trial(self._clock)
-        await trial.step(Step.AUTHENTICATE, lambda: self._kms.authenticate(root))
-        described = await trial.step(Step.DESCRIBE, lambda: self._kms.describe(root))
+        trial, region = _Trial(self._clock), binding.region
+        await trial.step(Step.AUTHENTICATE, lambda: self._kms.authenticate(root, region))
+        described = await trial.step(Step.DESCRIBE, lambda: self._kms.describe(root, region))
         if isinstance(described, KeyDescription):
             trial.add_message(described.detail)
         await self._use(trial, root, binding)

@@ -249,13 +249,13 @@ class Sweep:
         if wrap:
             # After the answer to unwrapping, without which it says nothing about health.
             self._health.wrapping(generation, denied)
-            await self._describe(generation)
+            await self._describe(region.name, generation)
         return region if opens else None, version
 
-    async def _describe(self, generation: Generation) -> None:
+    async def _describe(self, region: str, generation: Generation) -> None:
         """Asks whether a root key can be described, so that the status names what lacks."""
         try:
-            if await self._kek_wrapper.prove_describe(generation):
+            if await self._kek_wrapper.prove_describe(region, generation):
                 self._health.describing(generation, None)
         except RefusedError as error:
             self._health.describing(generation, error)
