@@ -5,11 +5,8 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-without() {
-    echo "the AWS Encryption SDK: $1; it is not measured" >&2
-    exit 3
-}
-
+tool="the AWS Encryption SDK"
+otherwise="it is not measured"
 locked_env awsencryption || without "its packages cannot be installed"
 "$env/bin/python" -c "import aws_encryption_sdk" 2>/dev/null || without "its packages do not load"
 echo "$env/bin/python"

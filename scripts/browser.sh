@@ -7,33 +7,13 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name=${1:?give a name, chromium or axe}
-
-without() {
-    if in_ci; then
-        echo "$name: $1, and CI needs it" >&2
-        exit 1
-    fi
-    echo "$name: $1; the tests that need it are skipped" >&2
-    exit 3
-}
+tool=${1:?give a name, chromium or axe}
 
 chromium() {
     # Not the script beside it in /usr/bin, which starts other programs first.
     local program=/usr/lib/chromium/chromium
-    if [ ! -x $program ]; then
-        command -v apt-get >/dev/null || without "$program does not exist, and neither does apt-get"
-        [ "$(id -u)" = 0 ] || without "$program does not exist; run as root: apt-get install chromium"
-        scratch
-        echo "installing chromium" >&2
-        {
-            apt-get update || true
-            # The fonts: a minimal machine has none, and a page would be shown without letters.
-            DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-                chromium fonts-dejavu-core
-        } >"$tmp/log" 2>&1 || true
-        [ -x $program ] || { tail -n 20 "$tmp/log" >&2; without "apt-get install failed"; }
-    fi
+    # The fonts: a minimal machine has none, and a page would be shown without letters.
+    debian $program chromium fonts-dejavu-core
     echo $program
 }
 
@@ -41,23 +21,20 @@ axe() {
     local sources=$root/tests/axe folder
     folder=$cache/axe-$(digest "$sources/package-lock.json")
     if [ ! -e "$folder" ]; then
-        command -v npm >/dev/null || without "npm is not installed"
+        need npm npm
         scratch
         echo "installing axe-core in $folder" >&2
-        mkdir "$tmp/made"
-        cp "$sources"/package*.json "$sources/.npmrc" "$tmp/made/"
-        (cd "$tmp/made" && npm ci --ignore-scripts --no-audit --no-fund >"$tmp/log" 2>&1) ||
-            { cat "$tmp/log" >&2; without "npm ci failed"; }
+        get "npm ci failed" npm_ci "$sources" "$tmp/made"
         keep "$tmp/made" "$folder"
     fi
     echo "$folder/node_modules/axe-core/axe.min.js"
 }
 
-case $name in
+case $tool in
 chromium) chromium ;;
 axe) axe ;;
 *)
-    echo "browser: there is no $name" >&2
+    echo "browser: there is no $tool" >&2
     exit 2
     ;;
 esac

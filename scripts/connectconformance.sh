@@ -10,23 +10,11 @@ module=connectrpc.com/conformance
 version=v1.0.5
 folder=$cache/connectconformance-$version
 
-without() {
-    if in_ci; then
-        echo "connectconformance: $1, and CI needs it" >&2
-        exit 1
-    fi
-    echo "connectconformance: $1; the tests that need it are skipped" >&2
-    exit 3
-}
-
 if [ ! -e "$folder" ]; then
-    command -v go >/dev/null || without "Go is not installed"
+    need go Go
     scratch
     echo "building connectconformance $version in $folder (once, some minutes)" >&2
-    # As in grpcurl.sh: outside any Go module, without the caller's GOFLAGS, and without cgo.
-    (cd "$tmp" && CGO_ENABLED=0 GOFLAGS=-mod=mod GOBIN=$tmp/made \
-        go install -trimpath "$module/cmd/connectconformance@$version" >"$tmp/log" 2>&1) ||
-        { cat "$tmp/log" >&2; without "go install failed"; }
+    get "Go could not build it" go_install "$tmp/made" "$module/cmd/connectconformance@$version"
     protos=$(cd "$tmp" && GOFLAGS=-mod=mod go mod download -json "$module@$version" |
         "$python" -c 'import json, sys; print(json.load(sys.stdin)["Dir"])')/proto
     locked_env stubs

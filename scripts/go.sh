@@ -21,20 +21,12 @@ protos=$root/protos
 package='keyfold/clients/go/v1;keyfoldv1'
 generators=$cache/go-generators-$protoc_gen_go-$protoc_gen_go_grpc
 
-need_go() {
-    command -v go >/dev/null && return
-    if in_ci; then
-        echo "go: Go is not installed, and CI needs it" >&2
-        exit 1
-    fi
-    echo "go: Go is not installed; nothing of clients/go is generated or checked" >&2
-    exit 3
-}
+otherwise="nothing of clients/go is generated or checked"
 
 # The folders of modules and of built packages, in the cache: CI keeps that folder from run to run.
 # Without the caller's GOFLAGS, which might forbid downloads, and without cgo, which needs a C compiler.
 settle() {
-    need_go
+    need go Go
     mkdir -p "$cache/go"
     export GOMODCACHE=$cache/go/modules GOCACHE=$cache/go/built GOFLAGS="-modcacherw -buildvcs=false"
     export CGO_ENABLED=0

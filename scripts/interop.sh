@@ -6,75 +6,51 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name=$1
+tool=$1
 sources=$root/tests/interop
 ghz=v0.120.0
 dependency_plugin=org.apache.maven.plugins:maven-dependency-plugin:3.8.1
 
-without() {
-    if in_ci; then
-        echo "$name: $1, and CI needs it" >&2
-        exit 1
-    fi
-    echo "$name: $1; the tests that need it are skipped" >&2
-    exit 3
-}
-
 # made_of FILE...: sets $folder to the place in the cache for what is made of these files.
-made_of() { folder=$cache/$name-$(digest "$@"); }
-
-# make_in COMMAND...: runs a command in the scratch folder, and shows its output only if it fails.
-make_in() {
-    echo "making $folder (once, up to a minute or two)" >&2
-    (cd "$tmp" && "$@" >"$tmp/log" 2>&1) || { cat "$tmp/log" >&2; without "$1 failed"; }
-}
-
-need() { command -v "$1" >/dev/null || without "$1 is not installed"; }
+made_of() { folder=$cache/$tool-$(digest "$@"); }
 
 go_build() { (cd "$sources/go" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -o "$tmp/made/" "$@"); }
 
-go_install() { CGO_ENABLED=0 GOFLAGS=-mod=mod GOBIN=$tmp/made go install -trimpath "$1"; }
-
-npm_install() { cd "$tmp/made" && npm ci --ignore-scripts --no-audit --no-fund; }
-
-case $name in
+case $tool in
 grpc-go) made_of "$sources"/go/* ;;
 h2spec) made_of "$sources"/go/go.* ;;
 grpc-js) made_of "$sources"/js/* ;;
 grpc-java) made_of "$sources"/java/* ;;
 ghz) folder=$cache/ghz-$ghz ;;
 *)
-    echo "interop: there is no $name" >&2
+    echo "interop: there is no $tool" >&2
     exit 2
     ;;
 esac
 if [ ! -e "$folder" ]; then
+    case $tool in
+    grpc-js) need npm npm ;;
+    grpc-java)
+        need mvn Maven
+        need java Java
+        ;;
+    *) need go Go ;;
+    esac
     scratch
-    mkdir "$tmp/made"
-    case $name in
-    grpc-go)
-        need go
-        make_in go_build .
-        ;;
-    h2spec)
-        need go
-        make_in go_build github.com/summerwind/h2spec/cmd/h2spec
-        ;;
-    ghz)
-        need go
-        make_in go_install "github.com/bojand/ghz/cmd/ghz@$ghz"
-        ;;
+    echo "making $folder (once, up to a minute or two)" >&2
+    case $tool in
+    grpc-go) get "Go could not build it" go_build . ;;
+    h2spec) get "Go could not build it" go_build github.com/summerwind/h2spec/cmd/h2spec ;;
+    ghz) get "Go could not build it" go_install "$tmp/made" "github.com/bojand/ghz/cmd/ghz@$ghz" ;;
     grpc-js)
-        need npm
-        cp "$sources"/js/* "$sources/js/.npmrc" "$tmp/made/"
-        make_in npm_install
+        get "npm ci failed" npm_ci "$sources/js" "$tmp/made"
+        cp "$sources"/js/*.js "$tmp/made/"
         ;;
     grpc-java)
-        need mvn
-        need java
+        mkdir "$tmp/made"
         cp "$sources"/java/* "$tmp/made/"
-        make_in mvn -q -B -f "$sources/java/pom.xml" "$dependency_plugin:copy-dependencies" \
-            "-DoutputDirectory=$tmp/made"
+        get "Maven could not fetch its libraries" mvn -q -B -f "$sources/java/pom.xml" \
+            "$dependency_plugin:copy-dependencies" "-DoutputDirectory=$tmp/made"
         ;;
     esac
     keep "$tmp/made" "$folder"

@@ -16,40 +16,32 @@ github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-op
 github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml
 github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml'
 
-without() {
-    if in_ci; then
-        echo "kubernetes: $1, and CI needs it" >&2
-        exit 1
-    fi
-    echo "kubernetes: $1; the tests that need it are skipped" >&2
-    exit 3
-}
-
 program=$root/.venv/bin/python
 [ -x "$program" ] || without "run make venv first, because reading the schemas needs its PyYAML"
 folder=$cache/kubernetes-$(digest "${BASH_SOURCE[0]}" "$root/scripts/kubernetes_schemas.py")
 
+# read_schemas MODULE@VERSION FILE: writes the schemas that a file of a Go module has.
+read_schemas() {
+    local place
+    (cd "$tmp" && GOFLAGS=-mod=mod go mod download -json "$1" >"$tmp/module.json") &&
+        place=$("$program" -c 'import json, sys; print(json.load(open(sys.argv[1]))["Dir"])' "$tmp/module.json") &&
+        "$program" "$root/scripts/kubernetes_schemas.py" "$place/$2" "$tmp/made/schemas"
+}
+
 if [ ! -e "$folder" ]; then
-    command -v go >/dev/null || without "Go is not installed"
+    need go Go
     scratch
     echo "building helm and kubeconform in $folder (once, a few minutes)" >&2
-    # As in grpcurl.sh: outside any module, without the caller's GOFLAGS and without cgo.
-    export CGO_ENABLED=0 GOFLAGS=-mod=mod GOBIN=$tmp/made
     mkdir -p "$tmp/made/schemas"
     # Without these flags helm takes the cluster that it renders for to be Kubernetes 1.20.
     version=helm.sh/helm/v3/pkg/chartutil.k8sVersion
     flags="-X ${version}Major=1 -X ${version}Minor=34"
-    (
-        cd "$tmp"
-        for one in "github.com/yannh/kubeconform/cmd/kubeconform@$kubeconform" "helm.sh/helm/v3/cmd/helm@$helm"; do
-            go install -trimpath -ldflags "$flags" "$one" || exit 1
-        done
-        while read -r module file; do
-            go mod download -json "$module" >"$tmp/module.json" || exit 1
-            place=$("$program" -c 'import json, sys; print(json.load(open(sys.argv[1]))["Dir"])' "$tmp/module.json") &&
-                "$program" "$root/scripts/kubernetes_schemas.py" "$place/$file" "$tmp/made/schemas" || exit 1
-        done <<<"$schemas"
-    ) >"$tmp/log" 2>&1 || { tail -n 20 "$tmp/log" >&2; without "Go could not get them"; }
+    for one in "github.com/yannh/kubeconform/cmd/kubeconform@$kubeconform" "helm.sh/helm/v3/cmd/helm@$helm"; do
+        get "Go could not build them" go_install "$tmp/made" -ldflags "$flags" "$one"
+    done
+    while read -r module file; do
+        get "Go could not get the schemas" read_schemas "$module" "$file"
+    done <<<"$schemas"
     keep "$tmp/made" "$folder"
 fi
 echo "$folder"

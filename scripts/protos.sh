@@ -3,7 +3,8 @@
 # protos.sh release    makes the current protos the last release: protos/released.binpb
 #
 # Before the first release there is no released.binpb, and the contract may change in any way. Once
-# CHANGELOG.md has a version that is not called unreleased, the file must exist.
+# CHANGELOG.md has a version that is not called unreleased, the file must exist. Without buf it prints why
+# and ends with exit code 3.
 # PROTOS=folder checks the protos of another folder, CHANGELOG=file reads another changelog.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -12,15 +13,7 @@ protos=${PROTOS:-$root/protos}
 released=$protos/released.binpb
 changelog=${CHANGELOG:-$root/CHANGELOG.md}
 
-# Skips the check on a developer's machine that has no buf. CI and a release need buf.
-without() {
-    if in_ci || [ "$task" = release ]; then
-        echo "protos: $1, and buf is needed here" >&2
-        exit 1
-    fi
-    echo "protos: $1; buf's checks are skipped" >&2
-    exit 0
-}
+otherwise="buf's checks are skipped"
 
 # Sets $buf to the path of the program, which it installs first if needed.
 find_buf() {
@@ -30,12 +23,9 @@ find_buf() {
         without "protos/package-lock.json has no $name"
     folder=$cache/buf-$(digest "$root/protos/package-lock.json")
     if [ ! -e "$folder" ]; then
-        command -v npm >/dev/null || without "npm is not installed"
+        need npm npm
         echo "installing buf in $folder" >&2
-        mkdir "$tmp/buf"
-        cp "$root/protos/package.json" "$root/protos/package-lock.json" "$root/protos/.npmrc" "$tmp/buf/"
-        (cd "$tmp/buf" && npm ci --ignore-scripts --no-audit --no-fund >"$tmp/log" 2>&1) ||
-            { cat "$tmp/log" >&2; without "npm ci failed"; }
+        get "npm ci failed" npm_ci "$root/protos" "$tmp/buf"
         keep "$tmp/buf" "$folder"
     fi
     buf=$folder/node_modules/@bufbuild/$name/bin/buf
@@ -78,6 +68,7 @@ check)
     echo "protos: $checked"
     ;;
 release)
+    otherwise="nothing is released"
     find_buf
     stage
     # Comments and positions are not part of the promise.

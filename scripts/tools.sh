@@ -4,14 +4,13 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-names=(grpcurl axe chromium connectconformance kubernetes model localstack moto openbao postgres-15
+names=(grpcurl axe chromium compose connectconformance kubernetes model localstack moto openbao postgres-15
     postgres-16 postgres-18 pgbouncer patroni prometheus grpc-go grpc-js grpc-java ghz h2spec)
 
-# get NAME: ends with the exit code of the tool's own script.
-get() {
+# fetch NAME: ends with the exit code of the tool's own script.
+fetch() {
     case $1 in
-    grpcurl | connectconformance | kubernetes | model | localstack | moto | openbao | patroni | prometheus) "$root/scripts/$1.sh" ;;
-    compose) "$root/scripts/compose.sh" ;;
+    grpcurl | compose | connectconformance | kubernetes | model | localstack | moto | openbao | patroni | prometheus) "$root/scripts/$1.sh" ;;
     postgres-15 | postgres-16 | postgres-18) "$root/scripts/postgres.sh" "${1#postgres-}" ;;
     pgbouncer) "$root/scripts/postgres.sh" pgbouncer ;;
     axe | chromium) "$root/scripts/browser.sh" "$1" ;;
@@ -24,7 +23,7 @@ get() {
 }
 
 if [ $# -gt 0 ]; then
-    for one in "$@"; do get "$one"; done
+    for one in "$@"; do fetch "$one"; done
 else
-    for one in "${names[@]}"; do get "$one" || [ $? -eq 3 ]; done
+    for one in "${names[@]}"; do fetch "$one" || [ $? -eq 3 ]; done
 fi
