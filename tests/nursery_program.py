@@ -108,6 +108,23 @@ def _carry_out(ended: dict[int, int | None]) -> dict[str, Any] | None:
     return None
 
 
+def _keep_from_collector() -> None:
+    """Keeps what was imported from the collector, in all forks, too.
+
+    A collection would copy every page of it into the fork. That took most of a fork's computing: a
+    server does one as it starts (`keyfold_server.service.garbage`), and Python does as it ends. So
+    a fork's first `gc.unfreeze` does nothing.
+    """
+    gc.collect()
+    gc.freeze()
+    unfreeze = gc.unfreeze
+
+    def first() -> None:
+        gc.unfreeze = unfreeze
+
+    gc.unfreeze = first
+
+
 def run(programs: Mapping[str, Callable[[], None]]) -> None:
     """Carries out orders; in a fork, runs its program.
 
@@ -116,13 +133,11 @@ def run(programs: Mapping[str, Callable[[], None]]) -> None:
     """
     # Ctrl-C in a terminal reaches this process, too, whose end comes with its orders'.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.collect()
-    gc.freeze()
+    _keep_from_collector()
     ended: dict[int, int | None] = {}
     order = _carry_out(ended)
     if order is not None:
         _prepare(order)
-        gc.unfreeze()
         programs[Path(order["program"]).name]()
         return
     for child, code in ended.items():
