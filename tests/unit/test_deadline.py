@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import socket
 import ssl
@@ -242,6 +243,25 @@ def test_one_watchdog_for_all(get: Get, layer: FaultLayer) -> None:
         for done in [pool.submit(_within, get, layer.url) for _ in range(32)]:
             done.result()
     assert [each.name for each in threading.enumerate()].count("deadlines") == 1
+
+
+def test_a_forgotten_pool_closes_at_any_moment(layer: FaultLayer) -> None:
+    """Where the garbage collector closes connections amid the watchdog, no call hangs (C4)."""
+    transport = Transport()
+    with within(5.0):
+        transport.send("GET", layer.url, {}, None)
+    circle: list[object] = [transport]
+    circle.append(circle)
+    del transport, circle
+
+    def collect() -> None:
+        with deadlines._lock:
+            gc.collect()
+
+    collecting = threading.Thread(target=collect, daemon=True)
+    collecting.start()
+    collecting.join(10.0)
+    assert not collecting.is_alive()
 
 
 def _within(get: Get, url: str) -> bytes:

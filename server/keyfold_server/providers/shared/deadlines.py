@@ -140,8 +140,14 @@ class Handle:
 
 
 _thread: Final = threading.local()
-_lock: Final = threading.Lock()
-"""Held while a connection changes hands or is shut down, never while anything waits."""
+_lock: Final = threading.RLock()
+"""Held while a connection changes hands or is shut down, never while anything waits.
+
+While a thread holds it, the garbage collector may close a forgotten pool in that same thread, which
+comes back here in `Handle.leave`. With a plain lock the thread would then wait for itself, and all
+calls for it. `leave` changes nothing that the holder goes through: neither a call's handles nor
+the call of one.
+"""
 
 
 def current() -> within:
