@@ -37,6 +37,7 @@ from keyfold_server.domain.errors import CallerCredentialError
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Credential, Identity
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.service.clock import SystemClock
 
@@ -174,6 +175,7 @@ async def site(
     policy: str | None = None,
     kms: Mapping[str, KeyProvider] | None = None,
     regions: ResidencyPolicy | None = None,
+    served: ServedRegions | None = None,
     **settings: Any,
 ) -> AsyncIterator[Site]:
     """Serves on the event loop of the test until the block ends.
@@ -183,6 +185,7 @@ async def site(
         policy: The server's policy file, under which each call needs a token; None: development.
         kms: Further KMSs of the server, by type.
         regions: The places of the vendor's regions, and its geos.
+        served: The regions that the server serves; every region by default.
         **settings: The console's settings.
     """
     others = {name: partial(_itself, each) for name, each in (kms or {}).items()}
@@ -193,7 +196,14 @@ async def site(
         policies.believes = lambda _: False
         who = Callers(policies, None, SystemClock(), tokens=issuer)
     places = regions or ResidencyPolicy()
-    async with running(folder, who=who, transport="grpc", others=others, regions=places) as server:
+    async with running(
+        folder,
+        who=who,
+        transport="grpc",
+        others=others,
+        regions=places,
+        served=served or ServedRegions(),
+    ) as server:
         own: Any = None if policy is None else lambda: token_of("vendor")
         async with keyfold.AsyncClient(server.target, token=own) as client:
             app = build(replace(Settings(target=server.target), **settings))

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import keyfold
 from console_site import POLICY, Site, enable, site, token_of
 from keyfold_console import live
+from keyfold_console.refusals import kind_of
+from keyfold_server.domain.served_regions import ServedRegions
 
 
 @pytest.fixture
@@ -27,6 +30,17 @@ async def test_all_is_well(console: Site) -> None:
     text = (await console.get("/")).text
     for said in ("Clusters 2", "3 of 3", "All is well", "us 1 cluster", "all well", "Enable done"):
         assert said in text, said
+
+
+async def test_a_server_of_one_region(tmp_path: Path) -> None:
+    """Whoever visits the console of a region's servers sees which, and where others are served."""
+    served = ServedRegions.of(["us"], {"eu": "eu.keyfold.example:7443"})
+    async with site(tmp_path, served=served) as found:
+        assert "serves us alone, saw its store" in (await found.get("/")).text
+        with pytest.raises(keyfold.WrongRegionError) as caught:
+            await enable(found, "prod", "eu")
+    assert "call eu.keyfold.example:7443" in str(caught.value)
+    assert kind_of(caught.value)[:2] == (409, "Another server does this")
 
 
 async def test_what_needs_a_person(console: Site) -> None:

@@ -43,6 +43,7 @@ def cli(server: Served) -> Cli:
         ("NOT_FOUND", "CLUSTER_NOT_FOUND", "keyfold", 3),
         ("ALREADY_EXISTS", "CLUSTER_EXISTS", "keyfold", 4),
         ("FAILED_PRECONDITION", "REVOKED", "keyfold", 4),
+        ("FAILED_PRECONDITION", "WRONG_REGION", "keyfold", 4),
         ("ABORTED", "CONCURRENT_CHANGE", "keyfold", 4),
         ("FAILED_PRECONDITION", "ACCESS_DENIED", "kms", 5),
         ("FAILED_PRECONDITION", "FROM_THE_FUTURE", "kms", 5),
@@ -118,6 +119,19 @@ def test_error_with_hints(cli: Cli, server: Served) -> None:
         "error: uri is not an [31mARN (INVALID_KEY_SPEC)",
         "hint: look at --region eu=LOCAL,local:a: has no region",
         "hint: try again in 7 s",
+    ]
+
+
+def test_where_another_region_is_served(cli: Cli, server: Served) -> None:
+    """WRONG_REGION says the command to repeat, if the server knows the address."""
+    place = {"region": "eu", "served_at": "eu.keyfold.example:7443"}
+    server.fail(
+        "Unwrap", WireError(grpc.StatusCode.FAILED_PRECONDITION, "WRONG_REGION", metadata=place)
+    )
+    ran = cli("unwrap", "prod", stdin=b"wrapped")
+    assert ran.code == 4
+    assert ran.err.splitlines()[1:] == [
+        "hint: repeat the command with --target eu.keyfold.example:7443"
     ]
 
 

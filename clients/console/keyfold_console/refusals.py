@@ -27,6 +27,7 @@ from keyfold.errors import (
     StoreUnavailableError,
     UnauthenticatedError,
     UnavailableError,
+    WrongRegionError,
 )
 from keyfold_console.api import TRACE, Handler, NoTokenError
 from keyfold_console.rendering import page
@@ -89,6 +90,12 @@ _KINDS: Final[tuple[tuple[type[KeyfoldError], int, str, str], ...]] = (
     (KmsError, 409, "The customer's KMS does not do this", "Look at what the KMS said."),
     (AlreadyExistsError, 409, "There is one of this name", "Look at it, or take another name."),
     (ConflictError, 409, "Something else was changed meanwhile", "Open the page again, and look."),
+    (
+        WrongRegionError,
+        409,
+        "Another server does this",
+        "Nothing was changed. Use the console or the command line at the address that serves it.",
+    ),
     (StateError, 409, "This cannot be done now", "Look at the state that the message names."),
     (
         DeadlineError,

@@ -5272,7 +5272,9 @@ type ReplicaInfo struct {
 	// How long ago it last saw the store; unset: it has not seen it yet.
 	StoreAge *durationpb.Duration `protobuf:"bytes,4,opt,name=store_age,json=storeAge,proto3" json:"store_age,omitempty"`
 	// The age at which it stops serving from memory, until it sees the store again.
-	MaxStoreAge   *durationpb.Duration `protobuf:"bytes,5,opt,name=max_store_age,json=maxStoreAge,proto3" json:"max_store_age,omitempty"`
+	MaxStoreAge *durationpb.Duration `protobuf:"bytes,5,opt,name=max_store_age,json=maxStoreAge,proto3" json:"max_store_age,omitempty"`
+	// The regions that it serves, in alphabetical order; empty: every region.
+	Serves        []string `protobuf:"bytes,6,rep,name=serves,proto3" json:"serves,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5338,6 +5340,13 @@ func (x *ReplicaInfo) GetStoreAge() *durationpb.Duration {
 func (x *ReplicaInfo) GetMaxStoreAge() *durationpb.Duration {
 	if x != nil {
 		return x.MaxStoreAge
+	}
+	return nil
+}
+
+func (x *ReplicaInfo) GetServes() []string {
+	if x != nil {
+		return x.Serves
 	}
 	return nil
 }
@@ -6128,13 +6137,14 @@ const file_keyfold_v1_key_management_service_proto_rawDesc = "" +
 	"\x04keys\x18\a \x03(\v2\x15.keyfold.v1.CallerKeyR\x04keys\x1a:\n" +
 	"\fContextEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x02\n" +
 	"\vReplicaInfo\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12.\n" +
 	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x126\n" +
 	"\tstore_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bstoreAge\x12=\n" +
-	"\rmax_store_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vmaxStoreAge\"\x12\n" +
+	"\rmax_store_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vmaxStoreAge\x12\x16\n" +
+	"\x06serves\x18\x06 \x03(\tR\x06serves\"\x12\n" +
 	"\x10GetCallerRequest\"\xcf\x02\n" +
 	"\x11GetCallerResponse\x12\x16\n" +
 	"\x06caller\x18\x01 \x01(\tR\x06caller\x12\x14\n" +

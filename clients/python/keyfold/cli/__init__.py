@@ -8,7 +8,7 @@ prompt, never from arguments. The exit code tells the kind of error:
     1  unexpected error, or damage in the server's store
     2  wrong usage or invalid input
     3  not found
-    4  already exists, forbidden by its state, or another change came first
+    4  already exists, forbidden by its state, served elsewhere, or another change came first
     5  refused by the customer's KMS
     6  no usable answer from the KMS, or Keyfold is unavailable
     7  over a limit of Keyfold or of the KMS

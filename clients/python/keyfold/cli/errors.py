@@ -46,7 +46,7 @@ Exit codes:
   1  unexpected error, or damage in the server's store
   2  wrong usage or invalid input
   3  not found
-  4  already exists, forbidden by its state, or another change came first
+  4  already exists, forbidden by its state, served elsewhere, or another change came first
   5  refused by the customer's KMS
   6  no usable answer from the KMS, or Keyfold is unavailable
   7  over a limit of Keyfold or of the KMS
@@ -186,6 +186,8 @@ def _hints(error: KeyfoldError, parsed: typer.Context) -> Iterator[str]:
         )
     if permission := error.metadata.get("missing_permission"):
         yield f"missing permission: {permission}"
+    if served_at := error.metadata.get("served_at"):
+        yield f"repeat the command with --target {served_at}"
     if error.retry_after:
         yield f"try again in {error.retry_after:g} s"
     if error.request_id and isinstance(error, _OUTCOME_UNKNOWN):

@@ -128,6 +128,7 @@ class ReplicaInfo(Answer):
         time: The time by its clock.
         store_age: How long ago it last saw the store; None: it has not seen it yet.
         max_store_age: The age at which it stops serving from memory.
+        serves: The regions that it serves; empty: every region.
     """
 
     replica: str
@@ -135,6 +136,7 @@ class ReplicaInfo(Answer):
     time: datetime
     store_age: timedelta | None
     max_store_age: timedelta
+    serves: tuple[str, ...] = ()
 
     @classmethod
     def from_message(cls, message: api.ReplicaInfo) -> ReplicaInfo:
@@ -145,6 +147,7 @@ class ReplicaInfo(Answer):
             time=message.time.ToDatetime(UTC),
             store_age=message.store_age.ToTimedelta() if message.HasField("store_age") else None,
             max_store_age=message.max_store_age.ToTimedelta(),
+            serves=tuple(message.serves),
         )
 
 

@@ -3064,6 +3064,7 @@ class ReplicaInfo(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     STORE_AGE_FIELD_NUMBER: _builtins.int
     MAX_STORE_AGE_FIELD_NUMBER: _builtins.int
+    SERVES_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     """The replica's name: its host, its process, and a random part."""
     version: _builtins.str
@@ -3080,6 +3081,10 @@ class ReplicaInfo(_message.Message):
     def max_store_age(self) -> _duration_pb2.Duration:
         """The age at which it stops serving from memory, until it sees the store again."""
 
+    @_builtins.property
+    def serves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The regions that it serves, in alphabetical order; empty: every region."""
+
     def __init__(
         self,
         *,
@@ -3088,10 +3093,11 @@ class ReplicaInfo(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         store_age: _duration_pb2.Duration | None = ...,
         max_store_age: _duration_pb2.Duration | None = ...,
+        serves: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_store_age", b"max_store_age", "store_age", b"store_age", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_store_age", b"max_store_age", "replica", b"replica", "store_age", b"store_age", "time", b"time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_store_age", b"max_store_age", "replica", b"replica", "serves", b"serves", "store_age", b"store_age", "time", b"time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

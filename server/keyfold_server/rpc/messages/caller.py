@@ -40,6 +40,7 @@ def replica_info(replica: Replica) -> pb.ReplicaInfo:
         time=time_of(round(replica.clock.wall() * 1000)),
         store_age=None if age is None else span(age),
         max_store_age=span(replica.timing.store_max_staleness),
+        serves=sorted(replica.served.names or ()),
     )
 
 

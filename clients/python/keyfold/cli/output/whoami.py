@@ -51,8 +51,10 @@ def show_caller(identity: CallerIdentity) -> None:
             Text(f"a grant that names you does not hold, because {one_line(notice)}", "yellow")
         )
     if identity.replica is not None:
-        told = f"told by {one_line(identity.replica.replica)}, which runs Keyfold "
-        out.print(Text(told + one_line(identity.replica.version)))
+        replica = identity.replica
+        told = f"told by {one_line(replica.replica)}, which runs Keyfold "
+        serves = one_line(", ".join(replica.serves)) or "every region"
+        out.print(Text(f"{told}{one_line(replica.version)} and serves {serves}"))
 
 
 def _key(key: CallerKey) -> str:
