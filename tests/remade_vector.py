@@ -35,6 +35,7 @@ _OF_ROOT: Final[Mapping[str, Callable[[Row], object]]] = {
 _MISSING: Final[Mapping[str, Mapping[str, Callable[[Row], object]]]] = {
     "wraps": _OF_ROOT,
     "wrap_history": _OF_ROOT,
+    "replicas": {"serves": lambda _: "eu\nus"},
 }
 """What a column gets that the vector's rows do not have yet, by table and column."""
 

@@ -117,6 +117,12 @@ OPERATIONS_RUNNING: Final = Gauge(
     "Operations that this server works on now.",
 )
 
+OPERATIONS_WAITING: Final = Gauge(
+    "keyfold_operations_waiting",
+    "Operations that wait because no control replica lives, on each replica that serves some "
+    "regions alone.",
+)
+
 TLS_HANDSHAKES_FAILED: Final = Counter(
     "keyfold_tls_handshakes_failed_total",
     "TLS handshakes with clients that failed, by BoringSSL's reason, as far as gRPC tells.",
@@ -197,6 +203,13 @@ CANNOT_WRAP: Final = Gauge(
     "keyfold_regions_cannot_wrap",
     "Enabled regions whose root key unwraps but does not wrap, so that their next rotation would "
     "fail, on the one replica that counts regions.",
+)
+
+REGIONS_UNSERVED: Final = Gauge(
+    "keyfold_regions_unserved",
+    "Clusters that have a region enabled which no live replica serves, by the region's name, on "
+    "the one replica that counts regions. Of many regions it shows those with the most clusters.",
+    ("region",),
 )
 
 ROOT_KEY_FAILING: Final = Gauge(

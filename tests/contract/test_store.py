@@ -956,20 +956,63 @@ def test_replicas_tell_their_last_uses_at_once(store: SqlStore, clock: FakeClock
     assert store.seen((), keks).last_uses == dict.fromkeys(keks, NOW + 3)
 
 
+def test_a_heartbeat_tells_what_a_replica_serves(store: SqlStore) -> None:
+    """S2: each replica says which regions it serves, or that it serves all, in each heartbeat."""
+    store.register(beat("all"))
+    store.register(replace(beat("some"), serves=frozenset({"us", "eu"})))
+    told = {row.replica: row.serves for row in store.replicas()}
+    assert told == {"all": None, "some": frozenset({"eu", "us"})}
+    store.poll(replace(beat("some"), serves=frozenset({"eu"})))
+    store.poll(replace(beat("all"), serves=frozenset({"us"})))
+    told = {row.replica: row.serves for row in store.replicas()}
+    assert told == {"all": frozenset({"us"}), "some": frozenset({"eu"})}
+    store.poll(beat("all"))
+    assert {row.replica: row.serves for row in store.replicas()}["all"] is None
+
+
 def test_work_is_claimed_by_one(store: SqlStore, clock: FakeClock) -> None:
     """F5, S7: of concurrent claims of a piece of work one succeeds, until its time is over."""
 
     def claims() -> int:
         with ThreadPoolExecutor(6) as pool:
-            return sum(pool.map(lambda _: store.claim("sweep:ab", 1_000), range(6)))
+            return sum(len(one) for one in pool.map(lambda _: store.claim({"ab": 1_000}), range(6)))
 
     assert claims() == 1
     assert claims() == 0
-    assert store.claim("sweep:cd", 1_000)
+    assert store.claim({"cd": 1_000}) == {"cd"}
     clock.advance(1.5)
     assert claims() == 1
     assert claims() == 0
     assert store.poll(beat()) == []
+
+
+def test_works_are_claimed_each_by_itself(store: SqlStore, clock: FakeClock) -> None:
+    """F5: of several works in one claim, each is free or not by itself, and after its own time."""
+    assert store.claim({}) == frozenset()
+    assert store.claim({"eu": 1_000, "us": 9_000}) == {"eu", "us"}
+    clock.advance(2.0)
+    assert store.claim({"us": 9_000, "eu": 1_000, "asia": 1_000}) == {"eu", "asia"}
+    # Whoever may not wait for the last claim takes a work from it.
+    assert store.claim({"eu": 1_000, "us": 0, "asia": 1_000}) == {"us"}
+    # A claim from the future was made before somebody set the clock back.
+    clock.advance(-60.0)
+    assert store.claim({"eu": 1_000, "us": 9_000}) == {"eu", "us"}
+    many = {f"work-{n:04}": 1_000 for n in range(1_200)}
+    assert store.claim(many) == many.keys()
+    assert store.claim(many) == frozenset()
+
+
+def test_works_that_are_claimed_at_once_go_to_one_each(store: SqlStore) -> None:
+    """S7, F5: replicas that claim many works at once, in any order, wait for no deadlock."""
+    names = [f"sweep:region-{n}:ab" for n in range(40)]
+
+    def claim(turn: int) -> frozenset[str]:
+        order = names if turn % 2 else list(reversed(names))
+        return store.claim(dict.fromkeys(order, 60_000))
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = list(pool.map(claim, range(6)))
+    assert sorted(name for one in taken for name in one) == sorted(names)
 
 
 def test_claims_are_nobodys_health(store: SqlStore, clock: FakeClock) -> None:
@@ -977,14 +1020,14 @@ def test_claims_are_nobodys_health(store: SqlStore, clock: FakeClock) -> None:
     enabled(store)
     before = store.census()
     assert before == {("ENABLED", "UNKNOWN"): 1}
-    assert store.claim("sweep:ab", 2 * DAY * 1000)
+    assert store.claim({"sweep:ab": 2 * DAY * 1000})
     assert store.census() == before
     assert names(store, health=Health.UNKNOWN) == ["acme"]
     assert names(store, health=Health.HEALTHY) == []
     assert store.cannot_wrap() == 0
     clock.advance(DAY + 1)
     store.prune(int(clock.wall() * 1000), KEEP)
-    assert not store.claim("sweep:ab", 2 * DAY * 1000)
+    assert not store.claim({"sweep:ab": 2 * DAY * 1000})
 
 
 def seen_of(cluster: Cluster, *, health: Health = Health.HEALTHY, at: int = NOW) -> Observation:
@@ -1056,6 +1099,38 @@ def test_the_sweep_leaves_out_what_is_revoked(store: SqlStore) -> None:
     assert chosen() == [("b", "eu"), ("b", "us")]
     applied(store, revoking("b"))
     assert chosen() == []
+
+
+def test_the_sweep_chooses_region_by_region(store: SqlStore) -> None:
+    """F5: a root key that several regions use has a sample for each, of the regions asked for."""
+    made = [
+        applied(
+            store,
+            enabling(a_cluster(name, [a_region(region, "local:one") for region in ("eu", "us")])),
+        ).cluster
+        for name in ("a", "b")
+    ]
+    follows = replace(a_region("us", "local:one"), policy=RegionPolicy(auto_rotate=True))
+    applied(store, enabling(a_cluster("c", [follows])))
+    root = made[0].regions[0].newest.current.root_id
+
+    def chosen(*serves: str) -> list[tuple[str, str, bool]]:
+        found = store.samples(root[:2], frozenset(serves) if serves else None)
+        return [(one.region, one.cluster, one.followed) for one in found]
+
+    store.observe([_kek_seen(cluster, region) for cluster in made[:1] for region in ("eu", "us")])
+    store.observe([_kek_seen(made[1], "us", at=NOW + 1)])
+    [(_, _, followed), *_] = chosen("us")
+    assert followed
+    assert chosen("eu") == [("eu", "b", False)]
+    assert chosen("us") == [("us", "c", True)]
+    assert chosen() == chosen("eu", "us") == [*chosen("eu"), *chosen("us")]
+    assert chosen("asia") == []
+
+
+def _kek_seen(cluster: Cluster, region: str, *, at: int = NOW) -> Observation:
+    kek = cluster.region(region).newest.kek_id.hex()
+    return Observation(f"kek:{kek}", Health.HEALTHY, at, at)
 
 
 def test_root_keys_that_only_unwrap_are_counted(store: SqlStore) -> None:

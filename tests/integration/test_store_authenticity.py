@@ -496,7 +496,21 @@ def test_every_later_column_is_tried() -> None:
         for column in table.columns
         if column.info.get("later") and "mac" in table.columns
     }
-    assert later == {*LATER, *(("identities", column) for column in OF_SEATS)}
+    of_seats = {("identities", column) for column in OF_SEATS}
+    assert later == {*LATER, *of_seats, ("replicas", "serves")}
+
+
+@pytest.mark.parametrize("planted", [None, "eu", ""], ids=["cleared", "planted", "emptied"])
+def test_what_a_replica_serves_is_sealed(
+    bench: Bench, opened: Callable[[], SqlStore], planted: str | None
+) -> None:
+    """A2: nobody makes a replica seem to serve all regions, or others, to hide that none does."""
+    with closing(bench.open()) as store:
+        store.register(replace(BEAT, serves=frozenset({"us"})))
+    value = "NULL" if planted is None else f"'{planted}'"
+    bench.edit(f"UPDATE replicas SET serves = {value}")
+    with pytest.raises(RowNotAuthenticError):
+        opened().replicas()
 
 
 @pytest.mark.parametrize("column", OF_SEATS)

@@ -98,7 +98,7 @@ GROW: Final = {
 }
 """Tables that grow with clusters, with time or with calls."""
 
-COUNTS: Final = {"census", "cannot_wrap", "failing"}
+COUNTS: Final = {"census", "cannot_wrap", "failing", "unserved"}
 """Methods that count all regions; of all replicas one at a time calls them."""
 
 BEAT: Final = Heartbeat("one", 0, b"", 120.0, NOW)
@@ -150,7 +150,7 @@ def _lists(store: SqlStore) -> None:
         every,
         replace(every, state=State.ENABLED),
         replace(every, key_uri="local:two"),
-        replace(every, key_uri="local:two", behind="2"),
+        replace(every, key_uri="local:two", behind=("eu", "2")),
         replace(every, health=Health.KEY_DISABLED),
         replace(every, can_wrap=False),
         replace(every, can_wrap=True),
@@ -339,9 +339,9 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("owner_of",): lambda store: store.owner_of(b"k" * 16),
     ("clusters",): _lists,
     ("users_of",): lambda store: store.users_of("local:one", lambda _: True),
-    ("samples",): lambda store: store.samples("ab"),
+    ("samples",): lambda store: [store.samples("ab", of) for of in (None, frozenset({"eu"}))],
     ("key_usage", "key_usage_summary"): _key_usage,
-    ("claim",): lambda store: [store.claim("work", 1_000) for _ in range(2)],
+    ("claim",): lambda store: [store.claim({"work": 1_000, "more": 9}) for _ in range(2)],
     ("refused",): lambda store: store.refused(
         "ab12", Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW), "one"
     ),

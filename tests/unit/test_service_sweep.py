@@ -488,7 +488,7 @@ async def test_a_key_that_is_followed_keeps_no_other_from_its_turn(
     sweep = one.replica.sweep
     followed: list[str] = []
 
-    async def follow(root: RootKey, newest: str) -> None:
+    async def follow(_region: str, root: RootKey, newest: str) -> None:
         followed.append(f"{root.uri} {newest}")
         await asyncio.Event().wait()
 

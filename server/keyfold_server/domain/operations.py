@@ -129,6 +129,14 @@ class Work:
     at_once: int = AT_ONCE
     reason: str = ""
 
+    @property
+    def needs_kms(self) -> bool:
+        """Whether its steps need KMSs, so that control replicas alone carry them out."""
+        if self.kind is not ActionKind.POLICY:
+            return True
+        # Whether a key can be followed depends on what its provider reads in its uri.
+        return self.policy is not None and self.policy.auto_rotate
+
     def encoded(self) -> str:
         """Returns the work as JSON with sorted keys; it holds no key material."""
         told = {name: value for name, value in asdict(self).items() if value not in (None, "", ())}
@@ -335,6 +343,11 @@ class Operation:
     def ended(self) -> bool:
         """Whether nothing more will happen."""
         return self.ended_at is not None
+
+    @property
+    def needs_control(self) -> bool:
+        """Whether only a control replica goes on with it. Any replica ends a cancelled one."""
+        return self.work.needs_kms and self.cancelled_at is None and not self.ended
 
     def free(self, now: int) -> bool:
         """Says whether a replica may take it; `now` is the store's time in milliseconds."""

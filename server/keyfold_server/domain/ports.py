@@ -63,6 +63,7 @@ class Heartbeat:
         entry_id: The random id of that entry, empty before the first.
         max_staleness: Seconds without the store after which it stops by itself.
         time: Milliseconds of Unix time by the replica's clock.
+        serves: The names of the regions that it serves; None: all.
     """
 
     replica: str
@@ -70,6 +71,7 @@ class Heartbeat:
     entry_id: bytes
     max_staleness: float
     time: int
+    serves: frozenset[str] | None = None
 
 
 POLL_PAGE: Final = 4_000
@@ -93,12 +95,19 @@ class ReplicaRow:
         applied: The number of the last entry of the log whose KEKs it has dropped.
         max_staleness: Seconds without the store after which it stops by itself.
         silent_for: Seconds since its last heartbeat, by the store's clock.
+        serves: The names of the regions that it serves; None: all.
     """
 
     replica: str
     applied: int
     max_staleness: float
     silent_for: float
+    serves: frozenset[str] | None = None
+
+    @property
+    def lives(self) -> bool:
+        """Whether it may serve: it has not been silent for so long that it stopped by itself."""
+        return self.stops_within >= 0
 
     @property
     def stops_within(self) -> float:
@@ -136,8 +145,9 @@ class ClusterFilter:
         key_uri: Selects clusters with a region whose current root key has this uri.
         can_wrap: Selects clusters with an enabled region whose root key wrapped, or did not wrap,
             the last time a replica tried.
-        behind: A version of the root key `key_uri`. Selects clusters with an enabled region under
-            it that has `auto_rotate` and a KEK in use that another version wrapped.
+        behind: A region's name, and a version of the root key `key_uri`. Selects clusters in which
+            that region is enabled under the root key, has `auto_rotate`, and has a KEK in use that
+            another version wrapped.
         covered: Selects clusters that one of the entries covers.
         name_prefix: Selects clusters whose name begins with this.
     """
@@ -147,7 +157,7 @@ class ClusterFilter:
     health: Health | None = None
     key_uri: str | None = None
     can_wrap: bool | None = None
-    behind: str | None = None
+    behind: tuple[str, str] | None = None
     covered: tuple[Coverage, ...] | None = None
     name_prefix: str | None = None
 
@@ -162,7 +172,8 @@ class Sample:
         root: The root key id.
         kek: The KEK's id, in hex.
         refused: Whether the KEK's own last unwrap was refused.
-        followed: Whether the policy of any enabled region under the root key has `auto_rotate`.
+        followed: Whether the policy of any cluster's enabled region of this name under the root
+            key has `auto_rotate`.
     """
 
     cluster: str
@@ -242,6 +253,15 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
         ...
 
+    def unserved(self, serves: frozenset[str], most: int) -> dict[str, int]:
+        """Counts enabled regions of clusters by name, as far as some replicas do not serve them.
+
+        Args:
+            serves: The names of the regions that the replicas serve.
+            most: Most names to return; those with the most clusters.
+        """
+        ...
+
     def failing(self) -> dict[str, int]:
         """Returns since when a root key of an enabled region has failed, for the longest one.
 
@@ -250,11 +270,16 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         """
         ...
 
-    def samples(self, prefix: str) -> list[Sample]:
-        """Chooses KEKs for the sweep, of root keys whose ids begin with a prefix, by root key.
+    def samples(self, prefix: str, serves: frozenset[str] | None = None) -> list[Sample]:
+        """Chooses KEKs for the sweep, of root keys whose ids begin with a prefix.
 
-        For each root key that an enabled region uses, it chooses the KEK that was checked longest
-        ago, so that all get their turn, and then some of those that were refused.
+        For each root key and each region that has it in use, it chooses the KEK that was checked
+        longest ago, so that all get their turn, and then some of those that were refused. They come
+        by region, and then by root key.
+
+        Args:
+            prefix: The beginning of the root keys' ids.
+            serves: The names of the regions to look at; None: all.
         """
         ...
 
@@ -270,15 +295,15 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         """
         ...
 
-    def claim(self, name: str, after_ms: int) -> bool:
-        """Claims a piece of work that only one replica shall do, by the store's clock.
+    def claim(self, works: Mapping[str, int]) -> frozenset[str]:
+        """Claims pieces of work that only one replica shall do, by the store's clock.
 
         Args:
-            name: The name of the work.
-            after_ms: Milliseconds from the last claim to the next that may succeed.
+            works: By the name of each work, the milliseconds from the last claim to the next that
+                may succeed.
 
         Returns:
-            Whether this replica shall do the work.
+            The names of the works that this replica shall do.
         """
         ...
 

@@ -16,7 +16,7 @@ from math import isfinite
 from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.key_names import KeyNames
 from keyfold_server.domain.operations import Operation, Work
-from keyfold_server.domain.ports import Clock, Store
+from keyfold_server.domain.ports import Clock, Heartbeat, Store
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Rights
@@ -59,6 +59,7 @@ from keyfold_server.service.observed.usage import FLUSH as COUNTS_FLUSH
 from keyfold_server.service.observed.usage import UsageRecorder
 from keyfold_server.service.observed.uses import FLUSH, UseRecorder
 from keyfold_server.service.operations.census import Counting
+from keyfold_server.service.operations.control import Control
 from keyfold_server.service.operations.decisions import Decisions
 from keyfold_server.service.operations.items import Items
 from keyfold_server.service.operations.operations import Operations
@@ -99,6 +100,7 @@ from keyfold_server.service.upkeep.log_verification import LogVerification
 from keyfold_server.service.upkeep.pruning import Pruning
 from keyfold_server.service.upkeep.sweep import Sweep
 from keyfold_server.service.upkeep.turns import Turns
+from keyfold_server.service.upkeep.unserved import UnservedRegions
 from keyfold_server.service.upkeep.verification import TURNS, Verification
 from keyfold_server.service.watch import cursors, watches
 from keyfold_server.service.watch.cursors import CursorReaders
@@ -221,7 +223,7 @@ class Replica:
         )
         self._kek_wrapper = KekWrapper(self._kms, self.loads.refused, random)
         self.changes = Changes(
-            name,
+            Heartbeat(name, 0, b"", timing.store_max_staleness, 0, self.served.names),
             self._storage,
             self.loads,
             clock,
@@ -417,13 +419,20 @@ class Replica:
     def _join_operations(self) -> None:
         items = Items(self._storage)
         self._runner: Runner | None = None
+        self._control = Control(self.served, self._storage, self.clock)
 
         def hasten() -> None:
             if self._runner is not None:
                 self._runner.hasten()
 
         self.operations = Operations(
-            self._storage, items, self._counting, self._link_moves, self.clock, hasten
+            self._storage,
+            items,
+            self._counting,
+            self._link_moves,
+            self.clock,
+            hasten,
+            self._control,
         )
         self.decisions = Decisions(
             self._storage, self._confirmations, self.changes.has_applied, self.operations.left
@@ -455,7 +464,9 @@ class Replica:
         def run(operation: Operation, room: asyncio.Semaphore) -> Run:
             return Run(operation, items, steps, storage, self._counting, clock, lease, room)
 
-        self._runner = Runner(storage, run, self.changes.replica, lease, self.check_serving)
+        self._runner = Runner(
+            storage, run, self.changes.replica, lease, self.check_serving, self._control
+        )
 
     def _join_upkeep(self, timing: Timing) -> None:
         storage, clock = self._storage, self.clock
@@ -465,7 +476,7 @@ class Replica:
             self._kek_wrapper,
             self._health,
             storage,
-            Turns(storage, timing.sweep, clock),
+            Turns(storage, timing.sweep, clock, self.served.names),
             self.check_serving,
             AutoRotation(self._resolution, self.rotation, self._kek_wrapper, storage, clock),
         )
@@ -477,7 +488,12 @@ class Replica:
         self.erasure = Erasure(storage, self.changes, clock)
         self._pruning = Pruning(storage, clock, timing)
         self.gauges = Gauges(
-            self._cache, storage, clock, self.changes.staleness.age, self.sweep.turns
+            self._cache,
+            storage,
+            clock,
+            self.changes.staleness.age,
+            self.sweep.turns,
+            UnservedRegions(storage),
         )
 
     async def start(self) -> None:

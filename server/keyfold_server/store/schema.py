@@ -431,10 +431,11 @@ replicas: Final = Table(
     _must("max_staleness", BigInteger),
     _must("time", BigInteger),
     _must("seen_at", BigInteger),
+    _later("serves", Text),
     _must("mac", Bytes),
 )
 """`time` is by the replica's clock, for people; `seen_at` is by the store's clock, the only one
-that Keyfold compares."""
+that Keyfold compares. `serves` has one region's name in each line; NULL: the replica serves all."""
 
 cursors: Final = Table(
     "cursors",

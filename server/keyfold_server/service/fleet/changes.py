@@ -13,6 +13,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from keyfold_server.domain.bans import CommittedBan
@@ -72,7 +73,7 @@ class Changes:
 
     def __init__(
         self,
-        replica: str,
+        me: Heartbeat,
         storage: Storage,
         loads: Loads,
         clock: Clock,
@@ -84,7 +85,8 @@ class Changes:
         """Prepares to follow the store; `start` begins.
 
         Args:
-            replica: This replica's name.
+            me: The heartbeat of this replica before its first one: its name, its staleness, and
+                what it serves.
             storage: The store.
             loads: Drops KEKs from memory.
             clock: Time.
@@ -94,7 +96,8 @@ class Changes:
             audience: Hears of each change once this replica has applied it.
         """
         self._audience = audience
-        self.replica = replica
+        self._me = me
+        self.replica = me.replica
         self.staleness = Staleness(clock, timing)
         self._storage = storage
         self._store: Store = storage.store
@@ -189,13 +192,8 @@ class Changes:
     def beat(self) -> Heartbeat:
         """Returns the heartbeat of this replica."""
         number, entry_id = self._applied
-        return Heartbeat(
-            self.replica,
-            number,
-            entry_id,
-            self._timing.store_max_staleness,
-            int(self._clock.wall() * 1000),
-        )
+        now = int(self._clock.wall() * 1000)
+        return replace(self._me, number=number, entry_id=entry_id, time=now)
 
     # Called by the poll, on the event loop.
 

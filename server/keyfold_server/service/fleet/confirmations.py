@@ -146,6 +146,6 @@ class Confirmations:
                 continue
             if row.applied >= number:
                 confirmed.append(row.replica)
-            elif row.stops_within >= 0:
+            elif row.lives:
                 pending.append(PendingReplica(row.replica, row.stops_within))
         return confirmed, pending

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from keyfold_server.domain.cluster import Region
 from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.served_regions import ServedRegions
 
 
 def not_described(described: Observation | None) -> str | None:
@@ -18,6 +19,16 @@ def not_described(described: Observation | None) -> str | None:
         f"Keyfold may not describe the root key: {described.message}"
         + (f"; missing permission: {lacks}" if lacks else "")
         + "; Keyfold can use the key without it"
+    )
+
+
+def unserved(region: Region, served: ServedRegions) -> str | None:
+    """Returns a notice of a region in service that no live replica serves."""
+    if not region.in_service or served.serves(region.name):
+        return None
+    return (
+        "no live replica serves this region: calls that need its keys fail, and nobody checks "
+        "them; Revoke works"
     )
 
 

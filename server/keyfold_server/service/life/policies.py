@@ -1,6 +1,7 @@
 """Policies: gives regions other policies, for operations.
 
-Rotate can do that, too, together with a rotation. This change alone asks no KMS. Its audit trail,
+Rotate can do that, too, together with a rotation. This change alone asks no KMS, and without
+`auto_rotate` it needs none, so any replica makes it. Its audit trail,
 rights and compare-and-swap are those of Rotate.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from keyfold_server.domain.changes import with_regions
-from keyfold_server.domain.cluster import Cluster, existing
+from keyfold_server.domain.cluster import Cluster, Region, existing
 from keyfold_server.domain.errors import KeyVersionPinnedError
 from keyfold_server.domain.keyspec import RegionSpec
 from keyfold_server.domain.lifecycle import Action
@@ -61,16 +62,20 @@ class Policies:
         for spec in call.request.specs:
             region = seen.region(spec.region).moved(Action.ROTATE, seen.name, now)
             policy = region.policy if spec.policy is None else spec.policy
-            pinned = await self._kms.pinned(region.newest.current.root)
-            if policy.auto_rotate and pinned is not None:
-                raise KeyVersionPinnedError(
-                    f"the uri of region {region.name}'s key names version {pinned}, so that it "
-                    "cannot follow the key; rotate it to the key without a version",
-                    cluster=seen.name,
-                    region=region.name,
-                )
+            if policy.auto_rotate:
+                await self._check_not_pinned(seen, region)
             if policy != region.policy:
                 changed.append(replace(region, policy=policy))
         if not changed:
             return await self._mutations.unchanged(call, seen)
         return await self._mutations.commit(call, with_regions(seen, changed, now))
+
+    async def _check_not_pinned(self, cluster: Cluster, region: Region) -> None:
+        pinned = await self._kms.pinned(region.newest.current.root)
+        if pinned is not None:
+            raise KeyVersionPinnedError(
+                f"the uri of region {region.name}'s key names version {pinned}, so that it "
+                "cannot follow the key; rotate it to the key without a version",
+                cluster=cluster.name,
+                region=region.name,
+            )

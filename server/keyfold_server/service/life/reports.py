@@ -25,6 +25,8 @@ from keyfold_server.domain.health import (
 from keyfold_server.domain.ports import Clock, ReplicaRow, Seen
 from keyfold_server.domain.retention import final_after
 from keyfold_server.domain.rights import Rights
+from keyfold_server.domain.served_regions import ServedRegions
+from keyfold_server.service.fleet.serving import served_by
 from keyfold_server.service.life import notices
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.loop_turns import one_by_one
@@ -170,6 +172,7 @@ class Reports:
         run: RunInStore | None = None,
         *,
         history: Iterable[SupersededWrap] = (),
+        with_replicas: bool = False,
     ) -> ClusterReport:
         """Returns the report of a cluster, with the regions that the caller may read.
 
@@ -179,8 +182,12 @@ class Reports:
             run: Runs the reads of the store; None: the threads for reads.
             history: The cluster's superseded wraps, oldest first. A rotation may have come after
                 the cluster was read: what it superseded is current in this report.
+            with_replicas: Whether to look which regions the replicas serve, for a notice about
+                those that none does.
         """
-        [report], _ = await self._reports([cluster], rights, run, history)
+        [report], _ = await self._reports(
+            [cluster], rights, run, history, with_replicas=with_replicas
+        )
         return report
 
     async def with_replicas(
@@ -212,6 +219,7 @@ class Reports:
         subjects = [subject for part in parts for subject in part.subjects]
         kek_ids = [kek_id for part in parts for kek_id in part.kek_ids]
         seen = await self._seen(subjects, kek_ids, run, with_replicas=with_replicas)
+        served = ServedRegions() if seen.replicas is None else served_by(seen.replicas)
         past: dict[bytes, list[SupersededWrap]] = {}
         for old in history:
             past.setdefault(old.kek_id, []).append(old)
@@ -220,7 +228,7 @@ class Reports:
             known = self._health.combined(_of(seen.observations, part.subjects), part.subjects)
             of_cluster = {part.cluster.name: part.kek_ids}
             used = self._uses.combined(_of(seen.last_uses, part.kek_ids), of_cluster)
-            each = [await self._region(part, r, known, used, past) for r in part.regions]
+            each = [await self._region(part, r, known, used, past, served) for r in part.regions]
             reports.append(self._of_cluster(part, tuple(each), rights))
         return reports, seen.replicas
 
@@ -268,6 +276,7 @@ class Reports:
         known: Mapping[str, Observation],
         used: Mapping[bytes, int],
         past: Mapping[bytes, Sequence[SupersededWrap]],
+        served: ServedRegions,
     ) -> RegionReport:
         g = region.newest
         seen = decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
@@ -281,6 +290,7 @@ class Reports:
         more = (
             self._outage(part.cluster, region, seen),
             notices.not_described(described),
+            notices.unserved(region, served),
             *notices.deletion(region, final),
         )
         return RegionReport(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region, SupersededWrap, existing
@@ -84,13 +84,18 @@ class Status:
         ]
         rights.check_cluster("GetStatus", name, cluster.organization, readable)
         history = await self._history(cluster)
-        report = await self._reports.report(cluster, rights, history=history)
+        report = await self._report(cluster, rights, history)
         old = [r.region for r in report.regions if self._is_old(r)]
         if not old:
             return report
         ends = deadline - _BEFORE_DEADLINE
         await asyncio.gather(*(self._observe(rights, cluster, region, ends) for region in old))
-        return await self._reports.report(cluster, rights, history=history)
+        return await self._report(cluster, rights, history)
+
+    async def _report(
+        self, cluster: Cluster, rights: Rights, history: Sequence[SupersededWrap]
+    ) -> ClusterReport:
+        return await self._reports.report(cluster, rights, history=history, with_replicas=True)
 
     async def _history(self, cluster: Cluster) -> list[SupersededWrap]:
         """Reads a cluster's superseded wraps from the store, if it has any (protocol C6)."""

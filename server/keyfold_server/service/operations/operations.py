@@ -48,6 +48,7 @@ from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Caller, Rights
 from keyfold_server.service import tokens
 from keyfold_server.service.operations.census import Counting
+from keyfold_server.service.operations.control import Control
 from keyfold_server.service.operations.items import Items
 from keyfold_server.service.operations.waiting import until_ended
 from keyfold_server.service.organizations.link_moves import LinkMoves
@@ -108,6 +109,7 @@ class Operations:
         moves: LinkMoves,
         clock: Clock,
         hasten: Callable[[], None],
+        control: Control,
     ) -> None:
         """Joins the calls to the store.
 
@@ -118,6 +120,7 @@ class Operations:
             moves: Begins moves of key links.
             clock: Monotonic time.
             hasten: Has the runner look at once.
+            control: Knows whether somebody can run an operation.
         """
         self._storage = storage
         self._items = items
@@ -125,6 +128,7 @@ class Operations:
         self._moves = moves
         self._clock = clock
         self._hasten = hasten
+        self._control = control
 
     async def start(
         self, caller: Caller, name: str, work: Work, deadline: float, *, dry_run: bool
@@ -206,6 +210,10 @@ class Operations:
         if not operation.progress.listed:
             return []
         return await self._storage.run(self._storage.store.operation_failures, operation.uid)
+
+    async def notice(self, operation: Operation) -> str:
+        """Returns what keeps an operation from going on, as far as it is known; may be empty."""
+        return await self._control.notice(operation)
 
     async def wait(self, caller: Caller, name: str, most: float, deadline: float) -> Operation:
         """Returns an operation once it has ended, or as it is when the time is up.

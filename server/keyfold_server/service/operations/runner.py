@@ -1,7 +1,7 @@
 """The runner: takes operations that no replica runs, and runs them here.
 
-Any replica may run any operation. The lease in the store says which one does
-(`domain.operations.taken`).
+Any replica may run any operation that `control` lets it take. The lease in the store says which
+one does (`domain.operations.taken`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from keyfold_server.domain.operations import (
     OperationKey,
     taken,
 )
+from keyfold_server.service.operations.control import Control
 from keyfold_server.service.operations.run import Run
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
@@ -53,6 +54,7 @@ class Runner:
         name: str,
         lease: float,
         check_serving: Callable[[], None],
+        control: Control,
     ) -> None:
         """Joins the runner to the store.
 
@@ -62,12 +64,14 @@ class Runner:
             name: The replica's name.
             lease: Seconds for which a lease holds.
             check_serving: Raises if this replica must not use keys.
+            control: Knows which operations this replica may run.
         """
         self._storage = storage
         self._make = make
         self._name = name
         self._lease = lease
         self._check_serving = check_serving
+        self._control = control
         self._room = asyncio.Semaphore(MOST_AT_ONCE)
         self._runs: dict[OperationKey, Run] = {}
         self._tasks = Tasks()
@@ -95,7 +99,9 @@ class Runner:
             return
         if len(self._runs) >= _AT_ONCE or self._stopped:
             return
-        for operation in await self._free():
+        free = await self._free()
+        await self._control.report(free)
+        for operation in filter(self._control.takes, free):
             if len(self._runs) >= _AT_ONCE:
                 return
             if operation.key not in self._runs:

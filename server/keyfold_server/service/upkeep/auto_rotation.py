@@ -73,18 +73,19 @@ class AutoRotation:
         self._clock = clock
         self._failed: set[_Place] = set()
 
-    async def follow(self, root: RootKey, newest: str) -> None:
-        """Rotates the regions under a root key that lag behind it and whose policy says to follow.
+    async def follow(self, name: str, root: RootKey, newest: str) -> None:
+        """Rotates what lags behind a root key in one region and whose policy says to follow.
 
         It raises nothing. The next call tries again what fails now.
 
         Args:
+            name: The region's name.
             root: The root key.
             newest: The version under which the root key wraps now.
         """
         first = True
         try:
-            async for cluster, region in self._behind(root, newest):
+            async for cluster, region in self._behind(name, root, newest):
                 if not first:
                     await asyncio.sleep(_PAUSE)
                 first = False
@@ -92,10 +93,12 @@ class AutoRotation:
         except KeyfoldError as error:
             log.warning("auto_rotate cannot follow %s now: %s", root.uri, error.reason)
 
-    async def _behind(self, root: RootKey, newest: str) -> AsyncIterator[tuple[Cluster, Region]]:
-        """Yields the regions to rotate."""
+    async def _behind(
+        self, name: str, root: RootKey, newest: str
+    ) -> AsyncIterator[tuple[Cluster, Region]]:
+        """Yields what to rotate."""
         # The store picks them, because every cluster may be under the vendor's own key.
-        which, after = ClusterFilter(key_uri=root.uri, behind=newest), ""
+        which, after = ClusterFilter(key_uri=root.uri, behind=(name, newest)), ""
         store = self._storage.store
         while page := await self._storage.run(store.clusters, which, after, _PAGE):
             for cluster in page:
@@ -104,7 +107,8 @@ class AutoRotation:
                     continue
                 after = cluster.name
                 for region in cluster.regions:
-                    if _is_behind(region, root, newest) and await self._stays(region, root):
+                    behind = region.name == name and _is_behind(region, root, newest)
+                    if behind and await self._stays(region, root):
                         yield cluster, region
             if len(page) < _PAGE:
                 return

@@ -17,6 +17,7 @@ from keyfold_server.domain.ports import Clock
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.upkeep.turns import Turns
+from keyfold_server.service.upkeep.unserved import UnservedRegions
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Gauges:
         clock: Clock,
         age: Callable[[], float],
         turns: Turns,
+        unserved: UnservedRegions,
     ) -> None:
         """Takes what the gauges show.
 
@@ -50,12 +52,14 @@ class Gauges:
             clock: Time.
             age: Returns the seconds since this replica saw the store.
             turns: Says how long the parts of the sweep wait.
+            unserved: Reports the regions that no live replica serves.
         """
         self._cache = cache
         self._storage = storage
         self._clock = clock
         self._age = age
         self._turns = turns
+        self._unserved = unserved
 
     def show(self) -> None:
         """Has the gauges show this replica from now on, each at the moment of a scrape."""
@@ -83,14 +87,19 @@ class Gauges:
         census: dict[tuple[str, str], int] = {}
         cannot_wrap = 0
         failing: dict[str, int] = {}
+        looked = False
         try:
-            if await self._storage.run(self._storage.store.claim, _CLAIM, _HOLDS):
+            if await self._storage.run(self._storage.store.claim, {_CLAIM: _HOLDS}):
                 census = await self._storage.run(self._storage.store.census)
                 cannot_wrap = await self._storage.run(self._storage.store.cannot_wrap)
                 failing = await self._storage.run(self._storage.store.failing)
+                await self._unserved.look()
+                looked = True
         except KeyfoldError as error:
             log.warning("the store did not count the regions: %s", error.reason)
         finally:
+            if not looked:
+                self._unserved.forget()
             telemetry.CANNOT_WRAP.set(cannot_wrap)
             telemetry.ROOT_KEY_FAILING.clear()
             for health, since in failing.items():

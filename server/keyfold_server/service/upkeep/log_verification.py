@@ -53,8 +53,8 @@ class LogVerification:
             else:
                 self._until_look = _LOOKS
                 # Whoever found the log broken looks again by itself, to hear that it was mended.
-                due = await self._storage.run(self._storage.store.claim, _CLAIM, _HOLDS)
-                self._at, self._walking = None, due or bool(self._alarm.broken)
+                due = await self._storage.run(self._storage.store.claim, {_CLAIM: _HOLDS})
+                self._at, self._walking = None, bool(due or self._alarm.broken)
         except KeyfoldError as error:
             log.warning("the log was not verified: %s", error.reason)
             self._walking = False

@@ -1,8 +1,9 @@
 """The sweep: checks keys regularly, those that no caller uses included (protocol F4, F5).
 
 Each replica unwraps every KEK in its memory that was used since the last sweep, by itself, because
-a customer's policy may tell clusters apart. Each root key that an enabled region uses also wraps
-and unwraps once and is described, called by one replica of all. The sweep only asks; what an answer
+a customer's policy may tell clusters apart. Each root key also wraps and unwraps once, and is
+described, for each region that uses it, called by one of the replicas that serve the region. The
+sweep only asks; what an answer
 means is decided where every other answer is. A root key's slot comes from its id, which is a
 digest, so that the root keys are spread over the interval, however many they are.
 """
@@ -135,10 +136,12 @@ class Sweep:
                 log.warning("the sweep checks only keys in memory: %s", error.reason)
             self._failing = True
             samples = []
-        roots = [list(g) for _, g in itertools.groupby(samples, lambda sample: sample.root)]
+        by_root: dict[str, list[Sample]] = {}
+        for sample in samples:
+            by_root.setdefault(sample.root, []).append(sample)
         await asyncio.gather(
             *(self._in_memory(root) for root in self._cache.roots(prefix)),
-            *(self._root(chosen) for chosen in roots),
+            *(self._root(chosen) for chosen in by_root.values()),
         )
         if not self._failing:
             self.turns.ended(slot)
@@ -161,23 +164,37 @@ class Sweep:
                         opened.swept = NEVER
                         return
 
-    async def _root(self, chosen: Sequence[Sample]) -> None:
-        """Has a root key wrap, and unwrap each chosen KEK; then has its regions follow it."""
-        with self._alone("store", chosen[0].root) as alone:
-            follows, newest = await self._asked(chosen) if alone else (None, "")
-        if newest and follows is not None:
-            # To the sweep, older versions are root keys of their own, with the same regions.
+    async def _root(self, samples: Sequence[Sample]) -> None:
+        """Asks about a root key in each region that uses it, and has the regions follow it."""
+        by_region = [list(g) for _, g in itertools.groupby(samples, lambda one: one.region)]
+        asked = await asyncio.gather(*(self._in_region(chosen) for chosen in by_region))
+        for region, follows, newest in asked:
+            if follows is None or not newest:
+                continue
+            # To the sweep, older versions are root keys of their own, with the same clusters. And
+            # two regions of a cluster would race for its row, so they follow one after the other.
             with self._alone("follow", replace(follows, external_id="")) as alone:
                 if alone:
                     async with self._following:
-                        await self._auto_rotation.follow(follows, newest)
+                        await self._auto_rotation.follow(region, follows, newest)
 
-    async def _asked(self, chosen: Sequence[Sample]) -> tuple[RootKey | None, str]:
-        """Asks about the chosen KEKs of a root key.
+    async def _in_region(self, chosen: Sequence[Sample]) -> tuple[str, RootKey | None, str]:
+        """Has a root key wrap, and unwrap the chosen KEKs of a region.
 
         Returns:
-            The root key if a region follows it, else None; and the version under which it wraps,
-            or an empty string if it does not wrap.
+            The region's name, and what `_asked` returns.
+        """
+        region = chosen[0].region
+        with self._alone("store", region, chosen[0].root) as alone:
+            follows, newest = await self._asked(chosen) if alone else (None, "")
+        return region, follows, newest
+
+    async def _asked(self, chosen: Sequence[Sample]) -> tuple[RootKey | None, str]:
+        """Asks about the chosen KEKs of a region's root key.
+
+        Returns:
+            The root key if a cluster follows it there, else None; and the version under which it
+            wraps, or an empty string if it does not wrap.
         """
         newest = ""
         follows = None
@@ -186,14 +203,14 @@ class Sweep:
                 try:
                     region, version = await self._ask(sample, wrap=sample is chosen[0])
                 except (CouldNotTellError, OverloadedError, RateLimitedError):
-                    self.turns.could_not_ask(sample.root)
+                    self.turns.could_not_ask(sample)
                     return None, ""
                 except KeyfoldError as error:
                     log.warning("the sweep could not check %s: %s", sample.cluster, error.reason)
                     if isinstance(error, RowNotAuthenticError | ClusterBannedError):
                         self._health.unreadable(sample.kek)
                     continue
-                self.turns.could_ask(sample.root)
+                self.turns.could_ask(sample)
                 newest = newest or version
                 if region is not None and sample.followed:
                     follows = region.newest.current.root

@@ -1,16 +1,19 @@
-"""Turns: which replica asks about the root keys of a slot, so that only one of all does.
+"""Turns: which replica asks about the root keys of a slot, so that only one for each region does.
 
 A claim in the store holds the turn for most of an interval. A replica that the network cuts off
 from a KMS must not be the one that asks it for ever, and a replica that can reach the KMS must not
-wait for it. Turns also know when each slot had its last one.
+wait for it. Each region has claims of its own: a replica claims only the regions that it serves,
+since another region's credential and way to a KMS say nothing about this one's. Turns also know
+when each slot had its last one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from keyfold_server.domain.health import COULD_NOT_TELL
+from keyfold_server.domain.health import COULD_NOT_TELL, ROOT
 from keyfold_server.domain.ports import Clock, Sample
 from keyfold_server.service.storage import Storage
 
@@ -36,13 +39,24 @@ class Turns:
         interval: Seconds from one sweep to the next.
     """
 
-    def __init__(self, storage: Storage, interval: float, clock: Clock) -> None:
-        """Takes the store, the seconds from one sweep to the next, and monotonic time."""
+    def __init__(
+        self, storage: Storage, interval: float, clock: Clock, serves: frozenset[str] | None = None
+    ) -> None:
+        """Takes what turns are about.
+
+        Args:
+            storage: The store.
+            interval: Seconds from one sweep to the next.
+            clock: Monotonic time.
+            serves: The names of the regions that this replica serves; None: all.
+        """
         self.interval = interval
         self._storage = storage
         self._clock = clock
+        self._serves = serves
         self._ended = [clock.monotonic()] * SLOTS
-        self._stepping_back: dict[str, int] = {}
+        # By region and root key id.
+        self._stepping_back: dict[tuple[str, str], int] = {}
 
     @property
     def age(self) -> float:
@@ -54,38 +68,57 @@ class Turns:
         self._ended[slot] = self._clock.monotonic()
 
     async def claim(self, prefix: str) -> list[Sample]:
-        """Returns the KEKs to ask about, or an empty list if another replica has the turn.
+        """Returns the KEKs to ask about, without those of regions where another has the turn.
 
         Args:
             prefix: The first byte of the root keys' ids, in hex.
+
+        Returns:
+            The KEKs, by region and then by root key.
         """
         store = self._storage.store
-        samples = await self._storage.run(store.samples, prefix)
-        if not samples:
+        samples = await self._storage.run(store.samples, prefix, self._serves)
+        by_region = {
+            region: list(each) for region, each in itertools.groupby(samples, lambda s: s.region)
+        }
+        if not by_region:
             return []
-        holds = int(self.interval * await self._part(samples) * 1000)
-        ours = await self._storage.run(store.claim, f"sweep:{prefix}", holds)
-        return samples if ours else []
+        holds = await self._holds(by_region)
+        works = {f"sweep:{region}:{prefix}": holds[region] for region in by_region}
+        ours = await self._storage.run(store.claim, works)
+        return [one for one in samples if f"sweep:{one.region}:{prefix}" in ours]
 
-    def could_not_ask(self, root_id: str) -> None:
-        """Makes this replica step back from a root key about which it could not ask."""
-        self._stepping_back[root_id] = _STEPS_BACK
+    def could_not_ask(self, sample: Sample) -> None:
+        """Makes this replica step back from a region's root key about which it could not ask."""
+        self._stepping_back[sample.region, sample.root] = _STEPS_BACK
 
-    def could_ask(self, root_id: str) -> None:
+    def could_ask(self, sample: Sample) -> None:
         """Ends the stepping back."""
-        self._stepping_back.pop(root_id, None)
+        self._stepping_back.pop((sample.region, sample.root), None)
 
-    async def _part(self, samples: Sequence[Sample]) -> float:
-        """Returns the part of the interval for which another's claim of these root keys holds."""
-        roots = {sample.root for sample in samples}
-        stepping_back = roots & self._stepping_back.keys()
-        for root in stepping_back:
-            self._stepping_back[root] -= 1
-            if not self._stepping_back[root]:
-                del self._stepping_back[root]
-        others = [f"root:{root}" for root in roots - stepping_back]
-        seen = await self._storage.run(self._storage.store.observations, others)
-        if any(observation.health in COULD_NOT_TELL for observation in seen.values()):
+    async def _holds(self, by_region: Mapping[str, Sequence[Sample]]) -> dict[str, int]:
+        """Returns the milliseconds for which another's claim holds, by region."""
+        parts: dict[str, float] = {}
+        others: dict[str, set[str]] = {}
+        for region, samples in by_region.items():
+            roots = {sample.root for sample in samples}
+            back = {root for root in roots if self._steps_back(region, root)}
+            parts[region] = _STEP_BACK if back else _PART
+            others[region] = {f"{ROOT}{root}" for root in roots - back}
+        subjects = sorted(set().union(*others.values()))
+        seen = await self._storage.run(self._storage.store.observations, subjects)
+        unknown = {subject for subject, one in seen.items() if one.health in COULD_NOT_TELL}
+        return {
             # Whoever had the turn could not ask, so its claim does not count.
-            return 0.0
-        return _STEP_BACK if stepping_back else _PART
+            region: 0 if others[region] & unknown else int(self.interval * part * 1000)
+            for region, part in parts.items()
+        }
+
+    def _steps_back(self, region: str, root: str) -> bool:
+        """Says whether this replica steps back from a root key, and counts one turn down."""
+        left = self._stepping_back.get((region, root), 0)
+        if left > 1:
+            self._stepping_back[region, root] = left - 1
+        else:
+            self._stepping_back.pop((region, root), None)
+        return left > 0

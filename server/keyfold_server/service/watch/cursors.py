@@ -151,7 +151,7 @@ class CursorReaders:
         """Shows in the metrics how far behind cursors are, on one replica of all."""
         found: list[CursorReport] = []
         try:
-            if await self._storage.run(self._storage.store.claim, _CLAIM, _HOLDS):
+            if await self._storage.run(self._storage.store.claim, {_CLAIM: _HOLDS}):
                 found = list(await self._storage.run(self._storage.store.cursors))
         except KeyfoldError as error:
             log.warning("cannot read how far behind cursors are: %s", error.reason)

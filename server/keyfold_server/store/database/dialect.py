@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -26,7 +26,15 @@ from keyfold_server.store.database.trip import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Executable, Insert, Table
+    from sqlalchemy import (
+        ColumnElement,
+        Connection,
+        Executable,
+        Insert,
+        Table,
+    )
+    from sqlalchemy.sql.base import ReadOnlyColumnCollection
+    from sqlalchemy.sql.elements import KeyedColumnElement
 
     from keyfold_server.domain.ports import Clock
 
@@ -35,6 +43,10 @@ ACCESS_MODE: Final = "keyfold_access"
 
 CHANNEL: Final = "keyfold"
 """Channel of PostgreSQL's notifications. One of another store only costs an extra poll."""
+
+
+Excluded: TypeAlias = "ReadOnlyColumnCollection[str, KeyedColumnElement[Any]]"
+"""The columns of the row that an upsert would insert."""
 
 
 class AccessMode(Enum):
@@ -60,7 +72,12 @@ class Upsert(Protocol):
     """Makes the statement that inserts a row or replaces all but its key."""
 
     def __call__(
-        self, table: Table, *, if_later: str | None = None, adding: str | None = None
+        self,
+        table: Table,
+        *,
+        if_later: str | None = None,
+        adding: str | None = None,
+        only: Callable[[Excluded], ColumnElement[bool]] | None = None,
     ) -> Insert:
         """Makes the statement.
 
@@ -69,6 +86,8 @@ class Upsert(Protocol):
             if_later: Name of a column. If given, only a row with a larger value in it replaces
                 an existing one.
             adding: Name of a column. If given, its value is added to that of an existing row.
+            only: Returns the condition on which a row replaces an existing one, given the columns
+                of the new row; None: it always does.
         """
         ...
 
@@ -76,14 +95,22 @@ class Upsert(Protocol):
 def _upserting(inserting: Callable[[Table], sqlite.Insert | postgresql.Insert]) -> Upsert:
     """Returns the `Upsert` of a database, whose own `insert` has the clause for conflicts."""
 
-    def upsert(table: Table, *, if_later: str | None = None, adding: str | None = None) -> Insert:
+    def upsert(
+        table: Table,
+        *,
+        if_later: str | None = None,
+        adding: str | None = None,
+        only: Callable[[Excluded], ColumnElement[bool]] | None = None,
+    ) -> Insert:
         insert = inserting(table)
         fresh: dict[str, ColumnElement[Any]] = {
             c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key
         }
         if adding is not None:
             fresh[adding] = table.c[adding] + insert.excluded[adding]
-        where = insert.excluded[if_later] > table.c[if_later] if if_later is not None else None
+        where = only(insert.excluded) if only is not None else None
+        if if_later is not None:
+            where = insert.excluded[if_later] > table.c[if_later]
         key = list(table.primary_key)
         return insert.on_conflict_do_update(index_elements=key, set_=fresh, where=where)
 

@@ -165,7 +165,7 @@ class Membership:
         asked = self._clock.asked()
         answers = self._dialect.trip(unit.connection, self.asking_rows())
         rows = self.rows_of(answers, asked, unit.now)
-        return min((row.applied for row in rows if row.stops_within >= 0), default=None)
+        return min((row.applied for row in rows if row.lives), default=None)
 
     def asking_rows(self) -> list[Step]:
         """Returns the steps that read the replicas; `rows_of` takes their answers."""

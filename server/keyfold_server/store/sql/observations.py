@@ -58,23 +58,35 @@ class ObservationStore:
         """Counts enabled regions whose root key unwraps but did not wrap at the last try."""
         return self._transactions.read(listing.cannot_wrap)
 
+    def unserved(self, serves: frozenset[str], most: int) -> dict[str, int]:
+        """Counts enabled regions by name, other than those that some replicas serve."""
+        return self._transactions.read(lambda c: listing.unserved(c, serves, most))
+
     def failing(self) -> dict[str, int]:
         """Returns since when a root key in service has failed, by health: the longest."""
         return self._transactions.read(listing.failing)
 
-    def samples(self, prefix: str) -> list[Sample]:
-        """Chooses KEKs for the sweep, of the root keys whose ids begin with `prefix`."""
-        return self._transactions.read(lambda c: samples.read(c, prefix))
+    def samples(self, prefix: str, serves: frozenset[str] | None = None) -> list[Sample]:
+        """Chooses KEKs for the sweep, of the root keys whose ids begin with `prefix`, by region."""
+        return self._transactions.read(lambda c: samples.read(c, prefix, serves))
 
     def users_of(self, key_uri: str, may: Callable[[KeyUser], bool]) -> list[KeyUser]:
         """Chooses an enabled region for each root key that has a uri."""
         return self._transactions.read(lambda c: root_users.under(c, key_uri, may))
 
-    def claim(self, name: str, after_ms: int) -> bool:
-        """Claims a piece of work that one replica must do, by the store's clock."""
-        return self._transactions.write_or_fail(
-            "observe", lambda unit: observations.claim(unit.connection, name, after_ms, unit.now)
-        )
+    def claim(self, works: Mapping[str, int]) -> frozenset[str]:
+        """Claims pieces of work that one replica must do, by the store's clock."""
+        dialect = self._transactions.database.dialect
+
+        def work(unit: Unit) -> frozenset[str]:
+            return frozenset().union(
+                *(
+                    observations.claim(unit.connection, dict(part), unit.now, dialect)
+                    for part in _parts(sorted(works.items()))
+                )
+            )
+
+        return self._transactions.write_or_fail("observe", work) if works else frozenset()
 
     def observe(
         self, observations: Sequence[Observation], found: Sequence[Transition] = ()

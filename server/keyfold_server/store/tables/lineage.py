@@ -75,7 +75,12 @@ class Lineage:
         silent = max(0, now - taken_over)
         if taken_over == 0 or silent > self.longest:
             return []
-        return [ReplicaRow(UNKNOWN_REPLICA, _NONE_APPLIED, self.longest / 1000, silent / 1000)]
+        # Nobody knows which regions they serve, so they count for none.
+        return [
+            ReplicaRow(
+                UNKNOWN_REPLICA, _NONE_APPLIED, self.longest / 1000, silent / 1000, frozenset()
+            )
+        ]
 
 
 def begin(connection: Connection, seal: Seal, dialect: Dialect) -> None:

@@ -49,7 +49,7 @@ def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
     if which.key_uri is not None:
         chosen = chosen.where(_with_region(regions.c.root_uri == which.key_uri))
     if which.behind is not None:
-        chosen = chosen.where(clusters.c.uid.in_(_behind(which.key_uri, which.behind)))
+        chosen = chosen.where(clusters.c.uid.in_(_behind(which.key_uri, *which.behind)))
     if which.can_wrap is not None:
         chosen = chosen.where(_that_wraps(can=which.can_wrap))
     if which.health is not None:
@@ -152,8 +152,8 @@ def _with_region(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     return clusters.c.uid.in_(select(regions.c.cluster_uid).where(condition))
 
 
-def _behind(key_uri: str | None, version: str) -> Select[Any]:
-    """Selects clusters with a region that must still follow a root key to a version."""
+def _behind(key_uri: str | None, region: str, version: str) -> Select[Any]:
+    """Selects clusters whose region of a name must still follow a root key to a version."""
     ring = and_(
         generations.c.cluster_uid == regions.c.cluster_uid,
         generations.c.region == regions.c.name,
@@ -165,6 +165,7 @@ def _behind(key_uri: str | None, version: str) -> Select[Any]:
         .join(wraps, wraps.c.kek_id == generations.c.kek_id)
         .where(
             regions.c.root_uri == key_uri,
+            regions.c.name == region,
             regions.c.state == State.ENABLED.value,
             regions.c.auto_rotate == 1,
             wraps.c.key_version != version,
@@ -225,6 +226,19 @@ def cannot_wrap(connection: Connection) -> int:
         )
     )
     return int(connection.execute(statement).scalar_one())
+
+
+def unserved(connection: Connection, serves: frozenset[str], most: int) -> dict[str, int]:
+    """Counts enabled regions by name, other than some names: those with the most clusters."""
+    count = func.count()
+    statement = (
+        select(regions.c.name, count)
+        .where(regions.c.state == State.ENABLED.value, regions.c.name.not_in(sorted(serves)))
+        .group_by(regions.c.name)
+        .order_by(count.desc(), regions.c.name)
+        .limit(most)
+    )
+    return {row[0]: row[1] for row in connection.execute(statement)}
 
 
 def failing(connection: Connection) -> dict[str, int]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, and_, insert, or_, select, update
+from sqlalchemy import Connection, or_, select
 
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.store.database.trip import Step, looking_for, one_of
 from keyfold_server.store.schema import Cells, observations
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import Insert, Select
+    from sqlalchemy.sql.dml import ReturningInsert
 
     from keyfold_server.store.database.dialect import Dialect
 
@@ -66,35 +67,44 @@ def of(found: Iterable[Cells]) -> dict[str, Observation]:
     return {row[0]: _observation(row) for row in found}
 
 
-def claim(connection: Connection, name: str, after_ms: int, now: int) -> bool:
-    """Claims a piece of work for the calling replica, and returns whether the claim succeeded.
+def claim(
+    connection: Connection, works: Mapping[str, int], now: int, dialect: Dialect
+) -> frozenset[str]:
+    """Claims pieces of work for the calling replica, in one statement.
 
     Args:
         connection: A connection inside a transaction that writes.
-        name: The work's name, which is the subject of its row.
-        after_ms: Milliseconds after the last claim before which nobody may claim the work again.
+        works: By the name of each work, which is the subject of its row, the milliseconds after the
+            last claim before which nobody may claim it again.
         now: Milliseconds of Unix time, by the store's clock.
+        dialect: Differences of this database from others.
+
+    Returns:
+        The names of the works whose claims succeeded.
     """
-    found = observations.c.subject == name
-    free = or_(observations.c.last_check <= now - after_ms, observations.c.last_check > now)
-    if connection.execute(
-        update(observations).where(and_(found, free)).values(last_check=now)
-    ).rowcount:
-        return True
-    if connection.execute(select(observations.c.subject).where(found)).first() is not None:
-        return False
-    # If two replicas insert the first row at once, one loses the race and tries again.
-    connection.execute(
-        insert(observations).values(
-            subject=name,
-            health=Health.UNKNOWN.value,
-            since=now,
-            last_check=now,
-            message="",
-            request_id="",
-        )
+    rows = [
+        {
+            "subject": name,
+            "health": Health.UNKNOWN.value,
+            # Of a claim, the time before which the claim before it must lie.
+            "since": now - after_ms,
+            "last_check": now,
+            "message": "",
+            "request_id": "",
+        }
+        # All replicas claim in one order, so that two cannot wait for each other's rows.
+        for name, after_ms in sorted(works.items())
+    ]
+    return frozenset(connection.execute(_claiming(dialect).values(rows)).scalars())
+
+
+@cache
+def _claiming(dialect: Dialect) -> ReturningInsert[tuple[Any]]:
+    held = observations.c.last_check
+    statement = dialect.upsert(
+        observations, only=lambda new: or_(held <= new["since"], held > new["last_check"])
     )
-    return True
+    return statement.returning(observations.c.subject)
 
 
 def _observation(row: Cells) -> Observation:

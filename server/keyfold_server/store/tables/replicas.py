@@ -42,7 +42,15 @@ def staleness(beat: Heartbeat) -> int:
 def _row(beat: Heartbeat, seen_at: int, seal: Seal) -> Cells:
     return seal.sealed(
         "replicas",
-        (beat.replica, beat.number, beat.entry_id, staleness(beat), beat.time, seen_at),
+        (
+            beat.replica,
+            beat.number,
+            beat.entry_id,
+            staleness(beat),
+            beat.time,
+            seen_at,
+            None if beat.serves is None else "\n".join(sorted(beat.serves)),
+        ),
     )
 
 
@@ -134,5 +142,6 @@ def of(found: Sequence[Cells], now: int, seal: Seal) -> list[ReplicaRow]:
         seal.check("replicas", row)
         # Silence must not become negative if somebody sets the clock back.
         silent = max(0, now - row[5]) / 1000
-        known.append(ReplicaRow(row[0], row[1], row[3] / 1000, silent))
+        serves = None if row[6] is None else frozenset(row[6].split("\n"))
+        known.append(ReplicaRow(row[0], row[1], row[3] / 1000, silent, serves))
     return known

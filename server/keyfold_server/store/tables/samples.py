@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import case, func, select
+from sqlalchemy import case, func, select, true
 
 from keyfold_server.domain.health import ROOT, Health
 from keyfold_server.domain.lifecycle import State
@@ -27,16 +27,21 @@ _KEK_SUBJECT: Final = "kek:"
 """Prefix of a KEK's subject; the KEK's id follows, in hex."""
 
 
-def read(connection: Connection, prefix: str) -> list[Sample]:
-    """Chooses KEKs of the root keys whose ids begin with `prefix`.
+def read(connection: Connection, prefix: str, serves: frozenset[str] | None) -> list[Sample]:
+    """Chooses KEKs of the root keys whose ids begin with `prefix`, by region and root key.
 
-    For each root key that an enabled region uses, these are first the KEK that the sweep checked
-    longest ago, then some that their KMS refused.
+    For each root key and each region that has it in use, these are first the KEK that the sweep
+    checked longest ago, then some that their KMS refused.
+
+    Args:
+        connection: A connection inside a transaction.
+        prefix: The beginning of the root keys' ids.
+        serves: The names of the regions to look at; None: all.
     """
     refused = case((_KEK.c.health != Health.HEALTHY.value, 1), else_=0)
     root = regions.c.root_subject
     place = func.row_number().over(
-        partition_by=(root, refused),
+        partition_by=(regions.c.name, root, refused),
         order_by=(func.coalesce(_KEK.c.last_check, 0), regions.c.kek_subject),
     )
     ranked = (
@@ -47,9 +52,9 @@ def read(connection: Connection, prefix: str) -> list[Sample]:
             regions.c.kek_subject.label("kek"),
             refused.label("refused"),
             place.label("place"),
-            # This counts all regions under the root key, not only the chosen ones.
+            # This counts all clusters under the root key there, not only the chosen ones.
             func.max(func.coalesce(regions.c.auto_rotate, 0))
-            .over(partition_by=root)
+            .over(partition_by=(regions.c.name, root))
             .label("followed"),
         )
         .select_from(regions)
@@ -60,6 +65,7 @@ def read(connection: Connection, prefix: str) -> list[Sample]:
             root >= f"{ROOT}{prefix}",
             # The letter g comes after every hex digit.
             root < f"{ROOT}{prefix}g",
+            true() if serves is None else regions.c.name.in_(sorted(serves)),
         )
         .subquery()
     )
@@ -73,7 +79,7 @@ def read(connection: Connection, prefix: str) -> list[Sample]:
             ranked.c.followed,
         )
         .where(ranked.c.place <= case((ranked.c.refused == 1, _REFUSED), else_=1))
-        .order_by(ranked.c.root, ranked.c.refused, ranked.c.place)
+        .order_by(ranked.c.region, ranked.c.root, ranked.c.refused, ranked.c.place)
     )
     return [
         Sample(

@@ -153,6 +153,7 @@ def _store() -> None:
         sa.Column("max_staleness", sa.BigInteger(), nullable=False),
         sa.Column("time", sa.BigInteger(), nullable=False),
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.Column("serves", _TEXT, nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("replica", name="pk_replicas"),
     )

@@ -1,0 +1,350 @@
+"""The sweep region by region (protocol F5): whose turn it is, and what it never touches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+from prometheus_client import REGISTRY
+
+from keyfold_server.domain.errors import StoreUnavailableError, WrongRegionError
+from keyfold_server.domain.health import Health, Observation, kek_subject, root_subject
+from keyfold_server.domain.served_regions import ServedRegions
+from keyfold_server.service.upkeep import auto_rotation, unserved
+from replicas import House, Member, house_in, under
+
+INTERVAL: Final = 600
+KEYS: Final = {"eu": "fake:of-eu", "us": "fake:of-us", "ap": "fake:of-ap"}
+ONCE: Final = {"wrap": 1, "unwrap": 1, "describe": 1}
+"""The calls about a root key of one region in one sweep."""
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Gives a house whose KMS has a key for each region, and one that all regions may share."""
+    async with house_in(tmp_path) as built:
+        for uri in (*KEYS.values(), "fake:shared"):
+            built.provider.create_key(uri.removeprefix("fake:"))
+        yield built
+
+
+async def serving(house: House, *regions: str) -> Member:
+    """Starts a replica that serves some regions; none named: all."""
+    return await house.replica(served=ServedRegions.of(regions or ("*",), {}))
+
+
+async def enabled(house: House, keys: dict[str, str] = KEYS, count: int = 2) -> None:
+    """Enables clusters in each region by a control replica, which then leaves."""
+    control = await serving(house)
+    for number in range(count):
+        await control.enable(f"c{number}", keys)
+    await control.stop()
+
+
+def keys_asked(house: House, since: int) -> dict[str, dict[str, int]]:
+    """Counts the calls to the KMS by key and operation."""
+    found: dict[str, Counter[str]] = {}
+    for call in house.provider.calls[since:]:
+        found.setdefault(call.uri, Counter())[call.operation] += 1
+    return {uri: dict(counts) for uri, counts in found.items()}
+
+
+def regions_asked(house: House, since: int) -> set[str]:
+    """Returns the regions to which what the KMS wrapped or opened was bound."""
+    return {call.binding.region for call in house.provider.calls[since:] if call.binding}
+
+
+def known(house: House, region: str, cluster: str = "c0") -> dict[str, Observation]:
+    """Reads what the store knows of a region's key and KEK."""
+    stored = house.store.cluster(cluster)
+    assert stored is not None
+    newest = stored.region(region).newest
+    return house.store.observations([root_subject(newest.current), kek_subject(newest)])
+
+
+async def swept(house: House, *members: Member, after: float = INTERVAL) -> int:
+    """Lets an interval pass and has replicas sweep; returns how many KMS calls were before."""
+    await house.after(after)
+    before = len(house.provider.calls)
+    await asyncio.gather(*(member.sweep() for member in members))
+    return before
+
+
+def reported() -> dict[str, float]:
+    """Returns the regions that `/metrics` would show as unserved, with their clusters."""
+    [family] = [one for one in REGISTRY.collect() if one.name == "keyfold_regions_unserved"]
+    return {sample.labels["region"]: sample.value for sample in family.samples}
+
+
+# --- turns -----------------------------------------------------------------------------
+
+
+async def test_a_replica_sweeps_the_regions_that_it_serves(house: House) -> None:
+    """F5: it asks about the root keys of its regions, and about no other's."""
+    await enabled(house)
+    both = await serving(house, "eu", "ap")
+    for _ in range(2):
+        before = await swept(house, both)
+        assert keys_asked(house, before) == {KEYS["eu"]: ONCE, KEYS["ap"]: ONCE}
+        assert regions_asked(house, before) == {"eu", "ap"}
+
+
+async def test_a_sweep_in_one_region_leaves_the_health_of_others_alone(house: House) -> None:
+    """F5: whatever a region's replica meets, what is known of other regions' keys stays as it is.
+
+    Its own KMS may refuse or be away, and those of the others, too: it does not learn of that.
+    """
+    await enabled(house)
+    us, eu = await serving(house, "us", "ap"), await serving(house, "eu")
+    await swept(house, us, eu)
+    others = {region: known(house, region) for region in ("us", "ap")}
+    assert all(len(seen) == 2 for seen in others.values())
+    for uri in (KEYS["us"], KEYS["ap"]):
+        house.provider.disable(uri)
+    expected: list[tuple[Callable[[], object], Health]] = [
+        (lambda: house.provider.disable(KEYS["eu"]), Health.KEY_DISABLED),
+        (lambda: house.provider.enable(KEYS["eu"]), Health.HEALTHY),
+        (lambda: house.provider.disconnect(KEYS["eu"]), Health.UNREACHABLE),
+    ]
+    for happens, health in expected:
+        happens()
+        before = await swept(house, eu)
+        assert regions_asked(house, before) <= {"eu"}
+        assert keys_asked(house, before).keys() == {KEYS["eu"]}
+        seen = known(house, "eu")
+        assert {one.health for name, one in seen.items() if name.startswith("root:")} == {health}
+        assert {region: known(house, region) for region in others} == others
+    entries = [entry.root for entry in house.store.poll(us.changes.beat()) if entry.root]
+    roots = {name.removeprefix("root:") for seen in others.values() for name in seen}
+    assert not roots & set(entries)
+
+
+async def test_no_sweep_calls_the_kms_of_a_region_that_is_not_served(house: House) -> None:
+    """F5: if the store handed out another region's KEK, the door to the KMS would stay shut."""
+    await enabled(house)
+    eu = await serving(house, "eu")
+    samples = [one for slot in range(256) for one in house.store.samples(f"{slot:02x}")]
+    us = [one for one in samples if one.region == "us"]
+    seen = known(house, "us")
+    before = len(house.provider.calls)
+    with pytest.raises(WrongRegionError):
+        await eu.replica.sweep._ask(us[0], wrap=True)
+    await eu.replica.sweep._root(us)
+    await eu.replica._health.flush()
+    assert house.provider.calls[before:] == []
+    assert known(house, "us") == seen
+
+
+async def test_one_replica_of_each_region_asks(house: House) -> None:
+    """F5: of the replicas of a region one asks; another takes over if that one is gone."""
+    await enabled(house)
+    first, second, us = [await serving(house, name) for name in ("eu", "eu", "us")]
+    for _ in range(3):
+        before = await swept(house, first, second, us)
+        assert keys_asked(house, before) == {KEYS["eu"]: ONCE, KEYS["us"]: ONCE}
+    await first.stop()
+    before = await swept(house, second, us)
+    assert keys_asked(house, before) == {KEYS["eu"]: ONCE, KEYS["us"]: ONCE}
+
+
+async def test_a_control_replica_takes_its_turns_beside_the_regions_own(house: House) -> None:
+    """F5: each region is asked about once in each interval, whoever comes first."""
+    await enabled(house)
+    control, eu = await serving(house), await serving(house, "eu")
+    for order in ((control, eu), (eu, control)):
+        await house.after(INTERVAL)
+        before = len(house.provider.calls)
+        for member in order:
+            await member.sweep()
+        assert keys_asked(house, before) == dict.fromkeys(KEYS.values(), ONCE)
+
+
+async def test_a_shared_root_key_is_asked_about_in_each_region(house: House) -> None:
+    """F5: another region's credential and way to the KMS say nothing about this one's."""
+    await enabled(house, dict.fromkeys(KEYS, "fake:shared"))
+    members = [await serving(house, name) for name in KEYS]
+    before = await swept(house, *members)
+    assert keys_asked(house, before) == {"fake:shared": dict.fromkeys(ONCE, 3)}
+    assert regions_asked(house, before) == set(KEYS)
+    [one, *_] = members
+    one.line.counts.clear()
+    for member in members:
+        await member.stop()
+    control = await serving(house)
+    before = await swept(house, control)
+    assert keys_asked(house, before) == {"fake:shared": dict.fromkeys(ONCE, 3)}
+    # The claims of a slot's regions are one statement.
+    assert control.line.counts["claim"] == 1
+
+
+async def test_a_replica_that_is_cut_off_steps_back_in_its_region_alone(house: House) -> None:
+    """F5: who cannot ask in one region leaves its key to others, and goes on in the rest."""
+    await enabled(house)
+    control, eu = await serving(house), await serving(house, "eu")
+    house.provider.disconnect(KEYS["eu"])
+    await swept(house, control)
+    house.provider.mend()
+    await house.after(INTERVAL - 100)
+    before = len(house.provider.calls)
+    await control.sweep()
+    # Its own claim in eu does not count, since it could not ask. The others hold it to its turn.
+    assert KEYS["us"] in keys_asked(house, before)
+    await house.after(100)
+    before = len(house.provider.calls)
+    await eu.sweep()
+    assert keys_asked(house, before) == {KEYS["eu"]: ONCE}
+
+
+async def test_regions_follow_their_root_key_by_their_own_replicas(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Auto-rotation rotates the regions that the replica serves, though all share one root key."""
+    monkeypatch.setattr(auto_rotation, "_PAUSE", 0.0)
+    control = await serving(house)
+    follows = under("fake:shared", auto_rotate=True)
+    for name in ("a", "b"):
+        await control.enable(name, {region: replace(follows, region=region) for region in KEYS})
+    await control.stop()
+    house.provider.new_version("fake:shared")
+
+    def versions() -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for name in ("a", "b"):
+            cluster = house.store.cluster(name)
+            assert cluster is not None
+            for region in cluster.regions:
+                found.setdefault(region.name, set()).add(region.newest.current.key_version)
+        return found
+
+    eu = await serving(house, "eu")
+    before = await swept(house, eu)
+    assert versions() == {"eu": {"2"}, "us": {"1"}, "ap": {"1"}}
+    assert regions_asked(house, before) == {"eu"}
+    others = await serving(house, "us", "ap")
+    await swept(house, others)
+    assert versions() == {region: {"2"} for region in KEYS}
+
+
+# --- regions that nobody serves --------------------------------------------------------
+
+
+async def test_a_region_that_nobody_serves_is_neither_swept_nor_forgotten(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When eu's replica dies, us's does not sweep its keys, and reports it until one serves eu."""
+    caplog.set_level(logging.WARNING, unserved.__name__)
+    await enabled(house, {"eu": KEYS["eu"], "us": KEYS["us"]}, count=3)
+    eu, us = await serving(house, "eu"), await serving(house, "us")
+    await us.replica.gauges.count_regions()
+    assert reported() == {}
+    await eu.stop()
+    before = await swept(house, us)
+    assert keys_asked(house, before) == {KEYS["us"]: ONCE}
+    await us.replica.gauges.count_regions()
+    assert reported() == {"eu": 3.0}
+    [begins] = caplog.messages
+    assert "eu (enabled for 3 clusters)" in begins
+    # It says so once.
+    house.clock.advance(30)
+    await us.poll()
+    await us.replica.gauges.count_regions()
+    assert len(caplog.messages) == 1
+    report = await us.status("c0")
+    notices = {each.region.name: each.notices for each in report.regions}
+    assert [notice for notice in notices["eu"] if "no live replica serves" in notice]
+    assert not [notice for notice in notices["us"] if "no live replica serves" in notice]
+    control = await serving(house)
+    before = await swept(house, control)
+    assert keys_asked(house, before)[KEYS["eu"]] == ONCE
+    await us.replica.gauges.count_regions()
+    assert reported() == {}
+    assert len(caplog.messages) == 2
+    assert "no more" in caplog.messages[1]
+    report = await us.status("c0")
+    assert not any("no live replica" in one for each in report.regions for one in each.notices)
+
+
+async def test_a_replica_that_was_killed_serves_until_it_must_have_stopped(house: House) -> None:
+    """A heartbeat that is late takes nothing from a replica; one that is too old does."""
+    await enabled(house, {"eu": KEYS["eu"]}, count=1)
+    eu, us = await serving(house, "eu"), await serving(house, "us")
+    eu.changes.poll.stop()
+    eu.line.let_poll()
+    await asyncio.to_thread(eu.changes.poll.join)
+    house.clock.advance(100)
+    await us.poll()
+    await us.replica.gauges.count_regions()
+    assert reported() == {}
+    house.clock.advance(30)
+    await us.poll()
+    await us.replica.gauges.count_regions()
+    assert reported() == {"eu": 1.0}
+
+
+async def test_what_is_revoked_is_not_missed(house: House) -> None:
+    """A region in which nothing is enabled needs no replica."""
+    await enabled(house, {"eu": KEYS["eu"]}, count=2)
+    us = await serving(house, "us")
+    await us.replica.gauges.count_regions()
+    assert reported() == {"eu": 2.0}
+    for name in ("c0", "c1"):
+        await us.revoke(name)
+    house.clock.advance(30)
+    await us.poll()
+    await us.replica.gauges.count_regions()
+    assert reported() == {}
+
+
+async def test_nobody_reports_what_it_does_not_know(house: House) -> None:
+    """A store that does not answer, or a replica that does not count, leaves no old report."""
+    await enabled(house, {"eu": KEYS["eu"]}, count=1)
+    us, ap = await serving(house, "us"), await serving(house, "ap")
+    await us.replica.gauges.count_regions()
+    assert reported() == {"eu": 1.0}
+    # The replicas of this test share one registry.
+    await ap.replica.gauges.count_regions()
+    assert reported() == {}
+    house.clock.advance(30)
+    await us.poll()
+    await us.replica.gauges.count_regions()
+    us.line.fail("unserved", StoreUnavailableError("gone"))
+    house.clock.advance(30)
+    await us.poll()
+    await us.replica.gauges.count_regions()
+    assert reported() == {}
+
+
+async def test_made_up_regions_do_not_fill_the_report(
+    house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Callers name regions: the report has those with the most clusters, and a line names few."""
+    caplog.set_level(logging.WARNING, unserved.__name__)
+    monkeypatch.setattr(unserved, "SHOWN", 15)
+    control = await serving(house)
+    for number in range(20):
+        await control.enable(f"c{number}", {f"region-{number:02}": "fake:shared"})
+    await control.enable("more", {"region-19": "fake:shared"})
+    await control.stop()
+    us = await serving(house, "us")
+    await us.replica.gauges.count_regions()
+    assert len(reported()) == 15
+    assert reported()["region-19"] == 2.0
+    [line] = caplog.messages
+    assert line.count("enabled for") == 10
+    assert "and 5 more" in line
+
+
+async def test_a_fleet_of_control_replicas_reads_no_regions(house: House) -> None:
+    """S12: where a control replica lives, the report costs no look at the regions."""
+    control, _ = await serving(house), await serving(house, "us")
+    await control.enable("a", {"eu": KEYS["eu"]})
+    await control.replica.gauges.count_regions()
+    assert control.line.counts["census"] == 1
+    assert control.line.counts["unserved"] == 0
+    assert reported() == {}
