@@ -27,6 +27,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.provider import KeyDescription, KeyProvider, Unwrapped, Wrapped
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import ClusterView
 from keyfold_server.service.loading.freshness import REFRESH_AT
@@ -156,7 +157,9 @@ async def warm_up(member: Member, keks: int) -> None:
     while page := member.house.store.clusters(ClusterFilter(), after, GROUP):
         for found in page:
             assert isinstance(found, Cluster)
-            member.cache.put_view(ClusterView(found, member.loads._failures._timing))
+            member.cache.put_view(
+                ClusterView(found, member.loads._failures._timing, ServedRegions())
+            )
             after = found.name
     numbers = range(keks)
     for start in range(0, keks, GROUP):

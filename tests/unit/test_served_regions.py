@@ -159,15 +159,39 @@ def test_a_refusal_says_which_address_to_call() -> None:
 
 def test_a_control_replica_answers_for_a_region_without_an_address() -> None:
     """Where the table has no address for a region, that of the control replicas will do."""
-    error = ServedRegions.of(["us"], PLACES).refusal("ap")
-    assert error is not None
-    assert error.served_at == PLACES[EVERY]
-    error = ServedRegions.of(["us"], {}).refusal("ap")
-    assert error is not None
-    assert error.served_at is None
-    assert error.message == (
+    with pytest.raises(WrongRegionError) as caught:
+        ServedRegions.of(["us"], PLACES).check("ap")
+    assert caught.value.served_at == PLACES[EVERY]
+    with pytest.raises(WrongRegionError) as caught:
+        ServedRegions.of(["us"], {}).check("ap")
+    assert caught.value.served_at is None
+    assert caught.value.message == (
         "this replica does not serve region ap; ask the operator which address serves region ap"
     )
+
+
+@pytest.mark.parametrize(
+    ("needed", "wrong", "place"),
+    [
+        (("us",), (), None),
+        (("eu",), ("eu",), PLACES["eu"]),
+        (("us", "eu"), ("eu",), PLACES[EVERY]),
+        (("eu", "ap"), ("eu", "ap"), PLACES[EVERY]),
+        (("eu", "eu2"), ("eu", "eu2"), PLACES["eu"]),
+    ],
+)
+def test_the_address_serves_the_whole_request(
+    needed: tuple[str, ...], wrong: tuple[str, ...], place: str | None
+) -> None:
+    """A request for several regions is sent where all of them are served, and nowhere else."""
+    served = ServedRegions.of(["us"], PLACES | {"eu2": PLACES["eu"]})
+    if not wrong:
+        served.check_each(needed)
+        return
+    with pytest.raises(WrongRegionError) as caught:
+        served.check_each(needed, "prod")
+    assert (caught.value.regions, caught.value.served_at) == (wrong, place)
+    assert all(region in caught.value.message for region in wrong)
 
 
 def test_what_needs_every_region_needs_a_control_replica() -> None:

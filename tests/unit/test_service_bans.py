@@ -29,6 +29,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.rights import Identity
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import ClusterView
 from keyfold_server.service.life.listing import page_token
@@ -361,7 +362,7 @@ async def test_a_view_from_a_read_before_the_damage_is_found_at_once(
     view = one.cache.peek("acme")
     assert view is not None
     one.loads.invalidate("acme")
-    one.cache.put_view(ClusterView(view.cluster, Timing()))
+    one.cache.put_view(ClusterView(view.cluster, Timing(), ServedRegions()))
     one.line.let_go("named")
     await verifying
     assert one.cache.peek("acme") is None

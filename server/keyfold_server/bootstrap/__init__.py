@@ -18,7 +18,7 @@ from keyfold.version import __version__
 from keyfold_server import grpc_log, monitoring, observability, telemetry
 from keyfold_server.bootstrap import process
 from keyfold_server.bootstrap.access import Access
-from keyfold_server.bootstrap.providers import catalog, key_names, regions, seats
+from keyfold_server.bootstrap.providers import catalog, key_names, regions, seats, served_regions
 from keyfold_server.domain.bounds import Bounds, Rates
 from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.timing import Timing
@@ -85,7 +85,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         bounds=bounds(settings),
         regions=places,
         seats=pool,
-        served=ServedRegions.of(settings.serves, settings.served_at),
+        served=served_regions(settings),
     )
     return joined, store.close
 
@@ -175,6 +175,7 @@ async def serve(
             garbage = Garbage(joined.clock)
             await garbage.turn()
             joined.supervisor.start("garbage", garbage.turn, EVERY)
+            log.info("serving %s", _served(joined.served))
             ready(address)
             await stopping.wait()
             log.info("draining for up to %g seconds", settings.drain_grace)
@@ -183,6 +184,13 @@ async def serve(
             await joined.stop()
     finally:
         close()
+
+
+def _served(served: ServedRegions) -> str:
+    """Returns what a replica serves, for the log."""
+    if served.all:
+        return "every region"
+    return f"region{'s' if len(served.names or ()) > 1 else ''} {served} alone"
 
 
 def _transport(settings: Settings, access: Access, joined: Replica) -> Transport:

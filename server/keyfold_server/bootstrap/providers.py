@@ -7,6 +7,7 @@ know a provider.
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext, suppress
 from typing import Final
 
 from keyfold_server.domain.cluster import MAX_REGIONS
@@ -16,6 +17,7 @@ from keyfold_server.domain.key_names import KeyNames
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.seats import Seat, SeatPool
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.providers.catalog import Catalog, installed
 from keyfold_server.providers.shared.entry import Entry, Setup
 from keyfold_server.settings import Settings
@@ -57,12 +59,21 @@ def catalog(settings: Settings) -> Catalog:
     return Catalog(entries, setup, platform=bool(settings.platform_key))
 
 
+def served_regions(settings: Settings) -> ServedRegions:
+    """Returns the regions that the replica serves, and where the others are served."""
+    return ServedRegions.of(settings.serves, settings.served_at)
+
+
 def key_names(settings: Settings, providers: Catalog) -> KeyNames:
     """Returns what key uris mean, and PLATFORM: the vendor's own keys in the settings.
+
+    The platform key of a region that the replica does not serve may need what only the replicas of
+    that region have. Such a key is left out.
 
     Raises:
         SetupError: A uri belongs to no provider, or is not one that its provider takes.
     """
+    served = served_regions(settings)
 
     def key(text: str) -> RootKey:
         typed = _TYPED.fullmatch(text)
@@ -74,7 +85,10 @@ def key_names(settings: Settings, providers: Catalog) -> KeyNames:
     uris = given if isinstance(given, dict) else {}
     whole = given if isinstance(given, str) else None
     try:
-        keys = {region: key(uri) for region, uri in uris.items()}
+        keys = {}
+        for region, uri in uris.items():
+            with nullcontext() if served.serves(region) else suppress(KeyfoldError):
+                keys[region] = key(uri)
         default = None if whole is None else key(whole)
     except KeyfoldError as error:
         raise SetupError(f"KEYFOLD_PLATFORM_KEY: {error.message}") from None

@@ -6,7 +6,7 @@ another region's KMSs. A *control replica* serves every region.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,29 +48,29 @@ class ServedRegions:
         return self.names is None or region in self.names
 
     def check(self, region: str, cluster: str | None = None) -> None:
-        """Refuses a region that the replica does not serve.
+        """Refuses a region that the replica does not serve; an empty name stands for no region.
 
         Raises:
             WrongRegionError: It does not serve the region.
         """
-        error = self.refusal(region, cluster)
-        if error is not None:
-            raise error
+        if not self.serves(region):
+            if not region:
+                raise self._uncontrolled("a call to a KMS for no region")
+            raise self._refusal([region], [region], cluster)
 
-    def refusal(self, region: str, cluster: str | None = None) -> WrongRegionError | None:
-        """Returns the error that `check` raises, or None."""
-        if self.serves(region):
-            return None
-        if not region:
-            return self._uncontrolled("a KMS call for no region")
-        place = self.places.get(region, self.places.get(EVERY))
-        return WrongRegionError(
-            f"this replica does not serve region {region}; "
-            + _call(place, f"which address serves region {region}"),
-            cluster=cluster,
-            region=region,
-            served_at=place,
-        )
+    def check_each(self, regions: Iterable[str], cluster: str | None = None) -> None:
+        """Refuses a request as a whole if it needs a region that the replica does not serve.
+
+        Raises:
+            WrongRegionError: The replica does not serve one of the regions; the message names all
+                of those, and an address that serves the whole request, if one is known.
+        """
+        if self.names is None:
+            return
+        needed = list(dict.fromkeys(regions))
+        wrong = [region for region in needed if region not in self.names]
+        if wrong:
+            raise self._refusal(wrong, needed, cluster)
 
     def check_all(self, what: str) -> None:
         """Refuses what needs a control replica.
@@ -83,6 +83,25 @@ class ServedRegions:
         """
         if self.names is not None:
             raise self._uncontrolled(what)
+
+    def _refusal(
+        self, wrong: Sequence[str], needed: Sequence[str], cluster: str | None
+    ) -> WrongRegionError:
+        places = {self.places.get(region) for region in needed}
+        place = places.pop() if len(places) == 1 else None
+        if place is None:
+            place = self.places.get(EVERY)
+        names = f"region{'s' if len(wrong) > 1 else ''} {', '.join(wrong)}"
+        asked = names if len(needed) == len(wrong) else f"regions {', '.join(needed)}"
+        error = WrongRegionError(
+            f"this replica does not serve {names}; "
+            + _call(place, f"which address serves {asked}"),
+            cluster=cluster,
+            region=wrong[0],
+            served_at=place,
+        )
+        error.regions = tuple(wrong)
+        return error
 
     def _uncontrolled(self, what: str) -> WrongRegionError:
         place = self.places.get(EVERY)

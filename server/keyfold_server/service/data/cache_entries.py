@@ -6,8 +6,14 @@ from dataclasses import dataclass
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region
 from keyfold_server.domain.envelope import Kek
-from keyfold_server.domain.errors import CouldNotTellError, KmsError, NotAsked
+from keyfold_server.domain.errors import (
+    CouldNotTellError,
+    GenerationRetiredError,
+    KmsError,
+    NotAsked,
+)
 from keyfold_server.domain.lifecycle import Action, State
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.timing import Timing
 
 NEVER = float("-inf")
@@ -122,11 +128,12 @@ class ClusterView:
         refused: KEKs whose last unwrap was refused, by kek_id.
     """
 
-    __slots__ = ("cluster", "keks", "open", "refused", "regions")
+    __slots__ = ("_served", "cluster", "keks", "open", "refused", "regions")
 
-    def __init__(self, cluster: Cluster, timing: Timing) -> None:
+    def __init__(self, cluster: Cluster, timing: Timing, served: ServedRegions) -> None:
         """Arranges a cluster for look-up by name and by kek_id."""
         self.cluster = cluster
+        self._served = served
         self.regions: dict[str, RegionView] = {}
         self.keks: dict[bytes, tuple[RegionView, Generation]] = {}
         self.open: dict[bytes, CachedKek] = {}
@@ -152,6 +159,24 @@ class ClusterView:
         """
         if region.region.state is not State.ENABLED:
             region.region.following(Action.USE, self.cluster.name)
+
+    def check_opens(self, kek_id: bytes) -> None:
+        """Refuses to open a KEK that this replica must not have in memory.
+
+        Raises:
+            GenerationRetiredError: Its generation is retired.
+            WrongRegionError: This replica does not serve its region.
+        """
+        region, generation = self.keks[kek_id]
+        name = region.region.name
+        if generation.retired_at is not None:
+            raise GenerationRetiredError(
+                f"generation {generation.number} of region {name} is retired; bring it back with "
+                "RetireGeneration before you use what it wrapped",
+                cluster=self.cluster.name,
+                region=name,
+            )
+        self._served.check(name, self.cluster.name)
 
 
 class CachedKek:

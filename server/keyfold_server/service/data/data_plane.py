@@ -140,7 +140,19 @@ class DataPlane:
         bound = encode_context(context)
         to_bound = bound if destination is None else self._encode_new(destination.context)
         now = self._keyring.now()
-        source, contexts, _ = self._keyring.opening(cluster, kek_id, now, call)
+        try:
+            source, contexts, _ = self._keyring.opening(cluster, kek_id, now, call)
+        except NeedsLoad as lacking:
+            if destination is None or destination.region is None:
+                raise
+            # Both sides are loaded at once, and neither if the destination refuses.
+            to = destination.cluster or cluster, destination.region
+            try:
+                self._keyring.wrapping(*to, now, call, items=0)
+            except NeedsLoad as more:
+                needs = dict.fromkeys((*lacking.needs, *more.needs))
+                raise NeedsLoad(tuple(needs)) from None
+            raise
         check_context(contexts, context)
         to_cluster, to_region, to_context = cluster, source.region, context
         if destination is not None:

@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import (
     ContextNotGrantedError,
-    GenerationRetiredError,
     KeyfoldError,
     KmsError,
     NotAsked,
@@ -196,8 +195,8 @@ class Keyring:
         call: Call,
     ) -> Kek:
         cluster = view.cluster.name
-        # Checked only here: a view never holds an open KEK of a generation that is retired in it.
-        _check_in_use(view, kek_id)
+        # Checked only here: a view never holds an open KEK that this refuses.
+        view.check_opens(kek_id)
         need = Need(cluster, kek_id)
         if region.ttl > 0:
             refused = view.refused.get(kek_id)
@@ -236,14 +235,3 @@ def _again(
     copy = error.at(cluster=view.cluster.name, region=region.region.name)
     copy.retry_after = retry_after
     return copy
-
-
-def _check_in_use(view: ClusterView, kek_id: bytes) -> None:
-    region, generation = view.keks[kek_id]
-    if generation.retired_at is not None:
-        raise GenerationRetiredError(
-            f"generation {generation.number} of region {region.region.name} is retired; bring it "
-            "back with RetireGeneration before you use what it wrapped",
-            cluster=view.cluster.name,
-            region=region.region.name,
-        )

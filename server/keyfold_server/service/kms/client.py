@@ -63,7 +63,11 @@ look-up or a lost socket."""
 
 
 class KmsClient:
-    """Calls every customer's KMS through its provider, behind the gates."""
+    """Calls every customer's KMS through its provider, behind the gates.
+
+    Attributes:
+        served: The regions whose KMSs it calls.
+    """
 
     def __init__(
         self,
@@ -87,7 +91,7 @@ class KmsClient:
         self._clock = clock
         self._budget = budget
         self._gates = Gates(rates, clock)
-        self._served = served
+        self.served: Final = served
         self._made: dict[str, KeyProvider] = {}
         self._pools: dict[str, ThreadPoolExecutor] = {}
 
@@ -132,7 +136,7 @@ class KmsClient:
         Raises:
             WrongRegionError: The replica does not serve the region of the binding.
         """
-        self._served.check(binding.region, binding.cluster)
+        self.served.check(binding.region, binding.cluster)
         with telemetry.kms_call(root.type, "wrap") as call:
             wrapped = await self._call(
                 call, root, lambda p, budget: p.wrap(root, plaintext, binding, budget=budget)
@@ -163,7 +167,7 @@ class KmsClient:
         Raises:
             WrongRegionError: The replica does not serve the region of the binding.
         """
-        self._served.check(binding.region, binding.cluster)
+        self.served.check(binding.region, binding.cluster)
         with telemetry.kms_call(root.type, "unwrap", wanted) as call:
             unwrapped = await self._call(
                 call,
@@ -183,7 +187,7 @@ class KmsClient:
         Raises:
             WrongRegionError: The replica does not serve the region.
         """
-        self._served.check(region)
+        self.served.check(region)
 
         def step(provider: KeyProvider, budget: float) -> bool:
             if not isinstance(provider, Authenticates):
@@ -200,7 +204,7 @@ class KmsClient:
         Raises:
             WrongRegionError: The replica does not serve the region.
         """
-        self._served.check(region)
+        self.served.check(region)
 
         def step(provider: KeyProvider, budget: float) -> KeyDescription | None:
             return (

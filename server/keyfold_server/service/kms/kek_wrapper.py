@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from keyfold_server.domain.binding import KEY_SIZE, Binding, wipe
 from keyfold_server.domain.cluster import Cluster, Generation, Wrap
@@ -27,7 +28,11 @@ ReportRefusal = Callable[
 
 
 class KekWrapper:
-    """Wraps KEKs under root keys, and proves that the root keys unwrap them."""
+    """Wraps KEKs under root keys, and proves that the root keys unwrap them.
+
+    Attributes:
+        served: The regions for which it can.
+    """
 
     def __init__(
         self, kms: KmsClient, report: ReportRefusal, random: Callable[[int], bytes] = os.urandom
@@ -40,6 +45,7 @@ class KekWrapper:
                 refusal whatever the call was for (protocol F2).
             random: Returns random bytes for KEKs and their ids.
         """
+        self.served: Final = kms.served
         self._kms = kms
         self._report = report
         self._random = random

@@ -122,6 +122,7 @@ class Clusters:
             ClusterExistsError: The cluster is enabled with other specs.
             RevokedError: The cluster exists, and one of its regions is revoked.
             KeyHeldByAnotherError: A key is in what another organization holds.
+            WrongRegionError: This replica does not serve one of the regions.
             KmsError: A key could not be proven; nothing was stored.
         """
         request = call.request
@@ -160,6 +161,7 @@ class Clusters:
             RegionExistsError: The cluster has one of the regions, with another spec.
             ClusterRevokedError: Every region is revoked, and the request does not say that it
                 means such a cluster.
+            WrongRegionError: This replica does not serve one of the new regions.
             KmsError: A key could not be proven; nothing was stored.
         """
         request = call.request
@@ -190,6 +192,8 @@ class Clusters:
             _check_enabled(call, current, self._seats.kept(given.specs, current))
             return await self._unchanged(call, current)
         given.check()
+        # Before any KMS call, as all of these checks.
+        self._kek_wrapper.served.check_each((s.region for s in given.specs), request.cluster)
         organization = request.organization
         now = self._mutations.now()
         regions, seats, claim = await self._make(call, given.specs, organization, held, now)
@@ -261,6 +265,7 @@ class Clusters:
         if added:
             # Before any KMS call. The commit checks it again.
             check_takes_regions(current, into_revoked=request.into_revoked)
+            self._kek_wrapper.served.check_each((s.region for s in added), current.name)
             now = self._mutations.now()
             regions, seats, claim = await self._make(call, added, current.organization, held, now)
         decide = with_more_regions(

@@ -164,6 +164,8 @@ class Rechecks:
             RegionNotFoundError: It has no such region, or the caller may not see that.
             NotAllowedError: The caller may not recheck it.
             KeyNotUsedError: No region that the caller may recheck uses a key of this uri.
+            WrongRegionError: This replica serves none of the regions. Where it serves some, the
+                others have this error in the result.
             StoreStaleError: This replica has not seen the store for too long.
         """
         if bool(request.cluster) == bool(request.key_uri) or (request.key_uri and request.regions):
@@ -178,6 +180,9 @@ class Rechecks:
         else:
             places = await self._users(caller.rights, request.key_uri)
             more = len(places) > MOST_KEYS
+        served = self._kek_wrapper.served
+        if places and not any(served.serves(region) for _, region in places):
+            served.check_each((region for _, region in places), request.cluster or None)
         self._check_serving()
         ends = deadline - _BEFORE_DEADLINE
         room = asyncio.Semaphore(_AT_ONCE)
@@ -203,12 +208,24 @@ class Rechecks:
         return [(name, region) for region in wanted]
 
     async def _users(self, rights: Rights, key_uri: str) -> list[tuple[str, str]]:
-        """Returns a region for each root key of a uri, as far as the caller may recheck it."""
+        """Returns a region for each root key of a uri, as far as the caller may recheck it.
+
+        It is one that this replica serves, where the root key has one.
+        """
+        elsewhere: dict[str, KeyUser] = {}
+        serves = self._kek_wrapper.served.serves
 
         def may(user: KeyUser) -> bool:
-            return rights.covers(_RPC, user.cluster, user.organization, user.region)
+            if not rights.covers(_RPC, user.cluster, user.organization, user.region):
+                return False
+            if not serves(user.region):
+                elsewhere.setdefault(user.root, user)
+                return False
+            return True
 
-        users = await self._storage.run(self._storage.store.users_of, key_uri, may)
+        here = await self._storage.run(self._storage.store.users_of, key_uri, may)
+        there = {user.root for user in here}
+        users = [*here, *(user for root, user in elsewhere.items() if root not in there)]
         if not users:
             raise KeyNotUsedError(
                 "no enabled region that you may recheck uses a root key of this uri; write the uri "

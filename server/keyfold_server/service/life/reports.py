@@ -316,6 +316,11 @@ class Reports:
         """Returns a notice of how long a region serves while its KMS cannot be asked (F1, F6)."""
         if not region.in_service or seen is None or seen.health not in COULD_NOT_TELL:
             return None
+        if not self._loads.served.serves(region.name):
+            return (
+                "the KMS cannot be asked; the replica that answers here does not serve the region, "
+                "and does not know until when those serve on that do"
+            )
         ends = self._loads.freshness.grace_ends(cluster.name, region.newest.kek_id)
         if ends is None:
             return (

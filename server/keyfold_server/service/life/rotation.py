@@ -131,6 +131,7 @@ class Rotation:
             KeyLinkNotFoundError: A region does not use `users_of`, or not any more.
             KeySpecMissingError: The request names no region.
             RevokedError: A region is revoked.
+            WrongRegionError: This replica does not serve a region, or that of a replica of its key.
             KeyHeldByAnotherError: A new key is in what another organization holds.
             NotAllowedError: The caller may not rotate a replica that rotates with a named region.
             KmsError: An old or new key could not be used; nothing was changed.
@@ -173,6 +174,7 @@ class Rotation:
             spec.region: seen.region(spec.region).moved(Action.ROTATE, seen.name, now)
             for spec in request.specs
         }
+        self._kms.served.check_each(regions, seen.name)
         rights = call.caller.rights
         given = await self._spec_keys.link_keys.given(request.specs, seen.name, seen.organization)
         specs = await self._spec_keys.spelled_out(rights, given.specs, seen.name, seen)
@@ -181,6 +183,7 @@ class Rotation:
             followers = await self._following.of(rights, specs, seen)
             regions |= {spec.region: seen.region(spec.region) for spec in followers}
             specs += self._seats.kept(followers, seen)
+            self._kms.served.check_each(regions, seen.name)
         roots, seats, claim = await self._roots(call, seen, specs, held)
         specs = named(specs, roots)
         done_regions = await for_each_region(

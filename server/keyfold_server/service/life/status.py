@@ -67,7 +67,7 @@ class Status:
     async def get(self, rights: Rights, name: str, deadline: float) -> ClusterReport:
         """Returns a cluster's report; calls the KMS where its last answer is older than the TTL.
 
-        It never calls the KMS of a revoked region.
+        It never calls the KMS of a revoked region, or of one that this replica does not serve.
 
         Raises:
             ClusterNotFoundError: The cluster does not exist, or the caller may not see it.
@@ -85,7 +85,8 @@ class Status:
         rights.check_cluster("GetStatus", name, cluster.organization, readable)
         history = await self._history(cluster)
         report = await self._report(cluster, rights, history)
-        old = [r.region for r in report.regions if self._is_old(r)]
+        serves = self._kek_wrapper.served.serves
+        old = [r.region for r in report.regions if serves(r.region.name) and self._is_old(r)]
         if not old:
             return report
         ends = deadline - _BEFORE_DEADLINE

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from keyfold_server import telemetry
 from keyfold_server.domain.cluster import Cluster, Generation, existing
@@ -85,6 +86,7 @@ class Loads:
     """Brings what calls need into memory, and drops what must leave it.
 
     Attributes:
+        served: The regions whose KEKs may come into memory.
         freshness: Refreshes root keys in use before their proofs expire.
         announcements: Announces refusals to the other replicas.
         before_first_use: Takes away the mark of a cluster that was never used, before a KEK of it
@@ -110,7 +112,8 @@ class Loads:
         self._health = health
         self._clock = clock
         self._tasks = tasks
-        self._reads = Reads(cache, storage, clock, timing, tasks)
+        self.served: Final = kms.served
+        self._reads = Reads(cache, storage, clock, timing, tasks, self.served)
         self._shared = SharedLoads(cache, tasks)
         self._running: set[_Unwrap] = set()
         self.freshness = Freshness(cache, clock, timing.provider_budget + 1.0, self.refresh)
@@ -173,6 +176,8 @@ class Loads:
                 call.owners[need.kek_id] = owner
             return
         region, generation = found
+        # Before anything is written or asked for a KEK that may not be opened here.
+        view.check_opens(need.kek_id)
         if view.cluster.unused and uses:
             # The call finds the cluster gone from memory, and reads it again.
             caller = call.rights.identity
@@ -288,6 +293,7 @@ class Loads:
             ClusterNotFoundError: The cluster does not exist.
             RegionNotFoundError: The cluster has no such region.
             RevokedError: The region is revoked.
+            WrongRegionError: This replica does not serve the region.
             KeyfoldError: The store did not give the cluster.
         """
         while True:
@@ -299,6 +305,7 @@ class Loads:
                 continue  # A change has overtaken the read.
             here = view.regions[region]
             view.check_usable(here)
+            view.check_opens(generation.kek_id)
             load = self._load(view, here, generation)
             outcome = await asyncio.shield(self._tasks.start(load))
             if outcome is not None:

@@ -11,6 +11,7 @@ import asyncio
 from keyfold_server.domain.cluster import Cluster, existing
 from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticError
 from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import ClusterView
 from keyfold_server.service.data.call import Call
@@ -33,14 +34,21 @@ class Reads:
     """Reads clusters from the store into the cache."""
 
     def __init__(
-        self, cache: KeyCache, storage: Storage, clock: Clock, timing: Timing, tasks: Tasks
+        self,
+        cache: KeyCache,
+        storage: Storage,
+        clock: Clock,
+        timing: Timing,
+        tasks: Tasks,
+        served: ServedRegions,
     ) -> None:
-        """Joins memory to the store."""
+        """Joins memory to the store; `served` are the regions whose KEKs may be in memory."""
         self._cache = cache
         self._storage = storage
         self._clock = clock
         self._timing = timing
         self._tasks = tasks
+        self._served = served
         self._reads: dict[str, _Read] = {}
 
     async def for_call(self, name: str, call: Call) -> None:
@@ -108,4 +116,4 @@ class Reads:
             # No cluster leaves the store but by somebody else's hand.
             self._cache.distrust(name)
         else:
-            self._cache.put_view(ClusterView(cluster, self._timing))
+            self._cache.put_view(ClusterView(cluster, self._timing, self._served))

@@ -13,7 +13,7 @@ from typing import Final
 
 from keyfold_server import telemetry
 from keyfold_server.domain.errors import KeyfoldError
-from keyfold_server.domain.operations import Operation
+from keyfold_server.domain.operations import Operation, Work
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.service.fleet.serving import served_by
@@ -42,6 +42,15 @@ class Control:
     def takes(self, operation: Operation) -> bool:
         """Says whether this replica may run an operation."""
         return self._served.all or not operation.needs_control
+
+    def check(self, work: Work) -> None:
+        """Refuses work that this replica may not run, before anybody starts it here.
+
+        Raises:
+            WrongRegionError: It needs KMSs, and this replica does not serve every region.
+        """
+        if work.needs_kms:
+            self._served.check_all(f"an operation with the action {work.kind.value.lower()}")
 
     async def report(self, free: Sequence[Operation]) -> None:
         """Reports operations that wait, because no control replica lives.

@@ -141,6 +141,7 @@ class Operations:
             OrganizationNotFoundError: The caller may see no region of the organization.
             OperationExistsError: The caller has another operation of that name.
             TooManyOperationsError: Too many have not ended.
+            WrongRegionError: It calls KMSs, and this replica does not serve every region.
             KeyfoldError: What `LinkMoves.begin` raises, if the operation moves a key link.
         """
         check(work)
@@ -148,6 +149,7 @@ class Operations:
         _check_reach(caller.rights, work)
         moves = work.kind is ActionKind.MOVE_LINK
         if dry_run:
+            self._control.check(work)
             if moves:
                 await self._moves.begin(caller, work, self._ends(deadline), None)
             return StartResult(None, await self._census(work, caller.rights, deadline))
@@ -155,6 +157,7 @@ class Operations:
         store = self._storage.store
         known = await self._storage.run(store.operation, key)
         if known is None:
+            self._control.check(work)
             await self._check_room(key)
         starter = Starter(caller.rights.identity, caller.address, caller.on_behalf_of)
         change = started(key, os.urandom(16), work, starter)

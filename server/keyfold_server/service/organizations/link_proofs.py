@@ -168,6 +168,7 @@ class LinkProofs:
                 with one of theirs, since each keeps its own, or else with a reserved one.
 
         Raises:
+            WrongRegionError: This replica does not serve one of the regions.
             KeyHeldByAnotherError: Another organization has what holds a key.
             KeyElsewhereError: A key is in another region than the link says.
             ExternalIdNotIssuedError: A key needs an external id that Keyfold has not issued.
@@ -175,6 +176,7 @@ class LinkProofs:
                 organization has none reserved.
             KmsError: A key could not be proven; the message names each region where that is so.
         """
+        self._kek_wrapper.served.check_each(keys)
         holders = await self._holders.of((key.root.type, key.root) for key in keys.values())
         await self._holders.check(organization, holders)
         roots: dict[str, RootKey] = {}

@@ -13,6 +13,7 @@ from keyfold_server.domain.errors import (
     InvalidKeySpecError,
     KeyfoldError,
     KeyVersionPinnedError,
+    UnknownProviderError,
 )
 from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RootKey
 from keyfold_server.domain.rights import Rights
@@ -42,7 +43,17 @@ class Resolution:
             InvalidKeySpecError: The spec does not fit its provider, or is PLATFORM where the
                 server has no such key.
             UnknownProviderError: The server has no provider of the spec's type.
+            WrongRegionError: One of both, and this replica does not serve the region: so it may
+                lack what the settings of the region's own replicas have.
         """
+        try:
+            return await self._root_key(spec, region)
+        except (InvalidKeySpecError, UnknownProviderError):
+            if region:
+                self._kms.served.check(region)
+            raise
+
+    async def _root_key(self, spec: KeySpec, region: str) -> RootKey:
         root = RootKey(spec.type, spec.uri, spec.principal, spec.options)
         if spec.type == PLATFORM:
             platform = self._platform(region)

@@ -72,6 +72,7 @@ class Trials:
             clock: Measures the steps.
             random: The source of trial payloads.
         """
+        self._served = kms.served
         self._trial = KeyTrial(kms, clock, random)
         self._scopes = scopes
         self._residency = residency
@@ -91,6 +92,7 @@ class Trials:
             ClusterNotFoundError: The caller may not see the cluster.
             ForbiddenError: The caller may not try this key there.
             InvalidInputError: The key spec cannot be right, whatever the KMS would say.
+            WrongRegionError: This replica does not serve the region.
             KeyHeldByAnotherError: The key is in what another organization holds.
             ExternalIdNotIssuedError: The key needs an external id that Keyfold has not issued.
             SeatNotReservedError: The key spec asks for a seat, and none is reserved for the owner.
@@ -106,6 +108,10 @@ class Trials:
             await self._scopes.authorized(_RPC, caller.rights, each.scope, each.key_spec)
             for each in requests
         ]
+        regions = [scope.region for scope, _ in authorized]
+        if not all(regions):
+            self._served.check_all("TestKey for no region")
+        self._served.check_each(regions, authorized[0][0].cluster or None)
         return await asyncio.gather(
             *(
                 self._audit.recorded(
