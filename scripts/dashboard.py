@@ -70,8 +70,12 @@ ROWS: Final[dict[str, list[Panel]]] = {
         Panel(
             "Regions that are in service, by health",
             "HEALTHY is good. UNREACHABLE, THROTTLED and CREDENTIALS_FAILED: the KMS could not be "
-            "asked. Anything else: the customer's KMS refuses. `keyfold clusters` names them.",
-            {"{{health}}": 'max by (health) (keyfold_regions{state="ENABLED"})'},
+            "asked. Anything else: the customer's KMS refuses. `keyfold clusters` names them. Of a "
+            "region that is `not served`, no server lives.",
+            {
+                "{{health}}": 'max by (health) (keyfold_regions{state="ENABLED"})',
+                "not served: {{region}}": "max by (region) (keyfold_regions_unserved)",
+            },
             width=12,
         ),
         _stat(

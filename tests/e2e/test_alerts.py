@@ -23,7 +23,7 @@ import stalls
 from alarms import Prometheus
 from contract.counterparts import NotInstalledError, without
 from counterparts import openbao
-from e2e.alert_scenes import callers, events, kms, probe, store
+from e2e.alert_scenes import callers, events, kms, probe, regions, store
 from e2e.alert_scenes.stage import Scene, Stage
 from e2e.hurried_server import nursery_of
 
@@ -45,7 +45,7 @@ def _of(*modules: ModuleType) -> dict[str, Scene]:
     return found
 
 
-SCENES: Final = _of(store, events, probe, kms, callers)
+SCENES: Final = _of(store, events, probe, kms, regions, callers)
 
 
 @pytest.fixture(scope="module")

@@ -396,3 +396,31 @@ def test_a_store_that_is_away(prepared: Server) -> None:
     assert "could not tell  replicas" in lines
     assert "ok              provider LOCAL" in lines
     assert "ok              open files" in lines
+
+
+def test_a_regions_server_needs_no_other_regions_keys(prepared: Server) -> None:
+    """A server that serves eu alone tries neither another region's root keys nor its platform key.
+
+    It needs no credential for them. That nobody serves the other region is told.
+    """
+    aws = "arn:aws:kms:us-east-1:111122223333:key/00000000-0000-0000-0000-000000000001"
+    prepared.settings["KEYFOLD_PLATFORM_KEY"] = json.dumps({"eu": "local:eu", "us": aws})
+    prepared.start()
+    prepared.enable()
+    prepared.stop()
+    prepared.dev_keys("disable", "us")
+    prepared.settings["KEYFOLD_SERVES"] = "eu"
+    prepared.start()
+    prepared.settings["KEYFOLD_LISTEN"] = prepared.target
+    told = prepared.command("check")
+    assert "key LOCAL local:eu: Keyfold can" in told
+    assert "local:us" not in told
+    assert "AWS_KMS" not in told
+    assert "WARNING         regions: no live replica serves region us; clusters that have" in told
+    # Whoever is about to start region us's first server needs no warning.
+    prepared.settings |= {"KEYFOLD_SERVES": "us", "KEYFOLD_LISTEN": "127.0.0.1:0"}
+    told = prepared.command("check", code=FAILED)
+    assert "region us; clusters that have it enabled: 1; a server with these settings" in told
+    assert "key LOCAL local:us: " in told
+    assert f"key AWS_KMS {aws}: " in told
+    assert "local:eu" not in told

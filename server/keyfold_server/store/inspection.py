@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sqlalchemy import Connection, func, inspect, literal, select, text
+from sqlalchemy import Connection, func, inspect, literal, select, text, true
 
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.lifecycle import State
@@ -20,7 +20,7 @@ from keyfold_server.store.postgresql import address as addresses
 from keyfold_server.store.postgresql import connections as postgresql
 from keyfold_server.store.seal import Seal, not_authentic
 from keyfold_server.store.sqlite import connections as sqlite
-from keyfold_server.store.tables import clusters, log_chain, log_reading, replicas
+from keyfold_server.store.tables import clusters, listing, log_chain, log_reading, replicas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from keyfold_server.domain.cluster import Cluster, Region
     from keyfold_server.domain.events import LogCheck, LogMark, LogMarks
     from keyfold_server.domain.ports import Clock, ReplicaRow
+    from keyfold_server.domain.served_regions import ServedRegions
     from keyfold_server.store.database.engine import Database
 
 _T = TypeVar("_T")
@@ -148,6 +149,10 @@ class Inspection:
 
         return self._read(work)
 
+    def unserved(self, serves: frozenset[str], most: int) -> dict[str, int]:
+        """Counts enabled regions by name, other than those that some replicas serve."""
+        return self._read(lambda c: listing.unserved(c, serves, most))
+
     def marks(self, seal: Seal, numbers: Collection[int]) -> LogMarks:
         """Returns the ends of the log, and the entries of some numbers, each by its own seal."""
         dialect = SQLITE if self._path is not None else self._connected().dialect
@@ -162,16 +167,26 @@ class Inspection:
         """Verifies the next part of the log's chain, up to `limit` entries."""
         return self._read(lambda c: log_chain.checked(c, after, limit, seal))
 
-    def root_keys(self, seal: Seal, most: int) -> list[tuple[Cluster, Region] | KeyfoldError]:
+    def root_keys(
+        self, seal: Seal, most: int, served: ServedRegions
+    ) -> list[tuple[Cluster, Region] | KeyfoldError]:
         """Returns a region in service for each of the first root keys; one more than `most`.
 
         In place of a region there is an error if the rows of its cluster serve nobody.
+
+        Args:
+            seal: Checks the rows.
+            most: Most root keys.
+            served: The regions whose root keys count.
         """
         regions = schema.regions
         first = (
             select(regions.c.root_subject, func.min(schema.clusters.c.name))
             .join(schema.clusters, schema.clusters.c.uid == regions.c.cluster_uid)
-            .where(regions.c.state == State.ENABLED.value)
+            .where(
+                regions.c.state == State.ENABLED.value,
+                true() if served.names is None else regions.c.name.in_(sorted(served.names)),
+            )
             .group_by(regions.c.root_subject)
             .order_by(regions.c.root_subject)
             .limit(most + 1)
@@ -189,7 +204,8 @@ class Inspection:
                     found += [
                         (stored.cluster, region)
                         for region in stored.cluster.regions
-                        if subject.endswith(region.newest.current.root_id)
+                        if served.serves(region.name)
+                        and subject.endswith(region.newest.current.root_id)
                     ][:1]
             return found
 

@@ -114,8 +114,8 @@ def keys(
 
     def looked() -> Iterator[Finding]:
         found.extend(
-            Key(root, "the platform's key", _binding("", "", None))
-            for root in _platform(settings, providers)
+            Key(root, "the platform's key", _binding("", region, None))
+            for root, region in _platform(settings, providers).items()
         )
         used = store.root_keys(most)
         if used is None:
@@ -143,11 +143,24 @@ def keys(
     return found
 
 
-def _platform(settings: Settings, providers: Catalog) -> tuple[RootKey, ...]:
+def _platform(settings: Settings, providers: Catalog) -> dict[RootKey, str]:
+    """Returns the platform's keys that this server uses, each with a region in which it does.
+
+    A server that serves some regions alone needs no credential for the others' platform keys.
+    """
     try:
-        return key_names(settings, providers).platform_keys
+        names = key_names(settings, providers)
     except KeyfoldError:
-        return ()  # `names` has told of it.
+        return {}  # `names` has told of it.
+    served = ServedRegions.of(settings.serves, settings.served_at)
+    if served.names is None:
+        return dict.fromkeys(names.platform_keys, "")
+    found: dict[RootKey, str] = {}
+    for region in sorted(served.names):
+        key = names.platform(region)
+        if key is not None:
+            found.setdefault(key, region)
+    return found
 
 
 def _binding(cluster: str, region: str, organization: str | None) -> Binding:
@@ -157,8 +170,9 @@ def _binding(cluster: str, region: str, organization: str | None) -> Binding:
 class Trial:
     """Tries a root key step by step."""
 
-    def __init__(self, providers: Catalog, key: Key, budget: float) -> None:
-        """Takes the key, and the seconds that each of its steps may take."""
+    def __init__(self, providers: Catalog, key: Key, budget: float, served: ServedRegions) -> None:
+        """Takes the key, the seconds that each of its steps may take, and what is served."""
+        self._served = served
         self._providers = providers
         self._key = key
         self._budget = budget
@@ -185,7 +199,7 @@ class Trial:
 
     async def _steps(self) -> tuple[tuple[StepResult, ...], str]:
         clock = SystemClock()
-        kms = KmsClient(self._providers.provider, clock, self._budget, Rates(), ServedRegions())
+        kms = KmsClient(self._providers.provider, clock, self._budget, Rates(), self._served)
         try:
             return await KeyTrial(kms, clock).run(self._key.root, self._key.binding)
         finally:

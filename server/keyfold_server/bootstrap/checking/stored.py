@@ -13,8 +13,10 @@ from keyfold_server.bootstrap.checking.faults import of_error
 from keyfold_server.domain.cluster import Cluster, Region
 from keyfold_server.domain.errors import KeyfoldError, SetupError, StoreUnavailableError
 from keyfold_server.domain.events import LogMarks
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.events import anchors
+from keyfold_server.service.fleet.serving import served_by
 from keyfold_server.settings import Settings
 from keyfold_server.store import opening, service_key
 from keyfold_server.store.database import extras
@@ -35,6 +37,14 @@ _NO_KEY: Final = "name the file with the key that every replica has; docs/operat
 _SILENT: Final = 10.0
 """Seconds without a heartbeat, which comes every second, after which a replica is told of."""
 
+_REGIONS: Final = 20
+"""Most regions without a replica of which it tells: those with the most clusters."""
+
+_SERVE: Final = (
+    "start a server whose KEYFOLD_SERVES names it, or one with KEYFOLD_SERVES=*; until then nobody "
+    "can use these keys, and nobody checks them"
+)
+
 _NEWEST: Final = 2_000
 """Entries of the log, the newest ones, whose chain is verified."""
 
@@ -45,6 +55,7 @@ class StoreChecks:
     def __init__(self, settings: Settings, lines: tuple[str, ...]) -> None:
         """Takes the settings, and lines of anchors that were kept elsewhere."""
         self._settings = settings
+        self._served = ServedRegions.of(settings.serves, settings.served_at)
         self._lines = lines
         self._clock = SystemClock()
         self._store: Inspection | None = None
@@ -63,6 +74,7 @@ class StoreChecks:
             ("store triggers", self._extras),
             ("store clock", self._time),
             ("replicas", self._replicas),
+            ("regions", self._regions),
             ("audit log", self._log),
             ("store start", self._start),
         ]
@@ -79,7 +91,7 @@ class StoreChecks:
             return []
         if self._store is None or self._seal is None or not self._readable:
             return None
-        return self._store.root_keys(self._seal, most)
+        return self._store.root_keys(self._seal, most, self._served)
 
     def _noting(
         self, name: str, question: Callable[[], Iterator[Finding]]
@@ -220,6 +232,29 @@ class StoreChecks:
                 "if it was killed, it goes from the list by itself; otherwise look at its log, and "
                 "at the network between it and the store",
             )
+
+    def _regions(self) -> Iterator[Finding]:
+        """Says which regions with enabled clusters no live replica serves."""
+        if self._store is None or self._seal is None or not self._readable:
+            yield from self._absent("regions")
+            return
+        alive = [one for one in self._store.replicas(self._seal) if one.lives]
+        served = served_by(alive)
+        if not alive:
+            yield ok("regions", "no replica lives, so none serves any region")
+            return
+        if served.names is None:
+            yield ok("regions", "a control replica lives, which serves every region")
+            return
+        found = self._store.unserved(served.names, _REGIONS)
+        for name, count in sorted(found.items()):
+            seen = f"no live replica serves region {name}; clusters that have it enabled: {count}"
+            if self._served.serves(name):
+                yield ok("regions", f"{seen}; a server with these settings serves it")
+            else:
+                yield warning("regions", seen, _SERVE)
+        if not found:
+            yield ok("regions", "a live replica serves each region that is enabled for a cluster")
 
     def _log(self) -> Iterator[Finding]:
         if self._store is None or self._seal is None or not self._readable:
