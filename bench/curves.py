@@ -29,6 +29,7 @@ from keyfold_server.access.policy.rights import CachedPolicy
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.rights import Identity, Rights
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.timing import Timing
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.handlers.data import DataMethods
@@ -121,7 +122,7 @@ class _Service:
         # Longer than any run: the proof must not expire while calls are measured.
         root.proven(clock.monotonic() + 3600)
         for cluster in clusters:
-            view = ClusterView(cluster, Timing())
+            view = ClusterView(cluster, Timing(), ServedRegions())
             cache.put_view(view)
             for region, generation in view.keks.values():
                 kek = Kek(
