@@ -1006,6 +1006,9 @@ type OperationMetadata struct {
 	// RetireGeneration returned. It then has neither action nor scope: `total` and `done` count
 	// replicas, and nothing cancels or deletes it.
 	Confirmations *DecisionConfirmations `protobuf:"bytes,18,opt,name=confirmations,proto3" json:"confirmations,omitempty"`
+	// What keeps it from going on, one line for people, such as that no server lives that may work on
+	// it; empty: nothing that is known. GetOperation and WaitOperation tell it.
+	Notice        string `protobuf:"bytes,19,opt,name=notice,proto3" json:"notice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1164,6 +1167,13 @@ func (x *OperationMetadata) GetConfirmations() *DecisionConfirmations {
 		return x.Confirmations
 	}
 	return nil
+}
+
+func (x *OperationMetadata) GetNotice() string {
+	if x != nil {
+		return x.Notice
+	}
+	return ""
 }
 
 // Which replicas have confirmed a decision about a cluster.
@@ -1365,7 +1375,7 @@ const file_keyfold_v1_operations_proto_rawDesc = "" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12.\n" +
-	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x82\x06\n" +
+	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x9a\x06\n" +
 	"\x11OperationMetadata\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x123\n" +
 	"\x06action\x18\x02 \x01(\v2\x1b.keyfold.v1.OperationActionR\x06action\x120\n" +
@@ -1387,7 +1397,8 @@ const file_keyfold_v1_operations_proto_rawDesc = "" +
 	"updateTime\x125\n" +
 	"\bend_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x18\n" +
 	"\areplica\x18\x11 \x01(\tR\areplica\x12G\n" +
-	"\rconfirmations\x18\x12 \x01(\v2!.keyfold.v1.DecisionConfirmationsR\rconfirmations\"\xb7\x01\n" +
+	"\rconfirmations\x18\x12 \x01(\v2!.keyfold.v1.DecisionConfirmationsR\rconfirmations\x12\x16\n" +
+	"\x06notice\x18\x13 \x01(\tR\x06notice\"\xb7\x01\n" +
 	"\x15DecisionConfirmations\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x18\n" +

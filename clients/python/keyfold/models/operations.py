@@ -227,6 +227,8 @@ class Operation(Answer):
         confirmations: Which replicas have confirmed a decision, if `revoke` or `retire_generation`
             returned the operation's name; None for any other. `total` and `done` then count
             replicas.
+        notice: What keeps it from going on, one line for people; empty if nothing is known to. A
+            list of operations leaves it out.
     """
 
     name: str
@@ -245,6 +247,7 @@ class Operation(Answer):
     end_time: datetime | None
     error: str = ""
     confirmations: DecisionConfirmations | None = None
+    notice: str = ""
 
     @property
     def ended(self) -> bool:
@@ -286,6 +289,7 @@ class Operation(Answer):
             end_time=time_of(told.end_time),
             error=error,
             confirmations=confirmations,
+            notice=told.notice,
         )
 
 

@@ -487,6 +487,7 @@ class OperationMetadata(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
     CONFIRMATIONS_FIELD_NUMBER: _builtins.int
+    NOTICE_FIELD_NUMBER: _builtins.int
     operation: _builtins.str
     """The name that the caller gave it."""
     state: Global___OperationState.ValueType
@@ -507,6 +508,10 @@ class OperationMetadata(_message.Message):
     """The most regions under way at once."""
     replica: _builtins.str
     """The server that works on it; empty: none does."""
+    notice: _builtins.str
+    """What keeps it from going on, one line for people, such as that no server lives that may work on
+    it; empty: nothing that is known. GetOperation and WaitOperation tell it.
+    """
     @_builtins.property
     def action(self) -> Global___OperationAction:
         """What it does."""
@@ -565,10 +570,11 @@ class OperationMetadata(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         replica: _builtins.str = ...,
         confirmations: Global___DecisionConfirmations | None = ...,
+        notice: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "census", b"census", "confirmations", b"confirmations", "create_time", b"create_time", "end_time", b"end_time", "scope", b"scope", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "caller", b"caller", "census", b"census", "confirmations", b"confirmations", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "failed", b"failed", "failures", b"failures", "max_concurrency", b"max_concurrency", "operation", b"operation", "reason", b"reason", "replica", b"replica", "scope", b"scope", "skipped", b"skipped", "state", b"state", "total", b"total", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "caller", b"caller", "census", b"census", "confirmations", b"confirmations", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "failed", b"failed", "failures", b"failures", "max_concurrency", b"max_concurrency", "notice", b"notice", "operation", b"operation", "reason", b"reason", "replica", b"replica", "scope", b"scope", "skipped", b"skipped", "state", b"state", "total", b"total", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

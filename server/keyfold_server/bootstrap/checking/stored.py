@@ -219,7 +219,8 @@ class StoreChecks:
         if not found:
             yield ok("replicas", "none is registered: no server runs on this store")
         for one in found:
-            seen = f"{one.replica} told of itself {one.silent_for:.0f} s ago"
+            regions = "all regions" if one.serves is None else ", ".join(sorted(one.serves))
+            seen = f"{one.replica}, for {regions}, told of itself {one.silent_for:.0f} s ago"
             if one.silent_for < _SILENT:
                 yield ok("replicas", f"{seen}, and has applied entry {one.applied} of the log")
                 continue

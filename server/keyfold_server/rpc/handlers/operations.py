@@ -7,6 +7,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain.errors import InvalidOperationError
+from keyfold_server.domain.operations import Operation
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc.handlers.unary import OnMessages, UnaryMethod
 from keyfold_server.rpc.messages import operations, requests
@@ -62,7 +63,7 @@ class OperationMethods:
         if followed is not None:
             return operations.followed(followed, self._replica.clock.wall())
         shown = await self._replica.operations.get(caller, asked.name)
-        return operations.operation(shown, await self._replica.operations.failures(shown))
+        return await self._told(shown)
 
     async def _wait(
         self, asked: longrunning.WaitOperationRequest, caller: Caller, deadline: float
@@ -72,7 +73,11 @@ class OperationMethods:
         if followed is not None:
             return operations.followed(followed, self._replica.clock.wall())
         shown = await self._replica.operations.wait(caller, asked.name, timeout, deadline)
-        return operations.operation(shown, await self._replica.operations.failures(shown))
+        return await self._told(shown)
+
+    async def _told(self, shown: Operation) -> longrunning.Operation:
+        known = self._replica.operations
+        return operations.operation(shown, await known.failures(shown), await known.notice(shown))
 
     async def _cancel(
         self, asked: longrunning.CancelOperationRequest, caller: Caller, _deadline: float

@@ -104,10 +104,20 @@ def started(result: StartResult) -> pb.StartOperationResponse:
     return reply
 
 
-def operation(shown: Operation, failures: Sequence[Failure] = ()) -> longrunning.Operation:
-    """Returns an operation as `google.longrunning` has it."""
+def operation(
+    shown: Operation, failures: Sequence[Failure] = (), notice: str = ""
+) -> longrunning.Operation:
+    """Returns an operation as `google.longrunning` has it.
+
+    Args:
+        shown: The operation.
+        failures: What it lists of its failures.
+        notice: What keeps it from going on; may be empty.
+    """
     reply = longrunning.Operation(name=full_name(shown.key), done=shown.ended)
-    reply.metadata.Pack(metadata(shown, failures))
+    told = metadata(shown, failures)
+    told.notice = notice
+    reply.metadata.Pack(told)
     if not shown.ended:
         return reply
     if shown.outcome == DONE:

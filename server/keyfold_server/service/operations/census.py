@@ -56,6 +56,8 @@ class Counting:
         self._pinned += await self._fails_as_pinned(region)
         if len(self._keys) < MOST_KEYS:
             self._keys.add(item.root)
+        if not calls:
+            return
         root = region.newest.current.root
         key = (root.type, root.uri, root.principal)
         account = self._accounts.get(key)

@@ -71,6 +71,8 @@ def show_operation(operation: Operation) -> None:
         show_pending(operation.confirmations.pending)
     if operation.error:
         out.print(one_line(operation.error))
+    if operation.notice:
+        out.print(one_line(f"  {operation.notice}"))
     for each in operation.failures[:_SHOWN]:
         place = f"{each.cluster}/{each.region}" if each.region else each.cluster
         out.print(one_line(f"  {place}: {each.message} ({each.reason})"))
@@ -99,6 +101,7 @@ class Waiting:
         """Begins; shows nothing until it knows something."""
         self._terminal = sys.stderr.isatty()
         self._told = float("-inf")
+        self._notice = ""
         self._began: tuple[float, int] | None = None
         self._bar: Bar | None = None
         self._task: TaskID | None = None
@@ -124,6 +127,10 @@ class Waiting:
 
     def show(self, operation: Operation) -> None:
         """Shows how far an operation is."""
+        if operation.notice != self._notice:
+            self._notice = operation.notice
+            if operation.notice:
+                self.note(operation.notice)
         if self._terminal:
             self._show_bar(operation)
             return
