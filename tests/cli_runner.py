@@ -1,4 +1,4 @@
-"""Runs the `keyfold` command in this process, or on a terminal of its own."""
+"""Runs the `keyfold` command: in this process, with files of its own, or on a terminal."""
 
 from __future__ import annotations
 
@@ -10,20 +10,99 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TextIO, TypeAlias
 
 from typer.testing import CliRunner
 
+import nursery
 from keyfold.cli.app import app
 
 _PATIENCE: Final = 20.0
 """Seconds that a test waits for a command on a terminal."""
 
 _MAIN = "from keyfold.cli import main; main()"
+
+File: TypeAlias = Path | int
+"""A file, or a descriptor of this process."""
+
+
+def start(
+    target: str,
+    arguments: Iterable[str],
+    *,
+    source: File = Path(os.devnull),
+    out: File,
+    err: File,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes] | nursery.Forked:
+    """Starts the command as a process with files of its own, which this process may then close."""
+    whole = {**os.environ, "KEYFOLD_TARGET": target, **(environment or {})}
+    if nursery.fits(whole):
+        return nursery.shared().start(
+            "keyfold",
+            arguments,
+            folder=Path.cwd(),
+            environment=whole,
+            source=_path(source),
+            out=_path(out),
+            err=_path(err),
+        )
+    with ExitStack() as opened:
+        files = [
+            file if isinstance(file, int) else opened.enter_context(file.open(mode))
+            for file, mode in ((source, "rb"), (out, "ab"), (err, "ab"))
+        ]
+        command = [sys.executable, "-c", _MAIN, *arguments]
+        stdin, stdout, stderr = files
+        return subprocess.Popen(
+            command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, env=whole
+        )
+
+
+def _path(file: File) -> Path:
+    return Path(f"/proc/{os.getpid()}/fd/{file}") if isinstance(file, int) else file
+
+
+@dataclass(frozen=True)
+class Piped:
+    """The command, running with pipes for its output.
+
+    Attributes:
+        process: Its process.
+        out: The lines that it prints.
+        err: Those that it prints on stderr.
+    """
+
+    process: subprocess.Popen[bytes] | nursery.Forked
+    out: TextIO
+    err: TextIO
+
+    def interrupt(self) -> tuple[int, str, str]:
+        """Sends what Ctrl-C sends; returns the exit code, and what came since on out and err."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(_PATIENCE), self.out.read(), self.err.read()
+
+
+@contextmanager
+def piped(target: str, *arguments: str) -> Iterator[Piped]:
+    """Runs the command with pipes for its output, until the block ends."""
+    (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+    with os.fdopen(out) as out_lines, os.fdopen(err) as err_lines:
+        try:
+            process = start(target, arguments, out=its_out, err=its_err)
+        finally:
+            os.close(its_out)
+            os.close(its_err)
+        try:
+            yield Piped(process, out_lines, err_lines)
+        finally:
+            process.kill()
+            process.wait(_PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -76,15 +155,17 @@ class Terminal:
         self.seen = ""
         self._read = 0
         self._ours, theirs = pty.openpty()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _MAIN, *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            env={**os.environ, "KEYFOLD_TARGET": target, "TERM": "xterm", **(environment or {})},
-        )
-        os.close(theirs)
+        try:
+            self._process = start(
+                target,
+                arguments,
+                source=theirs,
+                out=theirs,
+                err=theirs,
+                environment={"TERM": "xterm", **(environment or {})},
+            )
+        finally:
+            os.close(theirs)
 
     def __enter__(self) -> Self:
         return self

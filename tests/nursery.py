@@ -102,8 +102,9 @@ class Nursery:
         environment: Mapping[str, str],
         out: Path,
         err: Path,
+        source: Path = Path(os.devnull),
     ) -> Forked:
-        """Starts a program.
+        """Starts a program, in a session of its own; it has its files once this returns.
 
         Args:
             program: Its path, whose name is one of the nursery's programs.
@@ -112,6 +113,7 @@ class Nursery:
             environment: Its whole environment.
             out: The file to which its output is added.
             err: The file to which its error output is added; `out` for both in one.
+            source: The file that is its input; an empty one by default.
         """
         answer = self._ask(
             do="start",
@@ -121,6 +123,7 @@ class Nursery:
             environment=dict(environment),
             out=str(out),
             err=str(err),
+            input=str(source),
         )
         return Forked(self, int(answer))
 

@@ -3,8 +3,8 @@
 This is a program, which `nursery` starts. It reads one order per line and answers each with a line,
 of the order's number and:
 
-    {"number": …, "do": "start", "program": …, "arguments": […], "folder": …, "out": …, "err": …,
-     "environment": {…}}                                       the process id
+    {"number": …, "do": "start", "program": …, "arguments": […], "folder": …, "input": …, "out": …,
+     "err": …, "environment": {…}}                             the process id
     {"number": …, "do": "poll", "pid": …}                      the exit status, or `running`
 
 A fork differs from a program that was started in two things: its imports are done, and its
@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import io
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+_ADDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 def _client() -> None:
@@ -65,19 +68,30 @@ def _build_commands() -> None:
     build(admin.app)
 
 
-def _prepare(order: dict[str, Any]) -> None:
+def _opened(order: dict[str, Any]) -> list[int]:
+    """Opens what a program reads and writes, so that whoever gave the order may close it."""
+    ways = {"input": os.O_RDONLY, "out": _ADDING, "err": _ADDING}
+    # A terminal must not become the nursery's own.
+    return [
+        os.open(Path(order["folder"], order[name]), way | os.O_NOCTTY, 0o666)
+        for name, way in ways.items()
+    ]
+
+
+def _prepare(order: dict[str, Any], files: list[int]) -> None:
     """Gives a fork what the order names: folder, environment, arguments and files."""
+    os.setsid()  # Ctrl-C in the tests' terminal is not for it.
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
     sys.argv = [order["program"], *order["arguments"]]
-    with (
-        Path(os.devnull).open("rb") as nothing,
-        Path(order["out"]).open("ab") as out,
-        Path(order["err"]).open("ab") as err,
-    ):
-        for number, file in enumerate((nothing, out, err)):
-            os.dup2(file.fileno(), number)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    # What Python found out at its start about the nursery's own.
+    sys.stdin = os.fdopen(0, closefd=False)
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -90,16 +104,19 @@ def _poll(child: int, ended: dict[int, int | None]) -> str:
     return "running" if code is None else str(code)
 
 
-def _carry_out(ended: dict[int, int | None]) -> dict[str, Any] | None:
-    """Carries out orders; returns None at their end, and in each fork the order that made it."""
+def _carry_out(ended: dict[int, int | None]) -> tuple[dict[str, Any], list[int]] | None:
+    """Carries out orders; returns None at their end, and in each fork its order and its files."""
     for line in sys.stdin:
         order = json.loads(line)
         if order["do"] == "poll":
             answer = _poll(order["pid"], ended)
         else:
+            files = _opened(order)
             child = os.fork()
             if child == 0:
-                return dict(order)
+                return dict(order), files
+            for file in files:
+                os.close(file)
             # A number may come back: then it is another process's.
             ended[child] = None
             answer = str(child)
@@ -135,9 +152,10 @@ def run(programs: Mapping[str, Callable[[], None]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _keep_from_collector()
     ended: dict[int, int | None] = {}
-    order = _carry_out(ended)
-    if order is not None:
-        _prepare(order)
+    fork = _carry_out(ended)
+    if fork is not None:
+        order, files = fork
+        _prepare(order, files)
         programs[Path(order["program"]).name]()
         return
     for child, code in ended.items():

@@ -18,7 +18,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import keyfold
-from cli_runner import Cli, on_terminal
+from cli_runner import Cli, on_terminal, start
 from keyfold.cli import completion
 from keyfold.cli.app import app
 from keyfold.transport.timeouts import CONTROL_TIMEOUT
@@ -509,7 +509,14 @@ def completed(target: str, line: str) -> list[str]:
 
 def test_reader_that_leaves(server: Served) -> None:
     """A reader that closes the pipe early causes no traceback."""
-    done = _shell(server, "| true")
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(_MAIN)} status prod | true"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KEYFOLD_TARGET": server.target},
+    )
     assert done.stderr == ""
 
 
@@ -532,31 +539,28 @@ def test_reader_that_leaves(server: Served) -> None:
         "wrap prod --region eu --batch",
     ],
 )
-def test_a_closed_pipe_ends_every_command_quietly(server: Served, command: str) -> None:
+def test_a_closed_pipe_ends_every_command_quietly(
+    server: Served, tmp_path: Path, command: str
+) -> None:
     """The exit code is 141, which a shell has for a program that SIGPIPE ends, and not 1 or 0."""
     inputs = {"wrap": '{"plaintext": "a2V5"}\n', "apply": "organizations: [{organization: a}]"}
+    source, err = tmp_path / "source", tmp_path / "err"
+    source.write_text(inputs.get(command.partition(" ")[0], ""))
     ours, theirs = os.pipe()
     os.close(ours)
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _MAIN, *command.split()],
-            check=False,
-            input=inputs.get(command.partition(" ")[0], ""),
-            stdout=theirs,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "KEYFOLD_TARGET": server.target},
-        )
+        process = start(server.target, command.split(), source=source, out=theirs, err=err)
     finally:
         os.close(theirs)
-    assert (done.returncode, done.stderr) == (141, "")
+    assert (process.wait(50), err.read_text()) == (141, "")
 
 
-def test_full_disk(server: Served) -> None:
+def test_full_disk(server: Served, tmp_path: Path) -> None:
     """Output that cannot be written is an error."""
-    done = _shell(server, "> /dev/full")
-    assert done.stderr == "error: cannot write to stdout: No space left on device\n"
-    assert done.returncode == 1
+    err = tmp_path / "err"
+    process = start(server.target, ["status", "prod"], out=Path("/dev/full"), err=err)
+    assert process.wait(50) == 1
+    assert err.read_text() == "error: cannot write to stdout: No space left on device\n"
 
 
 def test_without_its_extra() -> None:
@@ -567,17 +571,6 @@ def test_without_its_extra() -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "keyfold: typer is missing; install keyfold[cli]\n"
-
-
-def _shell(server: Served, sink: str) -> subprocess.CompletedProcess[str]:
-    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(_MAIN)} status prod {sink}"
-    return subprocess.run(
-        ["/bin/sh", "-c", command],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "KEYFOLD_TARGET": server.target},
-    )
 
 
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

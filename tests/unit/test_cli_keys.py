@@ -6,14 +6,12 @@ import base64
 import json
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cli_runner import Cli, on_terminal
+from cli_runner import Cli, on_terminal, start
 from keyfold.models.specs import KeySpec, RegionSpec
 from served import Served, numbered_keys, served
 from wire_errors import KEY_DISABLED
@@ -313,19 +311,12 @@ def test_lines_that_cannot_be_sent(cli: Cli) -> None:
 def test_a_reader_that_stops_is_not_a_fault_of_the_input(server: Served, tmp_path: Path) -> None:
     """If the reader of stdout has gone, the command ends in silence; the input is not to blame."""
     (tmp_path / "keys").write_bytes(_lines({"plaintext": _base64(KEY)}) * 3)
-    command = "from keyfold.cli import main; main()"
     wrap = ("wrap", "prod", "--batch", "--region", "eu", "--in", str(tmp_path / "keys"))
     ours, theirs = os.pipe()
     os.close(ours)
-    ran = subprocess.run(
-        [sys.executable, "-c", command, *wrap, "--target", server.target],
-        stdout=theirs,
-        stderr=subprocess.PIPE,
-        timeout=60,
-        check=False,
-    )
+    process = start(server.target, wrap, out=theirs, err=tmp_path / "err")
     os.close(theirs)
-    assert (ran.returncode, ran.stderr) == (141, b"")
+    assert (process.wait(50), (tmp_path / "err").read_bytes()) == (141, b"")
 
 
 def test_progress_is_for_people(server: Served, tmp_path: Path) -> None:

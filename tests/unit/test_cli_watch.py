@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
-from cli_runner import Cli, Terminal
+from cli_runner import Cli, Terminal, piped
 from served import Served, served
 from wire_errors import UNAVAILABLE, WireError
 
@@ -27,24 +23,6 @@ def server(tmp_path: Path) -> Iterator[Served]:
     """A server with the cluster prod."""
     with served(tmp_path) as running:
         yield running
-
-
-@contextmanager
-def piped(server: Served, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Runs the command with pipes for its output, until the block ends."""
-    with subprocess.Popen(
-        [sys.executable, "-c", "from keyfold.cli import main; main()", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "KEYFOLD_TARGET": server.target},
-    ) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
 
 
 def until(lines: Iterator[str], text: str) -> list[str]:
@@ -96,9 +74,8 @@ def test_error_that_does_not_pass(server: Served) -> None:
 
 def test_prints_changes_to_a_pipe(server: Served) -> None:
     """In a pipe the watch prints a table for each change, but not for a mere check or use."""
-    with piped(server, *WATCH) as process:
-        assert process.stdout
-        first = until(process.stdout, "us")
+    with piped(server.target, *WATCH) as command:
+        first = until(command.out, "us")
         before = server.status().regions[0]
         server.clock.advance(99)
         with server.client() as client:
@@ -109,10 +86,9 @@ def test_prints_changes_to_a_pipe(server: Served) -> None:
         asked = len(server.requests["GetStatus"])
         server.await_requests("GetStatus", asked + 3)
         Cli(server.target)("revoke", "prod", "--region", "us", "--yes")
-        second = until(process.stdout, "REVOKED")
-        process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate()
-        assert (process.returncode, errors) == (0, "")
+        second = until(command.out, "REVOKED")
+        code, rest, errors = command.interrupt()
+        assert (code, errors) == (0, "")
     assert [line for line in second if line.startswith("prod")] == [
         "prod of acme updated 2027-01-15 08:01:39Z\n"
     ]
@@ -121,15 +97,12 @@ def test_prints_changes_to_a_pipe(server: Served) -> None:
 
 def test_pipe_without_a_server(server: Served) -> None:
     """In a pipe the watch reports an absent server once on stderr, and its return once."""
-    with piped(server, *WATCH) as process:
-        assert process.stdout
-        assert process.stderr
-        until(process.stdout, "us")
+    with piped(server.target, *WATCH) as command:
+        until(command.out, "us")
         server.fail("GetStatus", *[UNAVAILABLE] * 8)
-        told = until(process.stderr, "answers again")
-        process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate()
-        assert process.returncode == 0
+        told = until(command.err, "answers again")
+        code, rest, _ = command.interrupt()
+        assert code == 0
     assert told == [
         "no answer now: try again (BUSY); trying again\n",
         "the server answers again\n",
@@ -139,14 +112,11 @@ def test_pipe_without_a_server(server: Served) -> None:
 
 def test_json_lines(server: Served) -> None:
     """With --json, each change is one line with the contract's response."""
-    with piped(server, *WATCH, "--json") as process:
-        assert process.stdout
-        first = json.loads(process.stdout.readline())
+    with piped(server.target, *WATCH, "--json") as command:
+        first = json.loads(command.out.readline())
         Cli(server.target)("revoke", "prod", "--yes")
-        second = json.loads(process.stdout.readline())
-        process.send_signal(signal.SIGINT)
-        process.communicate()
-        assert process.returncode == 0
+        second = json.loads(command.out.readline())
+        assert command.interrupt()[0] == 0
     states = [[one["state"] for one in seen["status"]["regions"]] for seen in (first, second)]
     assert states == [["STATE_ENABLED"] * 2, ["STATE_REVOKED"] * 2]
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import keyfold
+from cli_runner import piped
 from in_process import InProcess, serving
 
 
@@ -40,22 +37,10 @@ def until(condition: Callable[[], bool]) -> None:
 @contextmanager
 def watching(server: InProcess, *arguments: str) -> Iterator[Iterator[str]]:
     """Runs the command, and yields its lines; interrupts it at the end of the block."""
-    with subprocess.Popen(
-        [sys.executable, "-c", "from keyfold.cli import main; main()", "watch", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "KEYFOLD_TARGET": server.target},
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield iter(process.stdout)
-            process.send_signal(signal.SIGINT)
-            process.communicate()
-            assert process.returncode == 0
-        finally:
-            if process.poll() is None:
-                process.kill()
+    with piped(server.target, "watch", *arguments) as command:
+        yield command.out
+        code, _, errors = command.interrupt()
+        assert (code, errors) == (0, "")
 
 
 def test_states_as_lines(server: InProcess) -> None:
