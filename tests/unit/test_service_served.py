@@ -6,6 +6,7 @@ written or any KMS is called.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -399,3 +400,69 @@ async def test_what_only_the_other_region_has_is_not_called_wrong(fleet: Fleet) 
     with pytest.raises(KeyfoldError) as caught:
         await fleet.eu.enable("new", {"eu": "PLATFORM"})
     assert caught.value.reason == "INVALID_KEY_SPEC"
+
+
+# --- what a process may open -----------------------------------------------------------
+
+
+async def test_no_kek_of_another_region_comes_into_memory(fleet: Fleet) -> None:
+    """After calls of every kind, sweeps and refreshes, memory has KEKs of the served region alone.
+
+    The two clusters' regions share root keys, so that a proof for one region is one for the other.
+    """
+    await fleet.control.enable("shared", {"eu": "fake:one", "us": "fake:one"})
+    await fleet.polled()
+    blobs = {
+        (cluster, region): await fleet.control.wrap(cluster, region)
+        for cluster in ("acme", "shared")
+        for region in ("eu", "us")
+    }
+    eu = fleet.eu
+    for (cluster, region), blob in blobs.items():
+        for work in _works(fleet, cluster, region, blob):
+            with contextlib.suppress(WrongRegionError, RevokedError):
+                await work()
+            await fleet.polled()
+            assert _in_memory(eu) <= {"eu"}
+    calls = len(fleet.house.provider.calls)
+    for _ in range(3):
+        fleet.house.clock.advance(50)
+        await fleet.polled()
+        await eu.look()
+        await eu.sweep()
+        assert _in_memory(eu) <= {"eu"}
+    bound = [call.binding for call in fleet.house.provider.calls[calls:]]
+    assert {binding.region for binding in bound if binding is not None} == {"eu"}
+    await eu.wrap(region="eu")
+    assert _in_memory(eu) == {"eu"}
+    await fleet.control.wrap(region="us")
+    assert "us" in _in_memory(fleet.control)
+
+
+def _works(
+    fleet: Fleet, cluster: str, region: str, blob: bytes
+) -> list[Callable[[], Awaitable[object]]]:
+    """Returns calls of every kind at the replica of eu for a region of a cluster."""
+    eu = fleet.eu
+    return [
+        lambda: eu.wrap(cluster, region),
+        lambda: eu.unwrap(blob, cluster),
+        lambda: eu.rewrap(blob, cluster=cluster),
+        lambda: eu.rewrap(blob, Destination(None, "us", {}), cluster),
+        lambda: eu.rotate({region: None}, cluster, new_generation=True),
+        lambda: recheck(eu, cluster, (region,)),
+        lambda: trial(eu, region),
+        lambda: eu.status(cluster),
+        lambda: eu.revoke(cluster),
+        lambda: eu.restore(cluster),
+        lambda: fleet.control.restore(cluster),
+        lambda: eu.wrap(cluster, region),
+    ]
+
+
+def _in_memory(member: Member) -> set[str]:
+    """Returns the regions whose KEKs are in a replica's memory."""
+    cache = member.cache
+    by_root = {opened.kek.region for root in cache.roots("") for opened in root.open}
+    by_view = {opened.kek.region for view in cache._views.values() for opened in view.open.values()}
+    return by_root | by_view
