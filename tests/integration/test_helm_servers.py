@@ -44,6 +44,21 @@ def test_the_servers_take_their_settings(
     read_policy(policy)
 
 
+def test_a_release_of_one_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A region's servers serve it alone and know the others' addresses; the default is all."""
+    given = environment(dict(pods(documented()["region"]))["server"])
+    monkeypatch.setenv("KEYFOLD_SERVES", given["KEYFOLD_SERVES"])
+    monkeypatch.setenv("KEYFOLD_SERVED_AT", given["KEYFOLD_SERVED_AT"])
+    settings = load_settings()
+    values = yaml.safe_load((EXAMPLES[0].parent / "region.yaml").read_text(encoding="utf-8"))
+    assert list(settings.serves) == values["serves"]
+    assert settings.served_at == values["servedAt"]
+    assert len(settings.served_at) > 1
+    control = environment(dict(pods(documented()["aws"]))["server"])
+    assert control["KEYFOLD_SERVES"] == "*"
+    assert "KEYFOLD_SERVED_AT" not in control
+
+
 def test_they_spread_over_zones_and_leave_one_by_one() -> None:
     """Zones get equal numbers, a release replaces one at a time, and a drain takes one."""
     manifests = documented()["aws"]

@@ -59,6 +59,11 @@ def test_the_schema_knows_the_values_of_the_reference() -> None:
         ("relay.enabled=true", "relay.targets: name the targets"),
         ("externalSecrets.enabled=true", "externalSecrets.storeRef.name"),
         ("console.enabled=true", "tokens.issuer: the console's visitors"),
+        ("serves={*,eu}", "serves: [*] stands for every region"),
+        ("serves={eu us}", "serves/0|serves.0"),
+        ("servedAt.eu=https://eu.example", "servedAt.eu|/servedAt/eu"),
+        ("settings=[served_at]", "settings: .*served_at.* is set by the value servedAt"),
+        ("settings=serves = 'eu'", "settings: .*serves.* is set by a value of the chart"),
         ("console.embed={portal.example}", "console.embed|/console/embed"),
     ],
 )

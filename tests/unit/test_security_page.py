@@ -30,6 +30,7 @@ FILES: Final = {
     "visitors": "tests/integration/test_console_visitors.py",
     "headers": "tests/unit/test_console_headers.py",
     "clusters": "tests/integration/test_console_clusters.py",
+    "regional": "tests/unit/test_service_served.py",
     "customers": "tests/integration/test_console_customers.py",
 }
 """The page's short names of files of tests."""

@@ -15,14 +15,16 @@
 {{- if and $v.tokens.jwksUrl $v.tokens.jwksConfigMap }}{{ fail "tokens.jwksUrl and tokens.jwksConfigMap: set one of them" }}{{ end }}
 {{- if not (or $v.policy $v.policyConfigMap) }}{{ fail "policy: say what each caller may do; docs/security.md describes the file" }}{{ end }}
 {{- if and $v.policy $v.policyConfigMap }}{{ fail "policy and policyConfigMap: set one of them" }}{{ end }}
-{{- $own := "listen|metrics|policy|tls_cert|tls_key|tls_client_ca|jwt_issuer|jwt_audience|jwt_jwks|store|store_password_file|store_listen|service_key|migrate|drain_grace|socket_mode" }}
+{{- $own := "listen|metrics|policy|tls_cert|tls_key|tls_client_ca|jwt_issuer|jwt_audience|jwt_jwks|store|store_password_file|store_listen|service_key|migrate|drain_grace|socket_mode|serves|served_at" }}
 {{- /* Only lines before the first table are settings; a table may have fields of these names. */ -}}
 {{- $head := regexReplaceAll "(?ms)^[ \t]*\\[.*" $v.settings "" }}
+{{- if regexMatch "(?m)^[ \t]*\\[?[ \t]*[\"']?served_at\\b" $v.settings }}{{ fail "settings: \"served_at\" is set by the value servedAt of the chart, so it may not stand in settings" }}{{ end }}
 {{- $found := regexFind (printf "(?m)^[ \t]*[\"']?(%s)[\"']?[ \t]*=" $own) $head }}
 {{- if $found }}{{ fail (printf "settings: %q is set by a value of the chart, so it may not stand in settings" (trim (trimSuffix "=" (trim $found)))) }}{{ end }}
 {{- range $v.extraEnv }}
 {{- if regexMatch (printf "^KEYFOLD_(CONFIG|%s)$" (upper $own)) .name }}{{ fail (printf "extraEnv: %s is set by a value of the chart, so it may not stand there" .name) }}{{ end }}
 {{- end }}
+{{- if and (has "*" $v.serves) (gt (len $v.serves) 1) }}{{ fail "serves: * stands for every region; write it alone, or names alone" }}{{ end }}
 {{- with $v.externalSecrets }}
 {{- if and .enabled (not .storeRef.name) }}{{ fail "externalSecrets.storeRef.name: name the SecretStore or ClusterSecretStore" }}{{ end }}
 {{- if and .enabled (not .serviceKey.remoteKey) }}{{ fail "externalSecrets.serviceKey.remoteKey: name the service key in your secret manager" }}{{ end }}
