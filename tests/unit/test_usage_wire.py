@@ -75,7 +75,7 @@ def test_every_use_of_a_key_is_counted(server: Served) -> None:
         ("BatchWrap", "", "REGION_NOT_FOUND"): 1,
         ("BatchUnwrap", "eu", "OK"): 1,
         ("BatchUnwrap", "", malformed.pop()): 1,
-        ("Unwrap", "", "REVOKED"): 1,
+        ("Unwrap", "eu", "REVOKED"): 1,
     }
 
 

@@ -26,6 +26,7 @@ from keyfold.v1 import (
 from keyfold_server import telemetry
 from keyfold_server.domain.errors import (
     DeadlineError,
+    KeyfoldError,
     NotFoundError,
     OverloadedError,
 )
@@ -247,6 +248,8 @@ class Methods:
         except Exception as error:  # noqa: BLE001  each becomes a status for the caller
             if began is not None and isinstance(error, NotFoundError):
                 await self._rest(began)
+            # Unwrap does not name the region, and the error may know it.
+            facts.region = facts.region or _region_of(error)
             return failed(error, facts.cluster, facts.region)
         else:
             return reply
@@ -336,6 +339,10 @@ class Methods:
         same period, counted from when the request is whole, so their answers come at the same time.
         """
         await asyncio.sleep(_PERIOD - (self._time() - began) % _PERIOD)
+
+
+def _region_of(error: Exception) -> str:
+    return (error.region or "") if isinstance(error, KeyfoldError) else ""
 
 
 def _noted(caller: Caller, facts: Facts) -> str:
