@@ -77,21 +77,19 @@ def chromium() -> Iterator[Browser]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def visitors(house: House, chromium: Browser) -> Iterator[Visitors]:
+    """Lends browsers to all tests of this file."""
+    lent = Visitors(house, chromium)
+    yield lent
+    lent.close()
+
+
 @pytest.fixture
-def visit(house: House, chromium: Browser) -> Iterator[Visitors]:
-    """Opens browsers that end with the test; none may have had anything to complain of."""
-    visitors = Visitors(house, chromium)
+def visit(visitors: Visitors) -> Iterator[Visitors]:
+    """Lends browsers that end with the test; none may have had anything to complain of."""
     yield visitors
-    for visitor in visitors.opened:
-        visitor.context.close()
-    assert [fault for visitor in visitors.opened for fault in visitor.faults] == []
-    elsewhere = [
-        url
-        for visitor in visitors.opened
-        for url in visitor.asked
-        if not url.startswith((f"{house.console.url}/", "about:", "data:"))
-    ]
-    assert elsewhere == []
+    assert visitors.end() == []
 
 
 def test_axe_finds_barriers(chromium: Browser) -> None:

@@ -24,12 +24,14 @@ class Visitor:
         context: Their browser.
         faults: What the browser complained of, such as a page that runs what it must not.
         asked: The addresses that the browser asked for.
+        script: Whether it runs scripts.
     """
 
     house: House
     context: BrowserContext
     faults: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    script: bool = True
 
     def __post_init__(self) -> None:
         self.page: Page = self.context.new_page()
@@ -42,6 +44,19 @@ class Visitor:
         # The browser also reports statuses such as 404, which tests ask for themselves.
         if message.type == "error" and "Failed to load resource" not in message.text:
             self.faults.append(message.text)
+
+    def complaints(self) -> list[str]:
+        """Returns the faults, and the addresses elsewhere than at the console."""
+        here = (f"{self.house.console.url}/", "about:", "data:")
+        return [*self.faults, *(url for url in self.asked if not url.startswith(here))]
+
+    def leave(self) -> None:
+        """Closes what is open and forgets who it was, so that somebody else can sit down."""
+        self.page.goto("about:blank")
+        self.page.emulate_media(color_scheme="light")
+        self.context.clear_cookies()
+        self.faults.clear()
+        self.asked.clear()
 
     def open(self, path: str) -> Page:
         """Opens a page."""
@@ -57,11 +72,16 @@ class Visitor:
 
 @dataclass
 class Visitors:
-    """Opens browsers; use it as a function."""
+    """Lends browsers to visitors; use it as a function.
+
+    A new window costs Chromium twice as much as a page with all that axe looks for in it. So a
+    browser that one test no longer needs serves the next one, on an empty page and without cookies.
+    """
 
     house: House
     chromium: Browser
-    opened: list[Visitor] = field(default_factory=list)
+    _lent: list[Visitor] = field(default_factory=list)
+    _idle: list[Visitor] = field(default_factory=list)
 
     def __call__(
         self,
@@ -81,19 +101,39 @@ class Visitors:
             script: Whether the browser runs scripts.
             token: Their token; empty: a new one.
         """
+        visitor = self._lend(script=script)
         width, height = size
-        context = self.chromium.new_context(
-            viewport={"width": width, "height": height},
-            java_script_enabled=script,
-            reduced_motion="reduce",
-        )
+        visitor.page.set_viewport_size({"width": width, "height": height})
         if subject is not None:
             token = token or self.house.provider.token(subject, {"org": org} if org else None)
             url = self.house.console.url
-            context.add_cookies([{"name": "keyfold", "value": token, "url": url}])
-        visitor = Visitor(self.house, context)
-        self.opened.append(visitor)
+            visitor.context.add_cookies([{"name": "keyfold", "value": token, "url": url}])
         return visitor
+
+    def _lend(self, *, script: bool) -> Visitor:
+        visitor = next((one for one in self._idle if one.script == script), None)
+        if visitor is None:
+            context = self.chromium.new_context(java_script_enabled=script, reduced_motion="reduce")
+            visitor = Visitor(self.house, context, script=script)
+        else:
+            self._idle.remove(visitor)
+        self._lent.append(visitor)
+        return visitor
+
+    def end(self) -> list[str]:
+        """Takes all browsers back; returns what they had to complain of."""
+        complaints = []
+        while self._lent:
+            visitor = self._lent.pop()
+            complaints += visitor.complaints()
+            visitor.leave()
+            self._idle.append(visitor)
+        return complaints
+
+    def close(self) -> None:
+        """Closes all browsers."""
+        for visitor in (*self._lent, *self._idle):
+            visitor.context.close()
 
 
 def inspect(visitor: Visitor, path: str, status: int = 200) -> list[str]:
