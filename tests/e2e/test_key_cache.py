@@ -28,6 +28,9 @@ WAIT: Final = 60.0
 CONTEXT: Final = {"table": "users"}
 SECRET: Final = bytes(range(32))
 
+_PAUSE: Final = 0.02
+"""Seconds between two uses of a thread: a program uses its key every 2.5 ms."""
+
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -76,7 +79,7 @@ class Program(keyfold.Client):
         self.close()
 
     def _run(self) -> None:
-        while not self._over.wait(0.005):
+        while not self._over.wait(_PAUSE):
             try:
                 self._use()
             except (keyfold.RevokedError, keyfold.UnavailableError, keyfold.DeadlineError):
