@@ -79,7 +79,7 @@ def assert_runs(
     folder: Path,
     environment: Mapping[str, str],
     here: Mapping[str, str] | None = None,
-    timeout: float = 50.0,
+    timeout: float = 300.0,
 ) -> None:
     """Runs a page's session; its output must be what the page shows.
 

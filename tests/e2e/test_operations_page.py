@@ -21,6 +21,9 @@ from keyfold_server.settings import Settings
 
 PAGE: Final = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
+# A session starts a dozen programs, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(360)
+
 
 def free_port() -> int:
     """Returns a port that nobody listens on."""

@@ -17,6 +17,7 @@ PAGE: Final = (ROOT / "docs" / "upgrade.md").read_text(encoding="utf-8")
 NAMED: Final = sorted(set(re.findall(r"`(tests/[^`]*)`", PAGE)))
 
 
+@pytest.mark.timeout(360)  # It starts a dozen programs, on a machine that may be busy.
 def test_the_page_shows_what_comes_out(
     shared_store: SharedStore, start_server: StartServer, tmp_path: Path
 ) -> None:
