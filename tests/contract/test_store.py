@@ -1133,6 +1133,39 @@ def _kek_seen(cluster: Cluster, region: str, *, at: int = NOW) -> Observation:
     return Observation(f"kek:{kek}", Health.HEALTHY, at, at)
 
 
+def test_regions_that_no_replica_serves_are_counted(store: SqlStore) -> None:
+    """S12: enabled regions count by name, without those that replicas serve; few names only."""
+    for name, regions in (("a", ("eu", "us", "ap")), ("b", ("eu", "us")), ("c", ("eu",))):
+        applied(store, enabling(a_cluster(name, [a_region(region) for region in regions])))
+    assert store.unserved(frozenset(), 10) == {"eu": 3, "us": 2, "ap": 1}
+    assert store.unserved(frozenset({"eu", "mars"}), 10) == {"us": 2, "ap": 1}
+    assert store.unserved(frozenset(), 2) == {"eu": 3, "us": 2}
+    applied(store, revoking("a"))
+    assert store.unserved(frozenset({"eu"}), 10) == {"us": 1}
+    assert store.unserved(frozenset({"eu", "us", "ap"}), 10) == {}
+
+
+def test_who_lags_behind_a_version_is_found_by_region(store: SqlStore) -> None:
+    """F5: of the clusters under a root key, those whose region of a name must follow it."""
+    follows = RegionPolicy(auto_rotate=True)
+    for name, regions in (("a", ("eu", "us")), ("b", ("us",))):
+        made = [replace(a_region(region), policy=follows) for region in regions]
+        applied(store, enabling(a_cluster(name, made)))
+    applied(store, enabling(a_cluster("still", [a_region("us")])))
+    newer = a_region("us", "local:one").newest.current.key_version + "0"
+
+    def behind(region: str, version: str = newer) -> list[str]:
+        return names(store, key_uri="local:one", behind=(region, version))
+
+    assert behind("eu") == ["a"]
+    assert behind("us") == ["a", "b"]
+    assert behind("ap") == []
+    assert behind("us", newer[:-1]) == []
+    applied(store, revoking("a", "us"))
+    assert behind("us") == ["b"]
+    assert behind("eu") == ["a"]
+
+
 def test_root_keys_that_only_unwrap_are_counted(store: SqlStore) -> None:
     """F5: the count has exactly the regions whose next rotation would fail."""
     cluster = enabled(store)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -348,3 +350,17 @@ async def test_a_fleet_of_control_replicas_reads_no_regions(house: House) -> Non
     assert control.line.counts["census"] == 1
     assert control.line.counts["unserved"] == 0
     assert reported() == {}
+
+
+async def test_an_edited_heartbeat_takes_nothing_else_from_a_status(house: House) -> None:
+    """A2: who edits what a replica serves hides nothing that the status knows of the keys."""
+    await enabled(house, {"eu": KEYS["eu"]}, count=1)
+    eu = await serving(house, "eu")
+    await swept(house, eu)
+    with closing(sqlite3.connect(house.file)) as file, file:
+        file.execute("UPDATE replicas SET serves = 'us'")
+    before = len(house.provider.calls)
+    [region] = (await eu.status("c0")).regions
+    assert region.seen is not None
+    assert (region.seen.health, region.notices) == (Health.HEALTHY, ())
+    assert house.provider.calls[before:] == []

@@ -12,7 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 from keyfold_server.domain.cluster import Cluster, Region, SupersededWrap
-from keyfold_server.domain.errors import ForbiddenError, KeyfoldError, NotFoundError
+from keyfold_server.domain.errors import (
+    ForbiddenError,
+    KeyfoldError,
+    NotFoundError,
+    RowNotAuthenticError,
+)
 from keyfold_server.domain.geos import Geos
 from keyfold_server.domain.health import (
     COULD_NOT_TELL,
@@ -265,6 +270,10 @@ class Reports:
         read, store = run or self._storage.run, self._storage.store
         try:
             return await read(store.seen, subjects, kek_ids, with_replicas=with_replicas)
+        except RowNotAuthenticError as error:
+            # Of what is read here, only the replicas' rows have a MAC.
+            log.warning("cannot read the replicas from the store: %s", error.message)
+            return await self._seen(subjects, kek_ids, run, with_replicas=False)
         except KeyfoldError as error:
             log.warning("cannot read observations from the store: %s", error.reason)
             return Seen({}, {})
