@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fakes import FakeProvider
+from keyfold_server.bootstrap.providers import catalog, key_names
 from keyfold_server.domain.binding import KEY_SIZE, Binding
 from keyfold_server.domain.bounds import Rates
 from keyfold_server.domain.errors import SetupError, WrongRegionError
@@ -135,6 +136,28 @@ def test_any_text_is_read_or_refused(serves: str, served_at: str) -> None:
             assert address.isascii()
             assert ":" in address
             assert not any(mark.isspace() for mark in address)
+
+
+def test_a_platform_key_of_another_region_need_not_work_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All replicas may share one table of platform keys, and have credentials for their own."""
+    file = tmp_path / "keyfold.toml"
+    file.write_text(
+        f'local_keys = "{tmp_path}/keys.json"\n[platform_key]\neu = "local:eu"\n'
+        'us = "https://vault.us.example:8200/v1/transit/keys/platform"\n'
+    )
+    monkeypatch.setenv("KEYFOLD_CONFIG", str(file))
+    monkeypatch.setenv("KEYFOLD_SERVES", "eu")
+    settings = load()
+    names = key_names(settings, catalog(settings))
+    assert names.platform("eu") == RootKey("LOCAL", "local:eu")
+    assert names.platform("us") is None
+    for serves in ("us", "*"):
+        monkeypatch.setenv("KEYFOLD_SERVES", serves)
+        settings = load()
+        with pytest.raises(SetupError, match="no section for https://vault"):
+            key_names(settings, catalog(settings))
 
 
 # --- refusals --------------------------------------------------------------------------

@@ -33,8 +33,10 @@ from keyfold_server.service.data.call import Call
 from keyfold_server.service.data.data_plane import Destination
 from keyfold_server.service.life.rechecks import RecheckRequest, RecheckResult
 from keyfold_server.service.life.revocation import RetireGenerationRequest
+from keyfold_server.service.root_keys.access_policies import AccessPolicyRequest
 from keyfold_server.service.root_keys.scope import Scope
 from keyfold_server.service.root_keys.trials import TestKeyRequest
+from regional import RegionalHouse
 from replicas import House, Member, house_in
 
 PLACES: Final = {
@@ -282,6 +284,47 @@ async def test_add_regions_and_rotate_of_another_region(fleet: Fleet) -> None:
     await fleet.refused(lambda: eu.rotate({"eu": None, "us": None}, new_generation=True))
     await eu.rotate({"eu": None})
     await fleet.control.rotate({"eu": None, "us": None})
+
+
+async def test_a_rotation_that_takes_a_replica_along_says_why_it_is_refused(
+    tmp_path: Path,
+) -> None:
+    """A region that nobody named is told with its reason; without it the rotation goes on."""
+    house = RegionalHouse(tmp_path)
+    for uri in ("eu-west-1.mrk-one", "us-east-1.mrk-one"):
+        house.provider.create_key(uri)
+    try:
+        eu = await house.replica(served=ServedRegions.of(["eu-west-1"], {}))
+        control = await house.replica()
+        replica = RegionSpec("us-east-1", replica_of="eu-west-1")
+        await control.enable(specs={"eu-west-1": "fake:eu-west-1.mrk-one", "us-east-1": replica})
+        calls = len(house.provider.calls)
+        with pytest.raises(WrongRegionError) as caught:
+            await eu.rotate({"eu-west-1": None})
+        assert len(house.provider.calls) == calls
+        assert caught.value.region == "us-east-1"
+        assert caught.value.message == (
+            "this replica does not serve region us-east-1; ask the operator which address serves "
+            "regions eu-west-1, us-east-1; it rotates with region eu-west-1, whose replica it is, "
+            "unless only_named_regions is set"
+        )
+        await eu.rotate({"eu-west-1": None}, only_named_regions=True)
+    finally:
+        await house.close()
+
+
+async def test_an_access_policy_says_whose_identity_it_names(tmp_path: Path) -> None:
+    """GetAccessPolicy calls no KMS, so it works everywhere, and says what it cannot know."""
+    house = RegionalHouse(tmp_path)
+    try:
+        eu = await house.replica(served=ServedRegions.of(["eu"], {}))
+        for region, told in (("eu", False), ("us", True), ("", True)):
+            request = AccessPolicyRequest(KeySpec("FAKE", "fake:one"), Scope("acme", region, None))
+            done = await eu.replica.access_policies.get(Caller(eu.rights), request)
+            assert any("serves only eu" in each for each in done.policy.notices) is told
+        assert not house.provider.calls
+    finally:
+        await house.close()
 
 
 async def test_restore_goes_region_by_region(fleet: Fleet) -> None:

@@ -6,7 +6,7 @@ KEKs stay. Keyfold needs the old root key until the commit, and not after it (pr
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from keyfold_server.domain.changes import rotated, with_regions
@@ -16,6 +16,7 @@ from keyfold_server.domain.errors import (
     KeySpecMissingError,
     KeyVersionPinnedError,
     KmsError,
+    WrongRegionError,
 )
 from keyfold_server.domain.holders import Claim
 from keyfold_server.domain.keyspec import PLATFORM, RegionPolicy, RegionSpec, RootKey, check_name
@@ -183,7 +184,7 @@ class Rotation:
             followers = await self._following.of(rights, specs, seen)
             regions |= {spec.region: seen.region(spec.region) for spec in followers}
             specs += self._seats.kept(followers, seen)
-            self._kms.served.check_each(regions, seen.name)
+            self._check_served(regions, followers, seen)
         roots, seats, claim = await self._roots(call, seen, specs, held)
         specs = named(specs, roots)
         done_regions = await for_each_region(
@@ -221,6 +222,21 @@ class Rotation:
         report, rows = await self._reports.with_replicas(done.cluster, call.caller.rights)
         _, pending = self._confirmations.told(done.number or 0, rows)
         return RotateResult(done, tuple(pending), report)
+
+    def _check_served(
+        self, regions: Iterable[str], followers: Sequence[RegionSpec], seen: Cluster
+    ) -> None:
+        """Refuses a rotation with replicas in regions whose KMSs are not called from here.
+
+        Raises:
+            WrongRegionError: The message says why a region is touched that nobody named.
+        """
+        try:
+            self._kms.served.check_each(regions, seen.name)
+        except WrongRegionError as error:
+            sources = {spec.region: spec.replica_of for spec in followers}
+            region = error.region or ""
+            raise unable(region, sources[region], error) from None
 
     async def _roots(
         self,

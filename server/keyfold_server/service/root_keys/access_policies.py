@@ -166,9 +166,21 @@ class AccessPolicies:
             seat = self._seats.pool.named_by(root.type, root.principal) if root.principal else None
             policy = provider.access_policy(root, replace(wanted, seat=seat))
         place = await self._residency.report(root, scope.region)
-        return AccessPolicyResult(
-            replace(policy, notices=(*policy.notices, *place.notices)), external_id, names
+        notices = (*policy.notices, *place.notices, *self._elsewhere(scope.region))
+        return AccessPolicyResult(replace(policy, notices=notices), external_id, names)
+
+    def _elsewhere(self, region: str) -> tuple[str, ...]:
+        """Returns the notice that the policy may name another identity than the region's own."""
+        served = self._kms.served
+        if served.serves(region):
+            return ()
+        where = f"region {region}" if region else "every region"
+        notice = (
+            f"the replica that answers here serves only {served}: where the vendor's own identity "
+            f"stands in the policy, it is this replica's; if {where} is served under another one, "
+            "ask a replica there"
         )
+        return (notice,)
 
     async def _reserved(self, inquiry: Inquiry, root: RootKey, count: int) -> list[SeatedKey]:
         """Returns the key as each seat of the owner, of which there are at least so many then."""
