@@ -14,8 +14,8 @@ from google.protobuf.json_format import Parse
 
 from cli_runner import Cli, on_terminal
 from fakes import OPERATIONS as CALLS
-from keyfold.cli.output.operations import show_census
-from keyfold.models.operations import OperationCensus
+from keyfold.cli.output.operations import Waiting, show_census, show_operation
+from keyfold.models.operations import Operation, OperationCensus
 from keyfold.v1 import key_management_service_pb2 as api
 from keyfold.v1 import operations_pb2 as ops
 from keyfold_server.domain.errors import KeyDisabledError
@@ -73,6 +73,22 @@ def test_a_dry_run_tells_what_a_pinned_version_makes_fail(
     assert "\n1 region fails (KEY_VERSION_PINNED): the key's uri names one version;" in told
     show_census(OperationCensus(2, 1, 6, timedelta(), pinned_regions=0))
     assert "KEY_VERSION_PINNED" not in capsys.readouterr().out
+
+
+def test_what_keeps_an_operation_from_going_on_is_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An operation that waits says for what, when it is shown and once while somebody waits."""
+    message = longrunning.Operation(name="operations/0123/op")
+    told = ops.OperationMetadata(notice="no control replica lives", total=2)
+    message.metadata.Pack(told)
+    operation = Operation.from_message(message)
+    show_operation(operation)
+    assert "no control replica lives" in capsys.readouterr().out
+    with Waiting() as waiting:
+        for _ in range(3):
+            waiting.show(operation)
+    assert capsys.readouterr().err.count("no control replica lives") == 1
 
 
 def test_failures_are_shown_and_are_an_exit_code(cli: Cli, server: Served) -> None:

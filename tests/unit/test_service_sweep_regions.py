@@ -203,6 +203,33 @@ async def test_a_replica_that_is_cut_off_steps_back_in_its_region_alone(house: H
     assert keys_asked(house, before) == {KEYS["eu"]: ONCE}
 
 
+async def test_stepping_back_concerns_one_region(house: House) -> None:
+    """F5: who could not ask about a root key in eu waits longer for eu's turn, and not for us's."""
+    await enabled(house, {"eu": "fake:shared", "us": "fake:shared"})
+    one, two = await serving(house), await serving(house)
+    stored = house.store.cluster("c0")
+    assert stored is not None
+    prefix = stored.region("eu").newest.current.root_id[:2]
+    turns = one.replica.sweep.turns
+
+    async def claimed(member: Member) -> list[str]:
+        return [sample.region for sample in await member.replica.sweep.turns.claim(prefix)]
+
+    assert await claimed(two) == ["eu", "us"]
+    assert await claimed(one) == []
+    [eu, _] = house.store.samples(prefix)
+    turns.could_not_ask(eu)
+    house.clock.advance(0.8 * INTERVAL)
+    assert await claimed(one) == ["us"]
+    house.clock.advance(0.16 * INTERVAL)
+    assert await claimed(one) == ["eu"]
+    # Once it could ask, it claims as the others do.
+    turns.could_not_ask(eu)
+    turns.could_ask(eu)
+    house.clock.advance(0.8 * INTERVAL)
+    assert await claimed(one) == ["eu", "us"]
+
+
 async def test_regions_follow_their_root_key_by_their_own_replicas(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
