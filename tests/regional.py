@@ -26,6 +26,7 @@ from keyfold_server.domain.provider import (
     Wrapped,
 )
 from keyfold_server.domain.residency import ResidencyPolicy, Table
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.service.replica import Replica
 
 _REGION: Final = re.compile(r"[a-z]+-[a-z]+-[0-9]")
@@ -101,9 +102,10 @@ class RegionalHouse(replicas.House):
         *,
         required: bool = False,
         geos: Mapping[str, tuple[str, ...]] | None = None,
+        served: ServedRegions | None = None,
     ) -> replicas.Member:
         """Starts a replica whose settings name these regions and geos."""
-        member = await self.replica()
+        member = await self.replica(served=served)
         set_regions(
             member.replica, ResidencyPolicy(table or {}, required=required, geos=Geos(geos or {}))
         )

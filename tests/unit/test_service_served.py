@@ -313,6 +313,29 @@ async def test_a_rotation_that_takes_a_replica_along_says_why_it_is_refused(
         await house.close()
 
 
+async def test_a_geos_key_is_tried_where_the_whole_geo_is_served(tmp_path: Path) -> None:
+    """TestKey for a geo tries a key in each of its regions: all of them, or no KMS is called."""
+    house = RegionalHouse(tmp_path)
+    for uri in ("eu-west-1.mrk-one", "eu-west-2.mrk-one"):
+        house.provider.create_key(uri)
+    geos = {"EU": ("eu-west-1", "eu-west-2")}
+    request = TestKeyRequest(
+        KeySpec("FAKE", "fake:eu-west-1.mrk-one"), Scope("", "", None), geo="EU"
+    )
+    try:
+        one = await house.with_regions(geos=geos, served=ServedRegions.of(["eu-west-1"], PLACES))
+        both = await house.with_regions(geos=geos, served=ServedRegions.of(geos["EU"], PLACES))
+        with pytest.raises(WrongRegionError) as caught:
+            await one.replica.geo_trials.test(Caller(one.rights), request)
+        assert caught.value.region == "eu-west-2"
+        assert caught.value.served_at == PLACES["*"]
+        assert not house.provider.calls
+        tried = await both.replica.geo_trials.test(Caller(both.rights), request)
+        assert tried.accessible
+    finally:
+        await house.close()
+
+
 async def test_an_access_policy_says_whose_identity_it_names(tmp_path: Path) -> None:
     """GetAccessPolicy calls no KMS, so it works everywhere, and says what it cannot know."""
     house = RegionalHouse(tmp_path)
