@@ -185,6 +185,18 @@ async def test_a_shared_root_key_is_asked_about_in_each_region(house: House) -> 
     assert control.line.counts["claim"] == 1
 
 
+async def test_a_kms_that_is_away_is_not_asked_for_each_region(house: House) -> None:
+    """W2: callers name regions. A key that many use takes no more of the sweep when it hangs."""
+    await enabled(house, {f"region-{n}": "fake:shared" for n in range(20)}, count=1)
+    control = await serving(house)
+    house.provider.disconnect("fake:shared")
+    before = await swept(house, control)
+    assert keys_asked(house, before) == {"fake:shared": {"wrap": 1, "unwrap": 1}}
+    house.provider.mend()
+    before = await swept(house, control)
+    assert keys_asked(house, before) == {"fake:shared": dict.fromkeys(ONCE, 20)}
+
+
 async def test_a_replica_that_is_cut_off_steps_back_in_its_region_alone(house: House) -> None:
     """F5: who cannot ask in one region leaves its key to others, and goes on in the rest."""
     await enabled(house)

@@ -3,9 +3,9 @@
 Each replica unwraps every KEK in its memory that was used since the last sweep, by itself, because
 a customer's policy may tell clusters apart. Each root key also wraps and unwraps once, and is
 described, for each region that uses it, called by one of the replicas that serve the region. The
-sweep only asks; what an answer
-means is decided where every other answer is. A root key's slot comes from its id, which is a
-digest, so that the root keys are spread over the interval, however many they are.
+sweep only asks; what an answer means is decided where every other answer is. A root key's slot
+comes from its id, which is a digest, so that the root keys are spread over the interval, however
+many they are.
 """
 
 from __future__ import annotations
@@ -165,12 +165,28 @@ class Sweep:
                         return
 
     async def _root(self, samples: Sequence[Sample]) -> None:
-        """Asks about a root key in each region that uses it, and has the regions follow it."""
+        """Asks about a root key in each region that uses it, and has the regions follow it.
+
+        It asks in one region after the other, and goes no further where it could not ask: every
+        region's answer would take this process's one way to that KMS. So a KMS that hangs takes
+        one place of the sweep for one call, however many regions have its key.
+        """
+        asked: list[tuple[str, RootKey, str]] = []
         by_region = [list(g) for _, g in itertools.groupby(samples, lambda one: one.region)]
-        asked = await asyncio.gather(*(self._in_region(chosen) for chosen in by_region))
+        for place, chosen in enumerate(by_region):
+            region = chosen[0].region
+            with self._alone("store", region, chosen[0].root) as alone:
+                if not alone:
+                    continue
+                try:
+                    follows, newest = await self._asked(chosen)
+                except (CouldNotTellError, OverloadedError, RateLimitedError):
+                    for unasked in by_region[place:]:
+                        self.turns.could_not_ask(unasked[0])
+                    break
+            if follows is not None and newest:
+                asked.append((region, follows, newest))
         for region, follows, newest in asked:
-            if follows is None or not newest:
-                continue
             # To the sweep, older versions are root keys of their own, with the same clusters. And
             # two regions of a cluster would race for its row, so they follow one after the other.
             with self._alone("follow", replace(follows, external_id="")) as alone:
@@ -178,23 +194,16 @@ class Sweep:
                     async with self._following:
                         await self._auto_rotation.follow(region, follows, newest)
 
-    async def _in_region(self, chosen: Sequence[Sample]) -> tuple[str, RootKey | None, str]:
-        """Has a root key wrap, and unwrap the chosen KEKs of a region.
-
-        Returns:
-            The region's name, and what `_asked` returns.
-        """
-        region = chosen[0].region
-        with self._alone("store", region, chosen[0].root) as alone:
-            follows, newest = await self._asked(chosen) if alone else (None, "")
-        return region, follows, newest
-
     async def _asked(self, chosen: Sequence[Sample]) -> tuple[RootKey | None, str]:
         """Asks about the chosen KEKs of a region's root key.
 
         Returns:
             The root key if a cluster follows it there, else None; and the version under which it
             wraps, or an empty string if it does not wrap.
+
+        Raises:
+            CouldNotTellError: The KMS could not be asked.
+            OverloadedError: Keyfold's own limits kept it from asking; RateLimitedError, too.
         """
         newest = ""
         follows = None
@@ -203,8 +212,7 @@ class Sweep:
                 try:
                     region, version = await self._ask(sample, wrap=sample is chosen[0])
                 except (CouldNotTellError, OverloadedError, RateLimitedError):
-                    self.turns.could_not_ask(sample)
-                    return None, ""
+                    raise
                 except KeyfoldError as error:
                     log.warning("the sweep could not check %s: %s", sample.cluster, error.reason)
                     if isinstance(error, RowNotAuthenticError | ClusterBannedError):
