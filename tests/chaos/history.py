@@ -140,9 +140,10 @@ class Span:
     """A fault over a span of time.
 
     Attributes:
-        what: `key:URI` (its versions are disabled), `keys` (the key file is away, from everybody
-            or, as `keys:SERVER`, from one), `store` (it takes no writes; as `store:SERVER`, one
-            server's path leads to a store that must take no writes) or `paused:SERVER`.
+        what: `key:URI` (its versions are disabled), `out:URI` (its KMS does not answer), `keys`
+            (the key file is away, from everybody or, as `keys:SERVER`, from one), `store` (it
+            takes no writes; as `store:SERVER`, one server's path leads to a store that must take no
+            writes) or `paused:SERVER`.
         asked: Time when the test began to cause it.
         begun: Time by which it had surely begun.
         ending: Time when the test began to end it.

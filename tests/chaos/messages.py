@@ -29,7 +29,7 @@ def spec_of(region: str, uri: str | None) -> res.RegionSpec:
     """Makes a region spec; without a URI, it keeps the region's key."""
     spec = res.RegionSpec(region=region)
     if uri is not None:
-        spec.key_spec.type = "LOCAL"
+        spec.key_spec.type = "LOCAL" if uri.startswith("local:") else "VAULT_TRANSIT"
         spec.key_spec.uri = uri
     return spec
 

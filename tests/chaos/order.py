@@ -142,7 +142,7 @@ def order(
 ) -> Iterator[Violation]:
     """Yields a violation if what clients saw of a cluster fits no order."""
     items = items_of(changes, looks, history.over_by, history.behind)
-    fits, deepest = search(items, history.spans_of("key"))
+    fits, deepest = search(items, [*history.spans_of("key"), *history.spans_of("out:")])
     if fits is None:
         yield Violation("order", cluster, f"no order found within {BOUND} states; undecided")
     elif not fits:
@@ -154,7 +154,7 @@ def order(
 def _dead(item: Item, spans: Iterable[Span]) -> frozenset[str]:
     """Returns the root keys that were out of reach while a change took effect; `*` means any."""
     return frozenset(
-        "*" if span.what == "keys" else span.what.removeprefix("key:")
+        "*" if span.what == "keys" else span.what.partition(":")[2]
         for span in spans
         if span.begun < item.start and item.end < span.ending
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from behaviour import Request, State
@@ -11,12 +12,16 @@ REGIONS: Final = ("eu", "us", "ap")
 URIS: Final = ("local:a", "local:b")
 
 
-def wish(choose: random.Random, state: State) -> Request:
-    """Draws a change that usually makes sense."""
+KEYS: Final[Mapping[str, Sequence[str]]] = dict.fromkeys(REGIONS, URIS)
+"""The URIs of the root keys that a region may have."""
+
+
+def wish(choose: random.Random, state: State, keys: Mapping[str, Sequence[str]] = KEYS) -> Request:
+    """Draws a change that usually makes sense, to keys that a region may have."""
     there = dict(state or ())
     if not there:
         names = sorted(choose.sample(REGIONS, choose.randint(1, 2)))
-        return Request("Enable", tuple(names), tuple((n, choose.choice(URIS)) for n in names))
+        return Request("Enable", tuple(names), tuple((n, choose.choice(keys[n])) for n in names))
     some = tuple(sorted(choose.sample(sorted(there), choose.randint(1, len(there)))))
     draw = choose.random()
     if draw < 0.06:
@@ -26,7 +31,7 @@ def wish(choose: random.Random, state: State) -> Request:
     if draw < 0.16:
         names = sorted(choose.sample(REGIONS, choose.randint(1, 2)))
         uris = tuple(
-            (n, there[n].uri if n in there and choose.random() < 0.8 else choose.choice(URIS))
+            (n, there[n].uri if n in there and choose.random() < 0.8 else choose.choice(keys[n]))
             for n in names
         )
         into_revoked = choose.random() < 0.5
@@ -36,5 +41,5 @@ def wish(choose: random.Random, state: State) -> Request:
         return Request("Restore", () if choose.random() < 0.5 else some)
     if draw < 0.40:
         return Request("Revoke", () if choose.random() < 0.5 else some)
-    moved = tuple((n, choose.choice(URIS)) for n in some if choose.random() < 0.4)
+    moved = tuple((n, choose.choice(keys[n])) for n in some if choose.random() < 0.4)
     return Request("Rotate", some, moved, fresh=choose.random() < 0.5)

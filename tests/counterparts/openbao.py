@@ -43,12 +43,28 @@ _UNSEAL_KEY: Final = re.compile(r"Unseal Key: (\S+)")
 _OF_ONE_HOP: Final = frozenset({"connection", "content-length", "date", "host"})
 
 
+class _Beside(http.client.HTTPConnection):
+    """A connection over a unix socket, which reaches into a network namespace."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("openbao", timeout=_READY)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connects to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
 class OpenBaoError(Exception):
     """The server answered a call with an error."""
 
 
 class OpenBao:
-    """One server on loopback with a folder of its own, and its operator's commands.
+    """One server with a folder of its own, on loopback unless it is told another address.
+
+    It has its operator's commands, too.
 
     Attributes:
         url: Its URL, in plain http.
@@ -56,18 +72,25 @@ class OpenBao:
         root: The token that may do everything.
     """
 
-    def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self,
+        tls: tuple[Path, Path] | None = None,
+        address: str = "",
+        inside: Callable[[list[str]], list[str]] = list,
+    ) -> None:
         """Installs OpenBao if it is missing, starts it and waits until it answers.
 
         Args:
             tls: The files of a certificate and its key, with which it serves on a further port.
+            address: HOST:PORT to listen on in a network namespace; empty for a port of loopback.
+            inside: Turns a command into the one that runs it in that namespace.
 
         Raises:
             NotInstalledError: It is not available on this machine.
         """
         program = _program()
-        port = _free_ports()
-        self.url = f"http://127.0.0.1:{port}"
+        listens = address or f"127.0.0.1:{_free_ports()}"
+        self.url = f"http://{listens}"
         self.root = secrets.token_hex(16)
         self._folder = Path(tempfile.mkdtemp(prefix="keyfold-openbao-"))
         self._log = self._folder / "log"
@@ -77,13 +100,21 @@ class OpenBao:
             self.tls_url = f"https://127.0.0.1:{also}"
             (self._folder / "tls.json").write_text(json.dumps(_listener(also, *tls)))
             configured = [f"-config={self._folder / 'tls.json'}"]
+        self._beside: Path | None = None
+        if address:
+            self._beside = self._folder / "socket"
+            listener = {"listener": {"unix": {"address": str(self._beside)}}}
+            (self._folder / "beside.json").write_text(json.dumps(listener))
+            configured = [f"-config={self._folder / 'beside.json'}"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [
-                    *(program, "server", "-dev", "-dev-no-store-token", "-log-level=warn"),
-                    f"-dev-listen-address=127.0.0.1:{port}",
-                    *configured,
-                ],
+                inside(
+                    [
+                        *(program, "server", "-dev", "-dev-no-store-token", "-log-level=warn"),
+                        f"-dev-listen-address={listens}",
+                        *configured,
+                    ]
+                ),
                 cwd=self._folder,
                 # It is in the environment, because every user of the machine sees command lines.
                 env={"HOME": str(self._folder), "BAO_DEV_ROOT_TOKEN_ID": self.root},
@@ -176,6 +207,8 @@ class OpenBao:
             return Reply(got.status, headers, body)
 
     def _line(self) -> http.client.HTTPConnection:
+        if self._beside is not None:
+            return _Beside(self._beside)
         return http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=_READY)
 
     def run(self, text: str, folder: Path) -> str:

@@ -22,9 +22,12 @@ import postgres
 from drill.wan import Wan, address
 
 POSTGRES: Final = 5432
-_REST: Final = 8008
+REST: Final = 8008
+"""Patroni's own port, at which members ask one another."""
 _ETCD: Final = 2379
 _PEERS: Final = 2380
+ETCD: Final = (_ETCD, _PEERS)
+"""The ports of etcd."""
 
 USER: Final = "postgres"
 """PostgreSQL's superuser, whom Patroni makes."""
@@ -124,6 +127,10 @@ class Member:
                 env={"PATH": os.environ["PATH"], "HOME": str(self._folder), "LC_ALL": "C.UTF-8"},
             )
 
+    def tell(self, name: str, how: signal.Signals) -> None:
+        """Sends etcd or Patroni a signal: SIGSTOP lets it sleep, SIGCONT wakes it."""
+        self._processes[name].send_signal(how)
+
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         """Stops etcd or Patroni; with Patroni, PostgreSQL ends, too, unless it is killed."""
         process = self._processes.pop(name)
@@ -132,7 +139,7 @@ class Member:
 
     def state(self) -> dict[str, Any]:
         """Returns what Patroni says of itself; empty, if it does not answer."""
-        ask = ["curl", "-s", "-m", "2", f"http://{address(self.region)}:{_REST}/patroni"]
+        ask = ["curl", "-s", "-m", "2", f"http://{address(self.region)}:{REST}/patroni"]
         done = subprocess.run(
             self._wan.inside(self.region, ask), capture_output=True, text=True, check=False
         )

@@ -1,7 +1,8 @@
 """Three regions, 80 ms apart: a database that survives any one of them, and two servers in each.
 
 The servers listen on unix sockets, which reach into a network namespace: so clients of the test's
-own process call each server from beside it.
+own process call each server from beside it. A server sees its folder at a path that is the same for
+all of them. So a caller has one name at all servers, and may repeat a request at another one.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ from pathlib import Path
 from typing import Final
 
 import postgres
-from chaos.wishes import URIS
+from chaos import wishes
 from drill.database import DATABASE, POSTGRES, USER, Member
+from drill.vaults import Vault, origin, uris
 from drill.wan import Wan, address
 from e2e.server import BIN, READY, clean_environment
-from keyfold_server.providers.local.key_file import KeyFile
 
 REGIONS: Final = (1, 2, 3)
+
+NAMES: Final = dict(zip(REGIONS, wishes.REGIONS, strict=True))
+"""What Keyfold calls the regions, by number."""
+
+KEYS: Final = {name: uris(number) for number, name in NAMES.items()}
+"""The URIs of each region's root keys: its customers have them in their own region."""
 
 SERVERS: Final = 2
 """Servers in each region."""
@@ -37,7 +44,7 @@ DELAY: Final = 0.04
 STALENESS: Final = 45.0
 """Seconds that a server serves without its store: longer than a failover takes."""
 
-TTL: Final = 60.0
+TTL: Final = 15.0
 GRACE: Final = 900.0
 """Seconds that a key serves after a proof by its KMS, and further ones while the KMS is away."""
 
@@ -52,14 +59,18 @@ class RegionServer:
         region: The region.
         name: Its name within a run, as `chaos.history.Attempt.server` has it.
         target: The address for clients.
+        folder: The folder of its files.
     """
 
     def __init__(self, region: int, name: str, folder: Path) -> None:
-        """Takes where its files go."""
+        """Makes its folder."""
         self.region = region
         self.name = name
-        self.target = f"unix:{folder / name}.sock"
-        self._out = folder / f"{name}.out"
+        self.folder = folder / self.place
+        self.folder.mkdir()
+        self.target = f"unix:{self.folder / 'socket'}"
+        self._here = folder / "here"
+        self._out = self.folder / "out"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -69,12 +80,19 @@ class RegionServer:
 
     def begin(self, wan: Wan, settings: dict[str, str]) -> None:
         """Starts it; `wait_ready` waits for it."""
-        environment = clean_environment(**settings, KEYFOLD_LISTEN=self.target)
+        own = {
+            "KEYFOLD_LISTEN": f"unix:{self._here / 'socket'}",
+            "KEYFOLD_CONFIG": str(self.folder / "keyfold.toml"),
+        }
+        # `ip netns exec` gives the command a view of the file system of its own.
+        script = 'mount --bind "$1" "$2" && exec "$3"'
+        places = (self.folder, self._here, BIN / "keyfold-server")
+        command = ["sh", "-c", script, "sh", *map(str, places)]
         with self._out.open("ab") as out, self._out.with_suffix(".err").open("ab") as err:
             self._process = subprocess.Popen(
-                wan.inside(self.region, [BIN / "keyfold-server"]),
-                cwd=self._out.parent,
-                env=environment,
+                wan.inside(self.region, command),
+                cwd=self.folder,
+                env=clean_environment(**settings, **own),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -111,6 +129,7 @@ class World:
     Attributes:
         wan: The network.
         members: The members of the database, by region.
+        vaults: The customers' KMSs, by region.
         servers: All servers, by region.
     """
 
@@ -120,11 +139,10 @@ class World:
         self._folder = folder
         self._password = secrets.token_hex(12)
         (folder / "password").write_text(self._password)
+        (folder / "here").mkdir()
         postgres.a_service_key(folder)
-        keys = KeyFile(folder / "keys.json")
-        for uri in URIS:
-            keys.create(uri.partition(":")[2])
         self.members = {n: Member(wan, n, folder / f"db-{n}", self._password) for n in REGIONS}
+        self.vaults: dict[int, Vault] = {}
         self.servers = {
             n: [RegionServer(n, f"r{n}s{number}.1", folder) for number in range(SERVERS)]
             for n in REGIONS
@@ -136,30 +154,36 @@ class World:
             member.start_etcd(len(REGIONS))
         for member in self.members.values():
             member.start_patroni()
+        for number in REGIONS:
+            self.vaults[number] = Vault(self.wan, number)
+        for server in self.every_server():
+            logins = [vault.login(server.folder) for vault in self.vaults.values()]
+            (server.folder / "keyfold.toml").write_text("\n".join(logins))
         self.until(self.in_sync, _FAILOVER)
         self.query(f"CREATE DATABASE {DATABASE}", "postgres")
-        settings = self._settings()
         done = subprocess.run(
             self.wan.inside(REGIONS[0], [BIN / "keyfold-server", "migrate"]),
-            env=clean_environment(**settings),
+            env=clean_environment(**self._settings(REGIONS[0])),
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stderr
         for server in self.every_server():
-            server.begin(self.wan, settings)
+            server.begin(self.wan, self._settings(server.region))
         for server in self.every_server():
             server.wait_ready()
 
-    def _settings(self) -> dict[str, str]:
-        hosts = "&".join(f"host={address(number)}:{POSTGRES}" for number in REGIONS)
+    def _settings(self, region: int) -> dict[str, str]:
+        # The own region first, as the page says: the others are a round trip away.
+        order = sorted(REGIONS, key=lambda number: number != region)
+        hosts = "&".join(f"host={address(number)}:{POSTGRES}" for number in order)
         return {
             "KEYFOLD_STORE": f"postgresql://{USER}@/{DATABASE}?{hosts}&sslmode=disable",
             "KEYFOLD_STORE_PASSWORD_FILE": str(self._folder / "password"),
             "KEYFOLD_STORE_MAX_STALENESS": f"{STALENESS:g}s",
             "KEYFOLD_SERVICE_KEY": str(self._folder / "service.key"),
-            "KEYFOLD_LOCAL_KEYS": str(self._folder / "keys.json"),
+            "KEYFOLD_ALLOWED_ENDPOINTS": ",".join(origin(number) for number in REGIONS),
             "KEYFOLD_CACHE_TTL": f"{TTL:g}s",
             "KEYFOLD_OUTAGE_GRACE": f"{GRACE:g}s",
             "KEYFOLD_METRICS": "off",
@@ -213,17 +237,19 @@ class World:
             time.sleep(0.3)
         return time.monotonic() - began
 
-    def logs(self) -> str:
+    def logs(self, most: int = 1_500) -> str:
         """Returns the end of every log, for the reader of a failure."""
         return "\n".join(
-            f"== {path.name}\n{path.read_text(errors='replace')[-1500:]}"
-            for path in sorted(self._folder.glob("*.err")) + sorted(self._folder.glob("*.log"))
+            f"== {path.relative_to(self._folder)}\n{path.read_text(errors='replace')[-most:]}"
+            for path in sorted(self._folder.glob("*/out.err")) + sorted(self._folder.glob("*.log"))
         )
 
     def stop(self) -> None:
         """Ends everything."""
         for server in self.every_server():
             server.kill()
+        for vault in self.vaults.values():
+            vault.server.stop()
         for member in self.members.values():
             for name in ("patroni", "etcd"):
                 with contextlib.suppress(KeyError, subprocess.TimeoutExpired):

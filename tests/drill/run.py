@@ -2,7 +2,8 @@
 
     python -m drill.run [SCENE…]
 
-`make chaos` runs all scenes. Only root can make network namespaces.
+`make chaos` runs all scenes. Only root can make network namespaces. The exit code is 0 only if
+no scene found a violation or ended early.
 """
 
 from __future__ import annotations
@@ -10,11 +11,18 @@ from __future__ import annotations
 import random
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from drill.regions import opened
-from drill.scenes import SCENES, Drill
+from drill.drill import Drill
+from drill.regions import World, opened
+from drill.scenes import SCENES
+
+
+_LOG: Final = 10_000_000
 
 
 def say(line: str) -> None:
@@ -23,30 +31,66 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def _row(name: str, told: Sequence[str]) -> str:
+    return f"{name:36}" + "".join(f"{each:>14}" for each in told)
+
+
+HEAD = _row(
+    "scene",
+    ("violations", "warm failed", "refused", "elsewhere", "revoke again", "last use", "late"),
+)
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} s"
+
+
+def carry_out(world: World, name: str, seed: int) -> tuple[str, bool]:
+    """Plays a scene; returns its row of the table, and whether it ended well."""
+    drill, broken, began = Drill(world, seed), "", time.monotonic()
+    told: dict[str, float] = {}
+    try:
+        with drill.under_way():
+            told = SCENES[name](drill)
+    except Exception:  # noqa: BLE001  one scene that breaks must not hide the others
+        broken = traceback.format_exc()
+    found = drill.violations()
+    seen = drill.seen
+    uses, changes = len(drill.history.uses), len(drill.history.changes)
+    figures = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in told.items())
+    say(f"{name}, {time.monotonic() - began:.0f} s: {figures}; {uses} uses, {changes} changes")
+    if broken:
+        say(f"  ENDED EARLY: {broken}")
+    for violation in found[:20]:
+        say(f"  FOUND {violation}")
+    if found or broken:
+        kept = Path(tempfile.gettempdir()) / f"keyfold-drill-{seed}-{name}"
+        drill.history.dump(kept.with_suffix(".jsonl"))
+        kept.with_suffix(".log").write_text(world.logs(_LOG))
+        say(f"  the history is in {kept}.jsonl, the logs in {kept}.log")
+    cells = (
+        "ended early" if broken else str(len(found)),
+        str(seen.failed),
+        _seconds(seen.refusal),
+        _seconds(seen.elsewhere),
+        _seconds(seen.again),
+        _seconds(seen.last_use),
+        _seconds(drill.machine.late),
+    )
+    return _row(name, cells), not found and not broken
+
+
 def main(names: Sequence[str]) -> int:
-    """Runs the scenes on one system, and returns how many ended badly."""
-    seed, bad = random.randrange(10**6), 0
+    """Plays the scenes on one system; returns 1 if one of them ended badly, else 0."""
+    seed, rows, good = random.randrange(10**6), [], True
     say(f"three regions, 80 ms apart; seed {seed}")
     with opened() as world:
         for number, name in enumerate(names or SCENES):
-            drill = Drill(world, seed + number)
-            drill.traffic.start()
-            try:
-                told = SCENES[name](drill)
-            finally:
-                drill.traffic.stop()
-            found = drill.violations()
-            figures = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in told.items())
-            uses, changes = len(drill.history.uses), len(drill.history.changes)
-            say(f"{name}: {figures}; {uses} uses, {changes} changes, {len(found)} violations")
-            for violation in found[:20]:
-                say(f"  FOUND {violation}")
-            if found:
-                kept = Path(tempfile.gettempdir()) / f"keyfold-drill-{seed}-{name}.jsonl"
-                drill.history.dump(kept)
-                say(f"  the history is in {kept}")
-            bad += bool(found)
-    return bad
+            row, well = carry_out(world, name, seed + number)
+            rows.append(row)
+            good &= well
+    say("\n".join(["", HEAD, *rows, "", "all good" if good else "some scenes ended badly"]))
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

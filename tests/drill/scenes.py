@@ -5,226 +5,303 @@ A scene returns what it measured, in seconds. Whoever runs it validates the hist
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
-import grpc
-
-from behaviour import Request
 from chaos.board import Live
-from chaos.calls import Way
-from chaos.history import Attempt, History, Use, now
-from chaos.left import cluster_left
-from chaos.order import Violation
-from chaos.validate import validate
-from drill.regions import GRACE, REGIONS, STALENESS, TTL, World
-from drill.traffic import Traffic
-from keyfold.v1 import key_management_service_pb2_grpc as service
-
-REVOKE: Final = Request("Revoke")
-RESTORE: Final = Request("Restore")
+from chaos.calls import Caller
+from chaos.history import now
+from drill.database import ETCD, POSTGRES
+from drill.drill import RECOVERY, RESTORE, REVOKE, Drill
+from drill.regions import REGIONS, STALENESS, TTL
+from drill.traffic import Calls
+from drill.wan import Fault
 
 ROUNDS: Final = 9
 """Revocations that are timed."""
 
-_RECOVERY: Final = 120.0
-"""Seconds within which everything must be back, on a busy machine, too."""
+_REVOCATIONS: Final = 8
+"""Revocations that are under way when the network breaks."""
 
 
-class Drill:
-    """One system with traffic, and the faults in it.
-
-    Attributes:
-        world: The system.
-        traffic: What calls it.
-        history: What callers saw.
-    """
-
-    def __init__(self, world: World, seed: int) -> None:
-        """Prepares traffic for a system that runs."""
-        servers = world.every_server()
-        self.world = world
-        self.history = History(servers=len(servers), staleness=STALENESS, ttl=TTL, grace=GRACE)
-        self.history.births = {server.place: [now()] for server in servers}
-        self.traffic = Traffic(world, self.history, seed)
-
-    # Faults
-
-    @contextmanager
-    def cut_off(self, region: int) -> Iterator[float]:
-        """Cuts a region off for a block; yields when."""
-        spans = [f"store:{server.place}" for server in self.world.servers[region]]
-        asked = now()
-        self.world.wan.cut_off(region)
-        for span in spans:
-            self.history.span(span, asked)
-        self.history.event(f"region {region} is cut off")
-        try:
-            yield asked
-        finally:
-            with self.history.ending(spans[0]), self.history.ending(spans[1]):
-                self.world.wan.mend()
-            self.history.event("mended")
-
-    @contextmanager
-    def asleep(self, region: int) -> Iterator[None]:
-        """Lets a region's servers sleep for a block."""
-        spans = [f"paused:{server.place}" for server in self.world.servers[region]]
-        for server, span in zip(self.world.servers[region], spans, strict=True):
-            asked = now()
-            server.signal(signal.SIGSTOP)
-            self.history.span(span, asked)
-        try:
-            yield
-        finally:
-            with self.history.ending(spans[0]), self.history.ending(spans[1]):
-                for server in self.world.servers[region]:
-                    server.signal(signal.SIGCONT)
-
-    # What callers saw
-
-    def uses(self, of: Live, since: float, until: float, regions: tuple[int, ...]) -> list[Use]:
-        """Returns the uses of a cluster in some regions that began in a time."""
-        names = {server.name for n in regions for server in self.world.servers[n]}
-        return [
-            use
-            for use in list(self.history.uses)
-            if use.cluster == of.name
-            and since <= use.attempt.start < until
-            and use.attempt.server in names
-        ]
-
-    def timed(self, request: Request, region: int) -> Attempt:
-        """Revokes or restores the timed cluster from a region, as soon as that can be done."""
-        server = self.world.servers[region][0]
-        with grpc.insecure_channel(server.target) as channel:
-            way = Way(service.KeyManagementServiceStub(channel), server.name)
-            change = self.traffic.places[0].carry_out([way], self.traffic.timed, request)
-        assert change.attempts[-1].answer.done, change.attempts[-1]
-        return change.attempts[-1]
-
-    def revoked(self, regions: tuple[int, ...], since: float) -> float:
-        """Returns the seconds from a time to the last use of the timed cluster in some regions."""
-        time.sleep(1.0)
-        uses = self.uses(self.traffic.timed, since, now(), regions)
-        return (
-            max((use.attempt.end for use in uses if use.attempt.answer.done), default=since) - since
-        )
-
-    def settled(self) -> float:
-        """Waits until all is well again; returns how many seconds that took."""
-        took = self.world.until(self.world.in_sync, _RECOVERY)
-        return took + self.world.until(self._all_serve, _RECOVERY)
-
-    def _all_serve(self) -> bool:
-        since = now() - 2.0
-        uses = self.uses(self.traffic.warm, since, now(), REGIONS)
-        serving = {use.attempt.server for use in uses if use.attempt.answer.done}
-        return len(serving) == len(self.world.every_server()) and all(
-            use.attempt.answer.done for use in uses
-        )
-
-    def split(self) -> tuple[int, tuple[int, ...]]:
-        """Returns the primary's region, and the others."""
-        primary = self.world.primary()
-        assert primary is not None
-        return primary, tuple(region for region in REGIONS if region != primary)
-
-    def none_failed(self, since: float, until: float, regions: tuple[int, ...]) -> None:
-        """Checks that every use of the warm cluster in some regions succeeded in a time."""
-        uses = self.uses(self.traffic.warm, since, until, regions)
-        assert {use.attempt.server for use in uses} == {
-            server.name for n in regions for server in self.world.servers[n]
-        }
-        failed = [use for use in uses if not use.attempt.answer.done]
-        assert not failed, (len(failed), len(uses), failed[:3])
-
-    def violations(self) -> list[Violation]:
-        """Validates the history, and what the system holds at the end."""
-        found = validate(self.history)
-        server = self.world.servers[1][0]
-        with grpc.insecure_channel(server.target) as channel:
-            stub = service.KeyManagementServiceStub(channel)
-            for live in self.traffic.live:
-                kept = [blob for blob in self.history.blobs if blob.cluster == live.name]
-                found += cluster_left(stub, self.history, live.name, kept)
-        return found
+def revocations_reach_every_region(drill: Drill, rounds: int = ROUNDS) -> dict[str, float]:
+    """Each region revokes, and nobody anywhere uses the key once that is answered."""
+    answered, restored = [], []
+    for number in range(rounds):
+        region = REGIONS[number % len(REGIONS)]
+        revoked = drill.revoke(region, now())
+        answered.append(revoked.end - revoked.start)
+        back = drill.timed(RESTORE, region)
+        restored.append(back.end - back.start)
+        time.sleep(1.0)  # the key is in every server's memory again
+    return {"revoke answered, slowest": max(answered), "restore answered, slowest": max(restored)}
 
 
 def primarys_region_is_cut_off(drill: Drill) -> dict[str, float]:
     """The region of the primary is cut off, for longer than a server may go without its store."""
     lost, others = drill.split()
+    drill.seen.spared = others
     with drill.cut_off(lost) as cut:
-        drill.timed(REVOKE, others[0])
-        again = drill.revoked(others, cut)
-        drill.world.until(lambda: now() > cut + STALENESS + 5.0, _RECOVERY)
-        mended = now()
-    behind = drill.uses(drill.traffic.warm, cut, mended, (lost,))
-    stopped = max(use.attempt.end for use in behind if use.attempt.answer.done) - cut
-    drill.none_failed(cut, mended, others)
+        drill.revoke(others[0], cut)
+        drill.world.until(lambda: now() > cut + STALENESS + 5.0, RECOVERY)
+        stopped = drill.stopped(cut, now(), lost)
     back = drill.settled()
     drill.timed(RESTORE, lost)
-    return {"revoked again after": again, "cut-off region served for": stopped, "back": back}
+    return {"cut-off region served for": stopped, "back": back}
 
 
 def two_failovers_in_a_row(drill: Drill) -> dict[str, float]:
     """As soon as the first region is back, the new primary's is cut off."""
     told: dict[str, float] = {}
+    spared: tuple[int, ...] = REGIONS
     for which in ("first", "second"):
         found = primarys_region_is_cut_off(drill)
         told |= {f"{which}: {what}": seconds for what, seconds in found.items()}
+        spared = tuple(region for region in drill.seen.spared if region in spared)
+    drill.seen.spared = spared
     return told
+
+
+def another_region_is_cut_off(drill: Drill) -> dict[str, float]:
+    """A region without the primary is cut off: the others go on, and it comes back by itself."""
+    primary, (lost, other) = drill.split()
+    drill.seen.spared = (primary, other)
+    with drill.cut_off(lost) as cut:
+        drill.revoke(other, now())
+        drill.world.until(lambda: now() > cut + STALENESS + 5.0, RECOVERY)
+        stopped = drill.stopped(cut, now(), lost)
+    back = drill.settled()
+    drill.timed(RESTORE, lost)
+    return {"cut-off region served for": stopped, "back": back}
 
 
 def servers_sleep_through_a_failover(drill: Drill) -> dict[str, float]:
     """The servers of one region sleep while another region takes the database over."""
     lost, (asleep, awake) = drill.split()
+    drill.seen.spared = (awake,)
     with drill.asleep(asleep), drill.cut_off(lost) as cut:
-        drill.timed(REVOKE, awake)
-        again = drill.revoked((awake,), cut)
-        drill.world.until(lambda: now() > cut + STALENESS + 5.0, _RECOVERY)
+        drill.revoke(awake, cut)
+        drill.world.until(lambda: now() > cut + STALENESS + 5.0, RECOVERY)
     back = drill.settled()
     drill.timed(RESTORE, asleep)
-    return {"revoked again after": again, "back": back}
+    return {"back": back}
 
 
 def etcd_loses_its_quorum(drill: Drill) -> dict[str, float]:
     """Two of three etcds end. The primary can reach every member, so it goes on (failsafe mode)."""
-    began, gone = now(), REGIONS[1:]
+    gone = REGIONS[1:]
     for region in gone:
         drill.world.members[region].stop("etcd")
     time.sleep(30.0)  # longer than the primary's lease
-    asked = now()
-    drill.timed(REVOKE, REGIONS[0])
-    again = drill.revoked(REGIONS, asked)
+    drill.revoke(REGIONS[0], now())
     for region in gone:
         drill.world.members[region].start_etcd(len(REGIONS))
     back = drill.settled()
-    drill.none_failed(began, now(), REGIONS)
     drill.timed(RESTORE, REGIONS[0])
-    return {"revoked without quorum after": again, "back": back}
+    return {"back": back}
 
 
-def revocations_reach_every_region(drill: Drill) -> dict[str, float]:
-    """Each region revokes, and nobody anywhere uses the key once that is answered."""
-    answered, ended, restored = [], [], []
-    for number in range(ROUNDS):
-        region = REGIONS[number % len(REGIONS)]
-        began = now()
-        revoked = drill.timed(REVOKE, region)
-        answered.append(revoked.end - revoked.start)
-        ended.append(drill.revoked(REGIONS, began))
-        back = drill.timed(RESTORE, region)
-        restored.append(back.end - back.start)
-        time.sleep(1.0)  # the key is in every server's memory again
-    return {
-        "revoke answered, slowest": max(answered),
-        "last use after the call, slowest": max(ended),
-        "restore answered, slowest": max(restored),
-    }
+def only_etcd_is_cut_off(drill: Drill) -> dict[str, float]:
+    """The primary's etcd is cut off from the others, while the databases reach one another."""
+    primary, others = drill.split()
+    around = drill.world.wan.around(primary, ETCD)
+    with drill.suffering("etcd is cut off", around, keyless=()):
+        time.sleep(30.0)  # longer than the primary's lease
+        drill.revoke(others[0], now())
+    back = drill.settled()
+    drill.timed(RESTORE, primary)
+    return {"back": back}
+
+
+def only_the_database_is_cut_off(drill: Drill) -> dict[str, float]:
+    """The primary's PostgreSQL is cut off, while etcd and Patroni reach one another.
+
+    So the primary keeps its lease, and its commits wait for a second region. Nobody may serve
+    beyond the bound, and all serve again when the network is whole.
+    """
+    primary, others = drill.split()
+    drill.seen.spared = ()
+    around = drill.world.wan.around(primary, (POSTGRES,))
+    with drill.suffering("the database is cut off", around, storeless=REGIONS, keyless=()) as cut:
+        drill.world.until(lambda: now() > cut + STALENESS + 5.0, RECOVERY)
+        stopped = max(drill.stopped(cut, now(), region) for region in REGIONS)
+    back = drill.settled()
+    drill.seen.spared = REGIONS
+    drill.revoke(others[0], now())
+    drill.seen.spared = ()
+    drill.timed(RESTORE, primary)
+    return {"served for": stopped, "back": back}
+
+
+def _one_way(drill: Drill, lost: int, faults: list[Fault]) -> float:
+    """The primary's region is cut off in one direction; returns how long the way back took."""
+    with drill.suffering(f"region {lost}, one way", faults, storeless=(lost,)) as cut:
+        drill.revoke(drill.seen.spared[0], cut)
+        drill.world.until(lambda: now() > cut + STALENESS + 5.0, RECOVERY)
+        drill.stopped(cut, now(), lost)
+    back = drill.settled()
+    drill.timed(RESTORE, lost)
+    return back
+
+
+def nobody_hears_the_primary(drill: Drill) -> dict[str, float]:
+    """What the primary's region sends is lost, and what others send arrives."""
+    lost, drill.seen.spared = drill.split()
+    return {"back": _one_way(drill, lost, [Fault(lost, n) for n in drill.seen.spared])}
+
+
+def the_primary_hears_nobody(drill: Drill) -> dict[str, float]:
+    """What others send to the primary's region is lost, and what it sends arrives."""
+    lost, drill.seen.spared = drill.split()
+    return {"back": _one_way(drill, lost, [Fault(n, lost) for n in drill.seen.spared])}
+
+
+def a_link_flaps(drill: Drill) -> dict[str, float]:
+    """The primary's region is cut off for a few seconds, again and again."""
+    lost, others = drill.split()
+    drill.seen.spared = others
+    began = now()
+    for seconds in (1.0, 3.0, 6.0, 2.0, 8.0, 4.0):
+        with drill.cut_off(lost):
+            time.sleep(seconds)
+        time.sleep(2.0)
+    drill.revoke(others[0], now())
+    took = now() - began
+    back = drill.settled()
+    drill.timed(RESTORE, lost)
+    return {"flapped for": took, "back": back}
+
+
+def packets_are_lost_and_late(drill: Drill) -> dict[str, float]:
+    """All ways lose every twentieth packet, and the others take 300 ms more."""
+    faults = [
+        Fault(one, other, lost=0.05, late=0.3)
+        for one in REGIONS
+        for other in REGIONS
+        if one != other
+    ]
+    slowest = 0.0
+    drill.seen.spared = ()
+    with drill.suffering("packets are lost and late", faults):
+        ends = now() + 45.0
+        number = 0
+        while now() < ends:
+            revoked = drill.timed(REVOKE, REGIONS[number % len(REGIONS)])
+            slowest = max(slowest, revoked.end - revoked.start)
+            drill.timed(RESTORE, REGIONS[number % len(REGIONS)])
+            number += 1
+    back = drill.settled()
+    return {"revoke answered, slowest": slowest, "back": back}
+
+
+def a_regions_vault_is_away(drill: Drill) -> dict[str, float]:
+    """A KMS hangs, and is sealed, for longer than a proof lasts: its keys serve on grace (F1).
+
+    That is no refusal, and nobody needs a KMS to revoke.
+    """
+    primary, (region, _) = drill.split()
+    server = drill.world.vaults[region].server
+    stop, go = ((server.pid, how) for how in (signal.SIGSTOP, signal.SIGCONT))
+    with drill.vault_away(region, lambda: os.kill(*stop), lambda: os.kill(*go)):
+        time.sleep(TTL + 5.0)
+        drill.revoke(primary, now())
+    with drill.vault_away(region, server.seal, server.unseal):
+        time.sleep(TTL + 5.0)
+    drill.timed(RESTORE, region)
+    return {"back": drill.settled()}
+
+
+def the_old_primary_kept_a_change(drill: Drill) -> dict[str, float]:
+    """The primary's region is cut off with a Revoke that no second region has.
+
+    It is lost or made again, and its caller hears which. Meanwhile the other regions change the
+    same cluster.
+    """
+    lost, others = drill.split()
+    drill.seen.spared = others
+    live = drill.traffic.timed
+
+    def revoke_there() -> None:
+        with Calls(drill.world.servers[lost]) as ways:
+            drill.traffic.places[0].carry_out(ways, live, REVOKE)
+
+    there = threading.Thread(target=revoke_there)
+    with drill.cut_off(lost) as cut:
+        there.start()
+        time.sleep(2.0)
+        with Calls(drill.world.servers[others[0]]) as ways:
+            rotate = drill.traffic.rotated(live)
+            drill.traffic.places[1].carry_out(ways, live, rotate)
+        again = now() - cut
+        drill.world.until(lambda: now() > cut + STALENESS + 5.0, RECOVERY)
+        stopped = drill.stopped(cut, now(), lost)
+    back = drill.settled()
+    there.join(RECOVERY)
+    assert not there.is_alive()
+    drill.timed(RESTORE, lost)
+    return {"changed again after": again, "cut-off region served for": stopped, "back": back}
+
+
+def a_revocation_is_cut_short(drill: Drill) -> dict[str, float]:
+    """The primary's region is cut off in the middle of Revoke: the answer is not known.
+
+    The same request at a server of another region says what is true, and makes it so.
+    """
+    lost, (here, there) = drill.split()
+    drill.seen.spared = (here, there)
+    clusters = [Live(f"{drill.traffic.timed.name}-{number}") for number in range(_REVOCATIONS)]
+    caller = Caller(0, drill.history)
+
+    def revoke(live: Live, after: float) -> None:
+        with Calls(drill.world.servers[here]) as ways, Calls(drill.world.servers[there]) as others:
+            time.sleep(after)
+            drill.traffic.places[0].carry_out(ways, live, REVOKE, others)
+            for way in (*ways, *others):
+                for blob in live.blobs:
+                    caller.unwrap(way, blob)
+
+    drill.traffic.further += clusters
+    with Calls(drill.world.servers[here]) as ways:
+        for live in clusters:
+            drill.traffic.made(live, ways[0])
+    threads = [
+        threading.Thread(target=revoke, args=(live, 0.08 * number))
+        for number, live in enumerate(clusters)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.08 * _REVOCATIONS / 2)
+    with drill.cut_off(lost):
+        for thread in threads:
+            thread.join(RECOVERY)
+            assert not thread.is_alive()
+    back = drill.settled()
+    return {"back": back}
+
+
+def patroni_sleeps(drill: Drill) -> dict[str, float]:
+    """The primary's Patroni sleeps, so nobody tells its PostgreSQL that another took over (S2).
+
+    No second region confirms what is written there, so its region's servers stop at their bound.
+    """
+    lost, others = drill.split()
+    drill.seen.spared = others
+    member = drill.world.members[lost]
+    began = now()
+    member.tell("patroni", signal.SIGSTOP)
+    try:
+        drill.world.until(lambda: drill.world.primary() in others, RECOVERY)
+        drill.revoke(others[0], began)
+        drill.world.until(lambda: now() > began + 2 * STALENESS, RECOVERY)
+    finally:
+        member.tell("patroni", signal.SIGCONT)
+    back = drill.settled()
+    drill.timed(RESTORE, lost)
+    return {"back": back}
 
 
 SCENES: Final[dict[str, Callable[[Drill], dict[str, float]]]] = {
@@ -232,9 +309,20 @@ SCENES: Final[dict[str, Callable[[Drill], dict[str, float]]]] = {
     for scene in (
         revocations_reach_every_region,
         primarys_region_is_cut_off,
+        another_region_is_cut_off,
+        a_revocation_is_cut_short,
+        the_old_primary_kept_a_change,
+        nobody_hears_the_primary,
+        the_primary_hears_nobody,
         two_failovers_in_a_row,
         servers_sleep_through_a_failover,
+        patroni_sleeps,
+        a_link_flaps,
+        packets_are_lost_and_late,
+        only_the_database_is_cut_off,
+        only_etcd_is_cut_off,
         etcd_loses_its_quorum,
+        a_regions_vault_is_away,
     )
 }
 """The scenes, by name."""

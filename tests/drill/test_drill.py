@@ -10,15 +10,15 @@ import json
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Final
 
 import pytest
 
-from drill import scenes
+from drill.drill import Drill
 from drill.regions import DELAY, REGIONS, World, opened
-from drill.wan import Wan, address
+from drill.scenes import SCENES
+from drill.wan import Fault, Wan, address
 from lateness import Lateness
 
 pytestmark = pytest.mark.timeout(600, func_only=False)
@@ -62,19 +62,22 @@ def test_the_network_delays_and_cuts() -> None:
         assert answered(wan, 1, 3) is not None
         wan.mend()
         assert answered(wan, 2, 1) is not None
+        wan.suffer([Fault(1, 2)])
+        assert answered(wan, 1, 2, 1.0) is None
+        wan.mend()
+        wan.suffer([Fault(2, 1, ports=(7,), late=0.2)])
+        late = answered(wan, 1, 2)
+        assert late is not None
+        assert late >= 2 * DELAY + 0.2
 
 
 def carried_out(world: World, name: str) -> None:
-    """Runs a scene, and checks the history that callers in all regions wrote."""
+    """Plays a scene, and checks the history that callers in all regions wrote."""
     seed = random.randrange(10**6)
-    drill = scenes.Drill(world, seed)
-    drill.traffic.start()
-    began = time.monotonic()
-    try:
-        scenes.SCENES[name](drill)
-    finally:
-        drill.traffic.stop()
-    assert drill.violations() == [], (seed, time.monotonic() - began, world.logs())
+    drill = Drill(world, seed)
+    with drill.under_way():
+        SCENES[name](drill)
+    assert drill.violations() == [], (seed, world.logs())
 
 
 def test_a_revocation_reaches_every_region(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -13,8 +14,8 @@ from behaviour import Request
 from chaos.board import Live
 from chaos.calls import Caller, Way
 from chaos.history import Change, History, now
-from chaos.wishes import REGIONS, URIS, wish
-from drill.regions import RegionServer, World
+from chaos.wishes import REGIONS, wish
+from drill.regions import KEYS, RegionServer, World
 from keyfold.v1 import key_management_service_pb2_grpc as service
 
 CHANGED: Final = 3
@@ -31,13 +32,37 @@ _OPTIONS: Final = (
 )
 
 
+ENABLE: Final = Request("Enable", REGIONS, tuple((region, KEYS[region][0]) for region in REGIONS))
+"""Makes a cluster in all regions, each under a root key of its own region."""
+
+
+class Calls:
+    """Ways to servers, for as long as a `with` lasts."""
+
+    def __init__(self, servers: Sequence[RegionServer]) -> None:
+        """Takes the servers."""
+        self._servers = servers
+        self._open = ExitStack()
+
+    def __enter__(self) -> list[Way]:
+        ways = []
+        for server in self._servers:
+            channel = self._open.enter_context(grpc.insecure_channel(server.target, _OPTIONS))
+            ways.append(Way(service.KeyManagementServiceStub(channel), server.name))
+        return ways
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+
 class Place(threading.Thread):
     """One region's operator, or with `changes` false its application."""
 
     def __init__(
         self,
         number: int,
-        servers: list[RegionServer],
+        region: int,
+        world: World,
         live: list[Live],
         history: History,
         seed: int,
@@ -48,7 +73,8 @@ class Place(threading.Thread):
 
         Args:
             number: Its number in the history.
-            servers: Its region's servers.
+            region: Its region.
+            world: The system.
             live: The clusters that all share, those of `CHANGED` first.
             history: The history that it writes to.
             seed: Seed of its draws.
@@ -57,10 +83,11 @@ class Place(threading.Thread):
         super().__init__(daemon=True)
         self.ended = threading.Event()
         self.failure: BaseException | None = None
-        self._number = number
-        self._servers = servers
+        self._own = world.servers[region]
+        self._all = world.every_server()
         self._live = live
         self._history = history
+        self._number = number
         self._caller = Caller(number, history)
         self._random = random.Random(seed)
         self._changes = changes
@@ -69,18 +96,12 @@ class Place(threading.Thread):
     def run(self) -> None:
         """Calls until `ended` is set."""
         try:
-            with ExitStack() as stack:
-                ways = []
-                for server in self._servers:
-                    channel = grpc.insecure_channel(server.target, options=_OPTIONS)
-                    stack.enter_context(channel)
-                    stub = service.KeyManagementServiceStub(channel)
-                    ways.append(Way(stub, server.name))
+            with Calls(self._own) as own, Calls(self._all) as everywhere:
                 while not self.ended.is_set():
                     if self._changes:
-                        self._change(ways)
+                        self._change(own, everywhere)
                     else:
-                        self._use(ways)
+                        self._use(own)
         except BaseException as error:  # noqa: BLE001  whoever joins the thread reads it
             self.failure = error
 
@@ -98,25 +119,40 @@ class Place(threading.Thread):
                     live.blobs.append(blob)
         self.ended.wait(0.1)
 
-    def _change(self, ways: list[Way]) -> None:
+    def _change(self, own: list[Way], everywhere: list[Way]) -> None:
         live = self._random.choice(self._live[:CHANGED])
-        self.carry_out(ways, live, wish(self._random, live.shown))
+        self.carry_out(own, live, wish(self._random, live.shown, KEYS), everywhere)
         self.ended.wait(self._random.uniform(0.2, 1.5))
 
-    def carry_out(self, ways: list[Way], live: Live, request: Request) -> Change:
-        """Asks for a change, and again with the same request_id while its outcome is not known."""
+    def carry_out(
+        self,
+        ways: list[Way],
+        live: Live,
+        request: Request,
+        further: Sequence[Way] = (),
+        timeout: float = _TIMEOUT,
+    ) -> Change:
+        """Asks for a change, and again with the same request_id while its outcome is not known.
+
+        Args:
+            ways: Where to ask first.
+            live: The cluster.
+            request: The change.
+            further: Where to ask again; empty for `ways`.
+            timeout: Seconds for each attempt.
+        """
         self._ids += 1
         change = Change(self._number, live.name, request, f"{live.name}-{self._number}-{self._ids}")
         self._history.changes.append(change)
         gives_up = now() + _PATIENCE
-        # A socket's path is the caller's name, so at another server it would be another request.
         way = self._random.choice(ways)
         while True:
-            attempt = self._caller.change(way, change, _TIMEOUT)
+            attempt = self._caller.change(way, change, timeout)
             if attempt.answer.told:
                 live.shown = attempt.answer.shown
             if not attempt.answer.unknown or now() > gives_up or self.ended.is_set():
                 return change
+            way = self._random.choice(further or ways)
             self.ended.wait(0.2)
 
 
@@ -128,6 +164,7 @@ class Traffic:
         live: The clusters: first those that operators change.
         timed: The cluster that a scene revokes and restores, to see how long that takes.
         warm: The cluster that nobody changes, so that every use of it must succeed.
+        further: Clusters of a scene's own.
     """
 
     def __init__(self, world: World, history: History, seed: int) -> None:
@@ -135,34 +172,45 @@ class Traffic:
         self.history = history
         changed = [Live(f"changed-{seed}-{number}") for number in range(CHANGED)]
         self.timed, self.warm = Live(f"timed-{seed}"), Live(f"warm-{seed}")
+        self.further: list[Live] = []
         self.live = [*changed, self.timed, self.warm]
         draw = random.Random(seed)
         self.places = [
             Place(
-                2 * n + changes, servers, self.live, history, draw.getrandbits(32), changes=changes
+                2 * n + changes, n, world, self.live, history, draw.getrandbits(32), changes=changes
             )
-            for n, servers in world.servers.items()
+            for n in world.servers
             for changes in (False, True)
         ]
         self._warm(world)
 
     def _warm(self, world: World) -> None:
         """Makes the clusters, and has every server load every key of them."""
-        request = Request("Enable", REGIONS, tuple((region, URIS[0]) for region in REGIONS))
         caller = Caller(0, self.history)
-        with ExitStack() as stack:
-            ways = []
-            for server in world.every_server():
-                channel = stack.enter_context(grpc.insecure_channel(server.target))
-                ways.append(Way(service.KeyManagementServiceStub(channel), server.name))
+        with Calls(world.every_server()) as ways:
             for live in self.live:
-                self.places[0].carry_out(ways[:1], live, request)
-                for region in REGIONS:
-                    blob = caller.wrap(ways[0], live.name, region, b"k" * 32)
-                    assert blob is not None
-                    live.blobs.append(blob)
+                self.made(live, ways[0])
+                for blob in live.blobs:
                     for way in ways:
                         caller.unwrap(way, blob)
+
+    def made(self, live: Live, way: Way) -> None:
+        """Makes a cluster in all regions, and wraps a key in each."""
+        self.places[0].carry_out([way], live, ENABLE)
+        for region in REGIONS:
+            blob = Caller(0, self.history).wrap(way, live.name, region, b"k" * 32)
+            assert blob is not None
+            live.blobs.append(blob)
+
+    @staticmethod
+    def rotated(live: Live) -> Request:
+        """Returns the request that moves a cluster to each region's other key."""
+        there = dict(live.shown or ())
+        moved = tuple(
+            (name, next(uri for uri in KEYS[name] if uri != region.uri))
+            for name, region in there.items()
+        )
+        return Request("Rotate", tuple(there), moved)
 
     def start(self) -> None:
         """Begins the calls."""

@@ -1,7 +1,8 @@
 """A wide-area network on one machine: a network namespace for each region, a delay between them.
 
 Each region has one address, on a TUN device of its namespace. A relay takes what a region sends to
-another one, keeps it for the delay, and hands it over, unless the way between the two is cut. What
+another one, keeps it for the delay, and hands it over. A fault of the way between two regions loses
+packets or delays them further, in one direction, and all of them or those of some TCP ports. What
 stays within a region never leaves the kernel. The kernel's own way to do this, netem, is not in
 every kernel. Only root may make namespaces.
 
@@ -14,14 +15,17 @@ import ctypes
 import fcntl
 import heapq
 import itertools
+import json
 import os
+import random
 import select
 import shutil
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -49,6 +53,26 @@ def require() -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(why)
     pytest.skip(why)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong on the way from one region to another, in this direction alone.
+
+    Attributes:
+        sender: The region that sends.
+        receiver: The region to which the packets go.
+        ports: The TCP ports of which a packet must have one, as sender or receiver; empty: all
+            packets.
+        lost: Share of the packets that are lost: 1 cuts the way.
+        late: Seconds that packets take beyond the usual delay.
+    """
+
+    sender: int
+    receiver: int
+    ports: tuple[int, ...] = ()
+    lost: float = 1.0
+    late: float = 0.0
 
 
 class Wan:
@@ -112,24 +136,37 @@ class Wan:
         return ["ip", "netns", "exec", self._names[region - 1], *map(str, command)]
 
     def cut_off(self, region: int) -> None:
-        """Cuts a region off from all others."""
-        for other in range(1, self.regions + 1):
-            if other != region:
-                self.cut(region, other)
+        """Cuts a region off from all others. What is on its way arrives."""
+        self.suffer(self.around(region))
 
     def cut(self, one: int, other: int) -> None:
         """Cuts the way between two regions, in both directions. What is on its way arrives."""
-        self._tell(f"cut {one} {other}")
+        self.suffer((Fault(one, other), Fault(other, one)))
+
+    def around(
+        self, region: int, ports: tuple[int, ...] = (), lost: float = 1.0, late: float = 0.0
+    ) -> list[Fault]:
+        """Returns the same fault for both directions of all ways of a region."""
+        return [
+            Fault(*way, ports, lost, late)
+            for other in range(1, self.regions + 1)
+            if other != region
+            for way in ((region, other), (other, region))
+        ]
+
+    def suffer(self, faults: Iterable[Fault]) -> None:
+        """Adds faults, until `mend`."""
+        self._tell([asdict(fault) for fault in faults])
 
     def mend(self) -> None:
         """Mends every way."""
-        self._tell("mend")
+        self._tell([])
 
-    def _tell(self, line: str) -> None:
+    def _tell(self, faults: list[dict[str, object]]) -> None:
         assert self._relay is not None
         assert self._relay.stdin is not None
         assert self._relay.stdout is not None
-        self._relay.stdin.write(f"{line}\n")
+        self._relay.stdin.write(json.dumps(faults) + "\n")
         self._relay.stdin.flush()
         assert self._relay.stdout.readline() == "done\n"
 
@@ -150,12 +187,33 @@ def _tun(namespace: str) -> int:
     return file
 
 
+def _read(packet: bytes) -> tuple[int, set[int]]:
+    """Returns the region that a packet goes to, 0 if it is none, and its TCP ports."""
+    if packet[0] >> 4 != 4:
+        return 0, set()  # IPv6, of which the kernel sends some to nobody here
+    tcp, header = packet[9] == 6, 4 * (packet[0] & 15)
+    # The third byte of 10.77.N.1.
+    return packet[18], set(struct.unpack_from(">HH", packet, header)) if tcp else set()
+
+
+def _lateness(faults: list[Fault], sender: int, receiver: int, ports: set[int]) -> float | None:
+    """Returns the seconds that faults hold a packet up; None if it is lost."""
+    late = 0.0
+    for fault in faults:
+        here = (fault.sender, fault.receiver) == (sender, receiver)
+        if here and (not fault.ports or ports & set(fault.ports)):
+            if random.random() < fault.lost:
+                return None
+            late += fault.late
+    return late
+
+
 def _relay(delay: float, namespaces: Sequence[str]) -> None:
     files = {number: _tun(name) for number, name in enumerate(namespaces, 1)}
     regions = {file: number for number, file in files.items()}
     order = itertools.count()
     under_way: list[tuple[float, int, int, bytes]] = []
-    cuts: set[tuple[int, int]] = set()
+    faults: list[Fault] = []
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     while True:
@@ -163,23 +221,23 @@ def _relay(delay: float, namespaces: Sequence[str]) -> None:
         ready, _, _ = select.select([0, *regions], [], [], wait)
         for file in ready:
             if file == 0:
-                words = sys.stdin.readline().split()
-                if not words:
+                line = sys.stdin.readline()
+                if not line:
                     return
-                if words[0] == "mend":
-                    cuts.clear()
-                else:
-                    one, other = int(words[1]), int(words[2])
-                    cuts |= {(one, other), (other, one)}
+                told = [
+                    Fault(**each | {"ports": tuple(each["ports"])}) for each in json.loads(line)
+                ]
+                faults = faults + told if told else []
                 sys.stdout.write("done\n")
                 sys.stdout.flush()
                 continue
             packet = os.read(file, _MOST)
-            # The third byte of 10.77.N.1; 0 in IPv6, of which the kernel sends some to nobody here.
-            to = packet[18] if packet[0] >> 4 == 4 else 0
-            if to in files and (regions[file], to) not in cuts:
-                due = time.monotonic() + delay
-                heapq.heappush(under_way, (due, next(order), to, packet))
+            to, ports = _read(packet)
+            if to in files:
+                late = _lateness(faults, regions[file], to, ports) if faults else 0.0
+                if late is not None:
+                    due = time.monotonic() + delay + late
+                    heapq.heappush(under_way, (due, next(order), to, packet))
         now = time.monotonic()
         while under_way and under_way[0][0] <= now:
             *_, to, packet = heapq.heappop(under_way)
