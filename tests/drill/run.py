@@ -21,7 +21,6 @@ from drill.drill import Drill
 from drill.regions import World, opened
 from drill.scenes import SCENES
 
-
 _LOG: Final = 10_000_000
 
 

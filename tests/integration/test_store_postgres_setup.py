@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -13,10 +14,13 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from psycopg import Error, OperationalError
+from psycopg.errors import ConnectionTimeout
 
 import postgres
 from builders import NOW, enabled
@@ -28,6 +32,7 @@ from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.store import opening
 from keyfold_server.store.postgresql import address
 from keyfold_server.store.postgresql import connections as postgresql
+from keyfold_server.store.postgresql.hosts import Hosts
 from keyfold_server.store.schema import metadata
 from keyfold_server.store.sql.store import SqlStore
 from next_schema import NEXT, OWN, UNKNOWN, NextRelease
@@ -112,6 +117,56 @@ def test_of_several_hosts_the_primary_is_chosen() -> None:
     assert several.url.query["target_session_attrs"] == "read-write"
     assert 2 * float(str(several.url.query["connect_timeout"])) < several.timeouts.poll
     assert several.label == "a:1,b:2/k"
+
+
+class FailingOver:
+    """Hosts of which one is the primary, and some do not answer."""
+
+    def __init__(self) -> None:
+        self.primary, self.away = "b", set[str]()
+        self.asked: list[str] = []
+
+    def connect(self, parameters: dict[str, Any]) -> str:
+        """Connects as the driver does."""
+        assert parameters == {"dbname": "k", "host": parameters["host"], "port": "1"}
+        name = str(parameters["host"])
+        self.asked.append(name)
+        if name in self.away:
+            raise ConnectionTimeout("connection timeout expired")
+        if name != self.primary:
+            raise OperationalError("session is read-only")
+        return name
+
+
+def test_a_host_that_is_away_holds_up_one_connection() -> None:
+    """S2: after a failover, connections find the new primary without waiting for the dead host."""
+    clock, them = FakeClock(), FailingOver()
+    hosts = Hosts(clock.monotonic)
+
+    def asked() -> str:
+        them.asked = []
+        with contextlib.suppress(Error):
+            assert hosts.connect({"host": "a,b,c", "port": "1,1,1", "dbname": "k"}, them.connect)
+        return "".join(them.asked)
+
+    assert asked() == "ab"
+    assert asked() == "b"
+    them.away.add("b")
+    assert asked() == "bac"
+    assert asked() == "ac"
+    clock.advance(6.0)
+    assert asked() == "acb"
+    assert asked() == "ac"
+    them.primary = "c"
+    assert asked() == "ac"
+    assert asked() == "c"
+    them.away = {"a", "b", "c"}
+    assert asked() == "ca"
+    clock.advance(6.0)
+    assert sorted(asked()) == ["a", "b", "c"]
+    them.away, them.primary = set(), "a"
+    clock.advance(1.0)
+    assert "a" in asked() + asked()
 
 
 @pytest.mark.parametrize(

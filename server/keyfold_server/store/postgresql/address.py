@@ -15,6 +15,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
+from keyfold_server.store.postgresql.hosts import Hosts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,12 +105,14 @@ class Address:
         password_file: File with the password. Each new connection reads it, so the password may
             change.
         timeouts: Timeouts of the store's connections.
+        hosts: What all its connections know of its hosts.
     """
 
     url: URL = field(repr=False)
     label: str
     password_file: Path | None
     timeouts: Timeouts
+    hosts: Hosts = field(default_factory=Hosts, repr=False, compare=False)
 
     def password(self) -> str | None:
         """Reads the password.

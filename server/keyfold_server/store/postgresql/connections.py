@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -167,7 +168,8 @@ def _connected(where: Address, parameters: dict[str, Any]) -> BoundedSession:
     if password is not None:
         parameters["password"] = password
     # No prepared statements: behind a pooler the next transaction may get another session.
-    made = BoundedSession.connect(autocommit=True, prepare_threshold=None, **parameters)
+    connect = partial(BoundedSession.connect, autocommit=True, prepare_threshold=None)
+    made = where.hosts.connect(parameters, lambda each: connect(**each))
     made.ends = time.monotonic() + where.timeouts.answer
     made.watch()
     return made

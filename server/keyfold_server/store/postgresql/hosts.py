@@ -1,0 +1,96 @@
+"""Hosts: which hosts of a store that fails over a new connection asks, and in which order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
+
+_AWAY: Final = 5.0
+"""Seconds for which a host that did not answer is left out, while there are others."""
+
+_T = TypeVar("_T")
+
+
+class Host(NamedTuple):
+    """A host of the url, and its port as the url has it; empty for PostgreSQL's own."""
+
+    host: str
+    port: str
+
+
+class Hosts:
+    """What a replica knows of its store's hosts. Safe for several threads.
+
+    A host whose region is cut off costs each connection seconds, and no connection can be made
+    while another region takes over. So the host that took the last connection is asked first, and
+    one that did not answer is left out for a few seconds. Otherwise each poll and each change after
+    a failover would wait for the dead host before it asks the new primary.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begins with the order of the url."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._first: Host | None = None
+        self._away: dict[Host, float] = {}
+
+    def connect(self, parameters: Mapping[str, Any], connect: Callable[[dict[str, Any]], _T]) -> _T:
+        """Connects to the first host that takes the connection.
+
+        Args:
+            parameters: The connection's parameters, with all hosts.
+            connect: Connects with given parameters.
+
+        Raises:
+            psycopg.Error: No host took it; this is the last host's error.
+        """
+        from psycopg import Error
+        from psycopg.errors import ConnectionTimeout
+
+        named = _named(parameters)
+        if len(named) == 1:
+            return connect(dict(parameters))
+        failed: Error | None = None
+        for host in self._in_order(named):
+            try:
+                made = connect({**parameters, **host._asdict()})
+            except ConnectionTimeout as error:
+                failed = error
+                self._note(host, away=True)
+            except Error as error:
+                failed = error
+                self._note(host, away=False)
+            else:
+                self._note(host, away=False)
+                self._first = host
+                return made
+        assert failed is not None
+        raise failed
+
+    def _in_order(self, named: list[Host]) -> Iterator[Host]:
+        asked = False
+        for host in sorted(named, key=lambda host: (host in self._away, host != self._first)):
+            with self._lock:
+                if asked and self._away.get(host, 0.0) > self._clock():
+                    continue
+                if host in self._away:
+                    # While this connection asks whether it is back, the others leave it out.
+                    self._away[host] = self._clock() + _AWAY
+            asked = True
+            yield host
+
+    def _note(self, host: Host, *, away: bool) -> None:
+        with self._lock:
+            self._away.pop(host, None)
+            if away:
+                self._away[host] = self._clock() + _AWAY
+
+
+def _named(parameters: Mapping[str, Any]) -> list[Host]:
+    names = str(parameters.get("host", "")).split(",")
+    ports = str(parameters.get("port", "")).split(",")
+    if len(ports) == 1:
+        ports *= len(names)
+    return [Host(*each) for each in zip(names, ports, strict=True)]
