@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
-_AWAY: Final = 5.0
+_AWAY: Final = 3.0
 """Seconds for which a host that did not answer is left out, while there are others."""
 
 _T = TypeVar("_T")
@@ -46,13 +46,13 @@ class Hosts:
         Raises:
             psycopg.Error: No host took it; this is the last host's error.
         """
-        from psycopg import Error
+        from psycopg import Error, OperationalError
         from psycopg.errors import ConnectionTimeout
 
         named = _named(parameters)
         if len(named) == 1:
             return connect(dict(parameters))
-        failed: Error | None = None
+        failed: Error = OperationalError("the url names no host")
         for host in self._in_order(named):
             try:
                 made = connect({**parameters, **host._asdict()})
@@ -66,7 +66,6 @@ class Hosts:
                 self._note(host, away=False)
                 self._first = host
                 return made
-        assert failed is not None
         raise failed
 
     def _in_order(self, named: list[Host]) -> Iterator[Host]:
