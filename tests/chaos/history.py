@@ -186,6 +186,8 @@ class History:
         staleness: `store_max_staleness` in seconds.
         ttl: The cache's TTL in seconds.
         grace: The cache's grace in an outage, in seconds.
+        births: Start times of each server's processes.
+        serves: The regions that each server serves; a server that is not here serves all.
     """
 
     def __init__(self, *, servers: int, staleness: float, ttl: float, grace: float) -> None:
@@ -205,6 +207,7 @@ class History:
         self.lost: Lost | None = None
         self._late: list[tuple[float, float]] = []
         self.births: dict[str, list[float]] = {}
+        self.serves: dict[str, frozenset[str]] = {}
         self._lock = threading.Lock()
 
     def event(self, what: str) -> None:
@@ -263,12 +266,18 @@ class History:
         following = bisect_right(births, attempt.end)
         return births[following] + UNDER_WAY if following < len(births) else FOREVER
 
+    def served(self, use: Use) -> bool:
+        """Returns whether the server that was called serves the use's region."""
+        place = use.attempt.place
+        return place not in self.serves or use.region in self.serves[place]
+
     def before(self, moment: float) -> History:
         """Returns what had begun by a moment; an attempt still running has no known outcome."""
         made = History(
             servers=self.servers, staleness=self.staleness, ttl=self.ttl, grace=self.grace
         )
         made.spans, made.began, made.births = self.spans, self.began, self.births
+        made.serves = self.serves
         for change in self.changes:
             attempts = [a.cut(moment) for a in change.attempts if a.start < moment]
             made.changes.append(replace(change, attempts=attempts))

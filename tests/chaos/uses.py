@@ -30,6 +30,8 @@ def check_use(history: History, facts: Facts, use: Use) -> Iterator[Violation]:
         if not _use_explained(history, facts, use):
             yield Violation("answers", use.cluster, f"{what} was refused: {answer.reason}")
         return
+    if not history.served(use):
+        yield Violation("region", use.cluster, f"{what} succeeded on {attempt.server}")
     why = facts.forbidden(use)
     if why:
         yield Violation("revoked", use.cluster, f"{what} succeeded after {why}")
@@ -49,6 +51,8 @@ def _use_explained(history: History, facts: Facts, use: Use) -> bool:
     reason = use.attempt.answer.reason
     if reason in {*STATE_REASONS, "UNKNOWN_KEK"} and history.behind(use.attempt):
         return True
+    if reason == "WRONG_REGION":
+        return not history.served(use)
     if reason == "REVOKED":
         return facts.may_be_revoked(use)
     if reason in {"CLUSTER_NOT_FOUND", "REGION_NOT_FOUND"}:

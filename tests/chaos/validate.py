@@ -10,6 +10,7 @@ Each check has a name, which its violations carry:
                  the cluster since (R6)
     revoked      No use of a region succeeds that began after a Revoke was confirmed, or after the
                  time that its answer gave, until a Restore began (R1 to R4)
+    region       No use succeeds on a server that does not serve its region
     generation   A use names a generation that existed, and in time the newest
     wrapped-key  A wrapped key opens to what was wrapped, wherever it opens at all
     refusal      A refused key is not used beyond F1's bound, nor after its refusal was seen (F2)

@@ -66,6 +66,9 @@ class Drill:
         servers = world.every_server()
         self.world = world
         self.history = History(servers=len(servers), staleness=STALENESS, ttl=TTL, grace=GRACE)
+        self.history.serves = {
+            server.place: frozenset(NAMES[number] for number in server.serves) for server in servers
+        }
         self.history.births = {server.place: [now()] for server in servers}
         self.traffic = Traffic(world, self.history, seed)
         self.seen = Seen()
@@ -199,19 +202,24 @@ class Drill:
         return primary, tuple(region for region in REGIONS if region != primary)
 
     def uses(self, of: Live, since: float, until: float, regions: Sequence[int]) -> list[Use]:
-        """Returns the uses of a cluster in some regions that began in a time."""
+        """Returns the uses of a cluster at servers of some regions that began in a time.
+
+        Uses of a key of a region that the server does not serve are not among them.
+        """
         names = {server.name for n in regions for server in self.world.servers[n]}
         return [
             use
             for use in list(self.history.uses)
             if use.cluster == of.name
+            and self.history.served(use)
             and since <= use.attempt.start < until
             and use.attempt.server in names
         ]
 
     def timed(self, request: Request, region: int) -> Attempt:
         """Revokes or restores the timed cluster from a region, as soon as that can be done."""
-        with Calls(self.world.servers[region][:1]) as ways:
+        servers = self.world.servers[region]
+        with Calls(servers[:1] if request is REVOKE else servers[-1:]) as ways:
             change = self.traffic.places[0].carry_out(ways, self.traffic.timed, request)
         assert change.attempts[-1].answer.done, change.attempts[-1]
         return change.attempts[-1]
@@ -261,7 +269,7 @@ class Drill:
         if self.seen.failed:
             text = f"{self.seen.failed} warm calls failed in the regions {self.seen.spared}"
             found.append(Violation("warm", self.traffic.warm.name, text))
-        with Calls(self.world.servers[1][:1]) as ways:
+        with Calls([self.world.control(1)]) as ways:
             for live in (*self.traffic.live, *self.traffic.further):
                 kept = [blob for blob in self.history.blobs if blob.cluster == live.name]
                 found += cluster_left(ways[0].stub, self.history, live.name, kept)

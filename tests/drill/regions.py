@@ -1,4 +1,7 @@
-"""Three regions, 80 ms apart: a database that survives any one of them, and two servers in each.
+"""Three regions, 80 ms apart: a database that survives any one of them, and servers in each.
+
+Two servers of a region serve that region alone, and have a login at its KMS alone. A third one, the
+control replica, serves all regions, for changes that need other regions' KMSs.
 
 The servers listen on unix sockets, which reach into a network namespace: so clients of the test's
 own process call each server from beside it. A server sees its folder at a path that is the same for
@@ -15,7 +18,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -36,7 +39,7 @@ KEYS: Final = {name: uris(number) for number, name in NAMES.items()}
 """The URIs of each region's root keys: its customers have them in their own region."""
 
 SERVERS: Final = 2
-"""Servers in each region."""
+"""Servers in each region that serve this region alone."""
 
 DELAY: Final = 0.04
 """Seconds that a packet takes from one region to another."""
@@ -57,14 +60,16 @@ class RegionServer:
 
     Attributes:
         region: The region.
+        serves: The regions that it serves.
         name: Its name within a run, as `chaos.history.Attempt.server` has it.
         target: The address for clients.
         folder: The folder of its files.
     """
 
-    def __init__(self, region: int, name: str, folder: Path) -> None:
+    def __init__(self, region: int, serves: Sequence[int], name: str, folder: Path) -> None:
         """Makes its folder."""
         self.region = region
+        self.serves = tuple(serves)
         self.name = name
         self.folder = folder / self.place
         self.folder.mkdir()
@@ -78,11 +83,20 @@ class RegionServer:
         """The server, whichever of its processes it is, as `chaos.history.Span.what` has it."""
         return self.name.partition(".")[0]
 
+    @property
+    def is_control(self) -> bool:
+        """Whether it serves all regions."""
+        return self.serves == REGIONS
+
     def begin(self, wan: Wan, settings: dict[str, str]) -> None:
         """Starts it; `wait_ready` waits for it."""
         own = {
             "KEYFOLD_LISTEN": f"unix:{self._here / 'socket'}",
             "KEYFOLD_CONFIG": str(self.folder / "keyfold.toml"),
+            "KEYFOLD_ALLOWED_ENDPOINTS": ",".join(origin(number) for number in self.serves),
+            "KEYFOLD_SERVES": "*"
+            if self.is_control
+            else ",".join(NAMES[number] for number in self.serves),
         }
         # `ip netns exec` gives the command a view of the file system of its own.
         script = 'mount --bind "$1" "$2" && exec "$3"'
@@ -130,7 +144,7 @@ class World:
         wan: The network.
         members: The members of the database, by region.
         vaults: The customers' KMSs, by region.
-        servers: All servers, by region.
+        servers: All servers, by region; the last one of each is the control replica.
     """
 
     def __init__(self, wan: Wan, folder: Path) -> None:
@@ -144,7 +158,10 @@ class World:
         self.members = {n: Member(wan, n, folder / f"db-{n}", self._password) for n in REGIONS}
         self.vaults: dict[int, Vault] = {}
         self.servers = {
-            n: [RegionServer(n, f"r{n}s{number}.1", folder) for number in range(SERVERS)]
+            n: [
+                *(RegionServer(n, (n,), f"r{n}s{number}.1", folder) for number in range(SERVERS)),
+                RegionServer(n, REGIONS, f"r{n}control.1", folder),
+            ]
             for n in REGIONS
         }
 
@@ -157,7 +174,7 @@ class World:
         for number in REGIONS:
             self.vaults[number] = Vault(self.wan, number)
         for server in self.every_server():
-            logins = [vault.login(server.folder) for vault in self.vaults.values()]
+            logins = [self.vaults[number].login(server.folder) for number in server.serves]
             (server.folder / "keyfold.toml").write_text("\n".join(logins))
         self.until(self.in_sync, _FAILOVER)
         self.query(f"CREATE DATABASE {DATABASE}", "postgres")
@@ -183,7 +200,6 @@ class World:
             "KEYFOLD_STORE_PASSWORD_FILE": str(self._folder / "password"),
             "KEYFOLD_STORE_MAX_STALENESS": f"{STALENESS:g}s",
             "KEYFOLD_SERVICE_KEY": str(self._folder / "service.key"),
-            "KEYFOLD_ALLOWED_ENDPOINTS": ",".join(origin(number) for number in REGIONS),
             "KEYFOLD_CACHE_TTL": f"{TTL:g}s",
             "KEYFOLD_OUTAGE_GRACE": f"{GRACE:g}s",
             "KEYFOLD_METRICS": "off",
@@ -192,6 +208,10 @@ class World:
     def every_server(self) -> list[RegionServer]:
         """Returns the servers of all regions."""
         return [server for servers in self.servers.values() for server in servers]
+
+    def control(self, region: int) -> RegionServer:
+        """Returns a region's control replica."""
+        return self.servers[region][-1]
 
     def query(self, statement: str, database: str = DATABASE) -> list[list[str]]:
         """Runs a statement on the primary, from within its region, and returns its rows."""

@@ -233,7 +233,7 @@ def the_old_primary_kept_a_change(drill: Drill) -> dict[str, float]:
     with drill.cut_off(lost) as cut:
         there.start()
         time.sleep(2.0)
-        with Calls(drill.world.servers[others[0]]) as ways:
+        with Calls([drill.world.control(others[0])]) as ways:
             rotate = drill.traffic.rotated(live)
             drill.traffic.places[1].carry_out(ways, live, rotate)
         again = now() - cut
@@ -265,7 +265,7 @@ def a_revocation_is_cut_short(drill: Drill) -> dict[str, float]:
                     caller.unwrap(way, blob)
 
     drill.traffic.further += clusters
-    with Calls(drill.world.servers[here]) as ways:
+    with Calls([drill.world.control(here)]) as ways:
         for live in clusters:
             drill.traffic.made(live, ways[0])
     threads = [

@@ -15,7 +15,7 @@ from chaos.board import Live
 from chaos.calls import Caller, Way
 from chaos.history import Change, History, now
 from chaos.wishes import REGIONS, wish
-from drill.regions import KEYS, RegionServer, World
+from drill.regions import KEYS, NAMES, SERVERS, RegionServer, World
 from keyfold.v1 import key_management_service_pb2_grpc as service
 
 CHANGED: Final = 3
@@ -85,6 +85,9 @@ class Place(threading.Thread):
         self.failure: BaseException | None = None
         self._own = world.servers[region]
         self._all = world.every_server()
+        self._serves = {
+            server.name: tuple(NAMES[number] for number in server.serves) for server in self._all
+        }
         self._live = live
         self._history = history
         self._number = number
@@ -108,21 +111,34 @@ class Place(threading.Thread):
     def _use(self, ways: list[Way]) -> None:
         """Uses a key of each cluster on each server, and sometimes wraps a new one."""
         for live in self._live:
-            kept = live.blobs[-8:]
+            kept = live.blobs[-24:]
             for way in ways:
-                if kept:
-                    self._caller.unwrap(way, self._random.choice(kept))
-            if live.shown and (not kept or self._random.random() < 0.05):
-                region = self._random.choice([name for name, _ in live.shown])
-                blob = self._caller.wrap(ways[0], live.name, region, self._random.randbytes(16))
-                if blob is not None:
-                    live.blobs.append(blob)
+                # Now and then a key of a region that the server does not serve.
+                wrong = self._random.random() < 0.02
+                mine = [blob for blob in kept if wrong or blob.region in self._serves[way.server]]
+                if mine:
+                    self._caller.unwrap(way, self._random.choice(mine))
+            if live.shown and self._random.random() < 0.05:
+                way = self._random.choice(ways)
+                served = [name for name, _ in live.shown if name in self._serves[way.server]]
+                if served:
+                    region, plaintext = self._random.choice(served), self._random.randbytes(16)
+                    blob = self._caller.wrap(way, live.name, region, plaintext)
+                    if blob is not None:
+                        live.blobs.append(blob)
         self.ended.wait(0.1)
 
     def _change(self, own: list[Way], everywhere: list[Way]) -> None:
         live = self._random.choice(self._live[:CHANGED])
-        self.carry_out(own, live, wish(self._random, live.shown, KEYS), everywhere)
+        request = wish(self._random, live.shown, KEYS)
+        if request.method != "Revoke":
+            # Whatever asks a KMS is for control replicas; any replica revokes.
+            own, everywhere = own[-1:], [way for way in everywhere if self._control(way)]
+        self.carry_out(own, live, request, everywhere)
         self.ended.wait(self._random.uniform(0.2, 1.5))
+
+    def _control(self, way: Way) -> bool:
+        return self._serves[way.server] == REGIONS
 
     def carry_out(
         self,
@@ -187,15 +203,17 @@ class Traffic:
     def _warm(self, world: World) -> None:
         """Makes the clusters, and has every server load every key of them."""
         caller = Caller(0, self.history)
-        with Calls(world.every_server()) as ways:
+        servers = world.every_server()
+        with Calls(servers) as ways:
             for live in self.live:
-                self.made(live, ways[0])
+                self.made(live, ways[SERVERS])
                 for blob in live.blobs:
-                    for way in ways:
-                        caller.unwrap(way, blob)
+                    for server, way in zip(servers, ways, strict=True):
+                        if blob.region in {NAMES[number] for number in server.serves}:
+                            caller.unwrap(way, blob)
 
     def made(self, live: Live, way: Way) -> None:
-        """Makes a cluster in all regions, and wraps a key in each."""
+        """Makes a cluster in all regions at a control replica, and wraps a key in each."""
         self.places[0].carry_out([way], live, ENABLE)
         for region in REGIONS:
             blob = Caller(0, self.history).wrap(way, live.name, region, b"k" * 32)
