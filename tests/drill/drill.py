@@ -58,6 +58,7 @@ class Drill:
         traffic: What calls it.
         history: What callers saw.
         seen: What came of it.
+        last_use: Seconds from the newest Revoke to the last use of what it revoked.
         machine: How late the machine is.
     """
 
@@ -72,6 +73,7 @@ class Drill:
         self.history.births = {server.place: [now()] for server in servers}
         self.traffic = Traffic(world, self.history, seed)
         self.seen = Seen()
+        self.last_use = 0.0
         self.machine = Lateness(self.history.machine_late)
 
     @contextmanager
@@ -236,7 +238,8 @@ class Drill:
         uses = self.uses(self.traffic.timed, since, now(), self.seen.spared)
         last = max((use.attempt.end for use in uses if use.attempt.answer.done), default=since)
         self.seen.again = max(self.seen.again or 0.0, last - since)
-        self.seen.last_use = max(self.seen.last_use or 0.0, last - revoked.start)
+        self.last_use = max(0.0, last - revoked.start)
+        self.seen.last_use = max(self.seen.last_use or 0.0, self.last_use)
         return revoked
 
     def settled(self) -> float:

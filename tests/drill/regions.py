@@ -244,9 +244,15 @@ class World:
         return max(primaries)[1] if primaries else None
 
     def in_sync(self) -> bool:
-        """Returns whether both standbys count for the quorum, so that any region may go."""
+        """Returns whether either standby suffices for a commit, so that any region may go.
+
+        When a standby comes back, Patroni first waits for both, for up to two turns of its loop.
+        """
         states = [member.state() for member in self.members.values()]
-        return sum(bool(state.get("quorum_standby")) for state in states) == len(REGIONS) - 1
+        if sum(bool(state.get("quorum_standby")) for state in states) < len(REGIONS) - 1:
+            return False
+        ((names,),) = self.query("SHOW synchronous_standby_names", "postgres")
+        return names.startswith("ANY 1 ") and names.count("region-") == len(REGIONS) - 1
 
     @staticmethod
     def until(there: Callable[[], bool], most: float) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -14,12 +15,14 @@ from typing import Final
 
 from chaos.board import Live
 from chaos.calls import Caller
-from chaos.history import now
+from chaos.history import Change, now
+from chaos.messages import message
 from drill.database import ETCD, POSTGRES
 from drill.drill import RECOVERY, RESTORE, REVOKE, Drill
-from drill.regions import REGIONS, STALENESS, TTL
-from drill.traffic import Calls
+from drill.regions import NAMES, REGIONS, STALENESS, TTL
+from drill.traffic import ENABLE, Calls
 from drill.wan import Fault
+from keyfold.v1 import key_management_service_pb2 as pb
 
 ROUNDS: Final = 9
 """Revocations that are timed."""
@@ -30,15 +33,62 @@ _REVOCATIONS: Final = 8
 
 def revocations_reach_every_region(drill: Drill, rounds: int = ROUNDS) -> dict[str, float]:
     """Each region revokes, and nobody anywhere uses the key once that is answered."""
-    answered, restored = [], []
+    answered, last, restored = [], [], []
     for number in range(rounds):
         region = REGIONS[number % len(REGIONS)]
         revoked = drill.revoke(region, now())
         answered.append(revoked.end - revoked.start)
+        last.append(drill.last_use)
         back = drill.timed(RESTORE, region)
         restored.append(back.end - back.start)
         time.sleep(1.0)  # the key is in every server's memory again
-    return {"revoke answered, slowest": max(answered), "restore answered, slowest": max(restored)}
+    return {
+        "last use, median": statistics.median(last),
+        f"slowest of {rounds}": max(last),
+        "revoke answered, slowest": max(answered),
+        "restore answered, slowest": max(restored),
+    }
+
+
+def keys_are_enabled_and_loaded(drill: Drill, rounds: int = ROUNDS) -> dict[str, float]:
+    """Enable at each region's control replica, and loads of keys that are in no memory.
+
+    A rotation empties the memories, so the next use of each region's key is a cold load. Each
+    region's KMS is beside its servers, so such a load is a round trip to the store and little more.
+    A validation makes an Enable's calls to the KMSs, and changes nothing in the store.
+    """
+    _, others = drill.split()
+    caller, place = Caller(0, drill.history), drill.traffic.places[0]
+    enabled, beside, cold = [], [], []
+    for number in range(rounds):
+        live = Live(f"{drill.traffic.timed.name}-{number}")
+        drill.traffic.further.append(live)
+        with Calls([drill.world.control(REGIONS[number % len(REGIONS)])]) as (control,):
+            asked = message(Change(0, f"{live.name}-not", ENABLE, ""))
+            asked.validate_only = True
+            began = now()
+            control.stub.Enable(asked, timeout=10)
+            validated = now() - began
+            made = drill.traffic.made(live, control).attempts[-1]
+            enabled.append(made.end - made.start)
+            beside.append(made.end - made.start - validated)
+            place.carry_out([control], live, drill.traffic.rotated(live))
+        time.sleep(1.0)
+        for region in others:
+            blob = next(blob for blob in live.blobs if blob.region == NAMES[region])
+            with Calls(drill.world.servers[region][:-1]) as ways:
+                for way in ways:
+                    way.stub.GetStatus(pb.GetStatusRequest(cluster=drill.traffic.warm.name))
+                    began = now()
+                    caller.unwrap(way, blob)
+                    cold.append(now() - began)
+    return {
+        "enable of three regions, median": statistics.median(enabled),
+        "slowest": max(enabled),
+        "beside the KMSs, slowest": max(beside),
+        "cold load, median": statistics.median(cold),
+        f"slowest of {len(cold)}": max(cold),
+    }
 
 
 def primarys_region_is_cut_off(drill: Drill) -> dict[str, float]:
@@ -308,6 +358,7 @@ SCENES: Final[dict[str, Callable[[Drill], dict[str, float]]]] = {
     scene.__name__: scene
     for scene in (
         revocations_reach_every_region,
+        keys_are_enabled_and_loaded,
         primarys_region_is_cut_off,
         another_region_is_cut_off,
         a_revocation_is_cut_short,

@@ -212,13 +212,14 @@ class Traffic:
                         if blob.region in {NAMES[number] for number in server.serves}:
                             caller.unwrap(way, blob)
 
-    def made(self, live: Live, way: Way) -> None:
+    def made(self, live: Live, way: Way) -> Change:
         """Makes a cluster in all regions at a control replica, and wraps a key in each."""
-        self.places[0].carry_out([way], live, ENABLE)
+        enabled = self.places[0].carry_out([way], live, ENABLE)
         for region in REGIONS:
             blob = Caller(0, self.history).wrap(way, live.name, region, b"k" * 32)
             assert blob is not None
             live.blobs.append(blob)
+        return enabled
 
     @staticmethod
     def rotated(live: Live) -> Request:
