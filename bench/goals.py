@@ -24,7 +24,7 @@ class Plan:
         folder: A folder for this case alone. The benchmark removes it at its end.
         quick: Whether to run at a small size, whose figures mean little.
         whole: Whether `memory` uses every cluster, which takes minutes.
-        commit: Whether `curves` replaces its committed figures and pictures.
+        commit: Whether the case's figures replace the committed ones, if it has any.
         circumstances: When and where the run takes place, for README.md.
     """
 
@@ -115,8 +115,13 @@ def pairwise(without: Sequence[Sequence[float]], beside: Sequence[Sequence[float
 
 def table(figures: Sequence[Figure]) -> str:
     """Returns the table of the figures."""
+    return aligned(rows(figures))
+
+
+def rows(figures: Sequence[Figure]) -> list[list[str]]:
+    """Returns the rows of the table of the figures."""
     head = ["figure", "value", "samples", "goal", "met"]
-    return aligned([head, *(_row(figure) for figure in figures)])
+    return [head, *(_row(figure) for figure in figures)]
 
 
 def _row(figure: Figure) -> list[str]:

@@ -34,6 +34,8 @@ CASES: Final[Mapping[str, str]] = {
     "curves": "curves",
     "slow": "slow",
     "scale": "scale",
+    "million": "million",
+    "fleet": "fleet",
     "keyusage": "key_usage",
     "memory": "memory",
     "drip": "dripping",
@@ -50,6 +52,9 @@ CASES: Final[Mapping[str, str]] = {
     "watchers": "watchers",
 }
 """The cases with goals, and the module of each. `main` calls the module's `measure`."""
+
+_OF_SCALE: Final = {"scale", "fleet", "million"}
+"""The cases whose committed figures are in docs/scale.md."""
 
 _BUSY: Final = 0.5
 """Load average per core beyond which the figures are noisy."""
@@ -179,9 +184,16 @@ def _case(case: str, plan: goals.Plan) -> list[dict[str, Any]]:
         print(f"\n{case}: skipped: {skipped}", flush=True)
         return []
     took = time.monotonic() - began
-    print(f"\n{case}, {took:.0f} s, load average {load_before:.1f} to {os.getloadavg()[0]:.1f}:")
+    during = f"{took:.0f} s, load average {load_before:.1f} to {os.getloadavg()[0]:.1f}"
+    print(f"\n{case}, {during}:")
     print(goals.table(measured), flush=True)
-    return [figure.as_json() for figure in measured]
+    found = [figure.as_json() for figure in measured]
+    if plan.commit and not plan.quick and case in _OF_SCALE:
+        text = f"{plan.circumstances} This case took {during}."
+        content = {"circumstances": text, "figures": found}
+        lines = figures.markdown(goals.rows(measured))
+        committed.write(case, content, f"{text}\n\n{lines}", committed.SCALE)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`scale`: how long a server takes to start on 100,000 clusters, and what a status costs."""
+"""`scale`: one server with 100,000 clusters: its start, a status, a cold call, and its memory."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ CLUSTERS_QUICK: Final = 2_000
 _STARTS: Final = 5
 _STATUSES: Final = 2_000
 _STATUSES_QUICK: Final = 100
+_COLD: Final = 5_000
+_COLD_QUICK: Final = 100
+_WARMING: Final = 50
+"""Clusters that the case uses before it times any."""
 
 
 def measure(plan: Plan) -> list[Figure]:
@@ -36,6 +40,7 @@ def measure(plan: Plan) -> list[Figure]:
             starts.append(time.perf_counter() - began)
     wanted = _STATUSES_QUICK if plan.quick else _STATUSES
     first, again = asyncio.run(_statuses(plan.folder, count, wanted))
+    seconds, grown = asyncio.run(_cold(plan.folder, count, _COLD_QUICK if plan.quick else _COLD))
     of = f"{count:,} cluster-regions"
     return [
         Figure("scale", f"{of}: start to ready, median", median(starts), "s", len(starts)),
@@ -44,6 +49,9 @@ def measure(plan: Plan) -> list[Figure]:
         _status(f"{of}: first GetStatus, p99", first, 0.99, None),
         _status(f"{of}: second GetStatus, p50", again, 0.50, STATUS_GOAL),
         _status(f"{of}: second GetStatus, p99", again, 0.99, None),
+        _status(f"{of}: Wrap of a cold cluster, p50", seconds, 0.50, None),
+        _status(f"{of}: Wrap of a cold cluster, p99", seconds, 0.99, None),
+        Figure("scale", f"{of}: memory of a cluster in use", grown, "KiB", len(seconds)),
     ]
 
 
@@ -66,3 +74,23 @@ async def _statuses(folder: Path, count: int, wanted: int) -> tuple[list[float],
                     seconds.append(time.perf_counter() - began)
                 rounds.append(seconds)
     return rounds[0], rounds[1]
+
+
+async def _cold(folder: Path, count: int, wanted: int) -> tuple[list[float], float]:
+    """Times the first Wrap of random clusters one by one.
+
+    Returns:
+        The seconds of each, and the KiB by which the server's memory grew for each.
+    """
+    seconds = []
+    with servers.one(folder) as server:
+        async with calls.client(server.address) as client:
+            # What the first calls bring into memory is not a cluster's.
+            for name in (stock.cluster(n) for n in range(_WARMING)):
+                await client.wrap(name)
+            before = server.memory().now
+            for name in (stock.cluster(n) for n in random.sample(range(_WARMING, count), wanted)):
+                began = time.perf_counter()
+                await client.wrap(name)
+                seconds.append(time.perf_counter() - began)
+            return seconds, (server.memory().now - before) * 1024 / wanted

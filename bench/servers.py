@@ -126,14 +126,17 @@ def on_postgres(folder: Path, **settings: str) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def database() -> Iterator[postgres.Server]:
+def database(**settings: str) -> Iterator[postgres.Server]:
     """Runs a PostgreSQL with durable writes.
+
+    Args:
+        **settings: Further settings of PostgreSQL.
 
     Raises:
         SkippedError: This machine does not have PostgreSQL, and cannot install it.
     """
     try:
-        server = postgres.Server(_POSTGRES)
+        server = postgres.Server(_POSTGRES, durable=True, **settings)
     except pytest.skip.Exception as without:
         raise SkippedError(str(without)) from None
     with contextlib.closing(_Ending(server)):

@@ -11,10 +11,12 @@ import logging
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import keyfold_server
+from bench import bulk
 from bench.cases import REGION
 from builders import a_cluster, an_event
 from keyfold_server.domain.binding import KEY_SIZE, Binding
@@ -43,15 +45,22 @@ def cluster(number: int) -> str:
     return f"tenant-{number:06}"
 
 
-def stocked(folder: Path, count: int, root_keys: int = ROOT_KEYS) -> None:
-    """Puts a store of `count` clusters and its root keys into a server's folder."""
+def stocked(folder: Path, count: int, root_keys: int = ROOT_KEYS, *, in_bulk: bool = False) -> None:
+    """Puts a store of `count` clusters and its root keys into a server's folder.
+
+    Args:
+        folder: The server's folder.
+        count: The number of clusters.
+        root_keys: The number of root keys, each with about as many clusters as any other.
+        in_bulk: Makes the store by `bulk`, and takes its clusters as swept and used.
+    """
     under = "" if root_keys == ROOT_KEYS else f"-under-{root_keys}"
-    kept = _cache() / f"bench-{count}{under}-{_digest()}"
+    kept = _cache() / f"bench-{count}{under}{'-bulk' if in_bulk else ''}-{_digest()}"
     if not kept.exists():
         being_made = kept.with_name(f"{kept.name}.{os.getpid()}")
         being_made.mkdir(parents=True)
         try:
-            _make(being_made, count, root_keys)
+            _make(being_made, count, root_keys, in_bulk=in_bulk)
             being_made.rename(kept)
         finally:
             shutil.rmtree(being_made, ignore_errors=True)
@@ -69,16 +78,20 @@ def _digest() -> str:
     package = Path(keyfold_server.__file__).parent
     code = [path for room in _ROOMS for path in sorted((package / room).rglob("*.py"))]
     made_of = hashlib.sha256()
-    for path in (Path(__file__), *code):
+    for path in (Path(__file__), Path(bulk.__file__), *code):
         made_of.update(path.read_bytes())
     return made_of.hexdigest()[:16]
 
 
-def _make(folder: Path, count: int, root_keys: int) -> None:
+def _make(folder: Path, count: int, root_keys: int, *, in_bulk: bool) -> None:
     keys = KeyFile(folder / "root-keys.json")
     for number in range(root_keys):
         keys.create(f"root-{number}")
-    add(folder, count, root_keys)
+    if in_bulk:
+        _quiet()
+        bulk.fill(folder, count, partial(enabling, root_keys=root_keys))
+    else:
+        add(folder, count, root_keys)
 
 
 def add(folder: Path, count: int, root_keys: int = ROOT_KEYS) -> None:
@@ -89,14 +102,13 @@ def add(folder: Path, count: int, root_keys: int = ROOT_KEYS) -> None:
         count: The number of clusters.
         root_keys: The number of root keys, each with about as many clusters as any other.
     """
-    # The servers warn in their own logs that these root keys are for development.
-    logging.getLogger("keyfold_server.providers").setLevel(logging.ERROR)
+    _quiet()
     provider = LocalProvider(folder / "root-keys.json")
     store = open_store(f"sqlite:///{folder / 'keyfold.db'}", None, clock=SystemClock())
     try:
         for first in range(0, count, _GROUP):
             numbers = range(first, min(first + _GROUP, count))
-            group = [_enabling(provider, number, root_keys) for number in numbers]
+            group = [enabling(provider, number, root_keys) for number in numbers]
             for result in store.apply(group):
                 if isinstance(result, Exception):
                     raise result
@@ -104,7 +116,13 @@ def add(folder: Path, count: int, root_keys: int = ROOT_KEYS) -> None:
         store.close()
 
 
-def _enabling(provider: LocalProvider, number: int, root_keys: int) -> Change:
+def _quiet() -> None:
+    # The servers warn in their own logs that these root keys are for development.
+    logging.getLogger("keyfold_server.providers").setLevel(logging.ERROR)
+
+
+def enabling(provider: LocalProvider, number: int, root_keys: int = ROOT_KEYS) -> Change:
+    """Returns the change that makes the cluster of a number, as Enable does."""
     name, root = cluster(number), RootKey("LOCAL", f"local:root-{number % root_keys}")
     binding = Binding(name, REGION, os.urandom(16), None)
     payload = bytes(binding.payload(bytearray(os.urandom(KEY_SIZE))))

@@ -164,6 +164,12 @@ class Server:
             done = self._run(command)
             assert done.returncode == 0, done.stderr
 
+    @property
+    def pid(self) -> int:
+        """The id of the server's own process, whose children serve the sessions."""
+        assert self._process is not None
+        return self._process.pid
+
     def as_owner(self) -> dict[str, Any]:
         """Returns arguments that start a process as the server's user."""
         owner = self._owner

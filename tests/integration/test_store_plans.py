@@ -7,16 +7,16 @@ statement is covered by itself.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection
 
+import plans
 import store_vector
 from builders import (
     HOLDER,
@@ -73,30 +73,8 @@ from keyfold_server.domain.seats import Seat, SeatClaim
 from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.domain.usage import MINUTE, UsageFilter, UsageKey, UsageQuery
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
-from keyfold_server.store.postgresql import pipeline
 from keyfold_server.store.sql.store import SqlStore
 from organization_builders import LINKED, a_change, organized, using
-
-GROW: Final = {
-    "clusters",
-    "regions",
-    "generations",
-    "wraps",
-    "wrap_history",
-    "history_checkpoints",
-    "log",
-    "requests",
-    "observations",
-    "generation_uses",
-    "usage",
-    "identities",
-    "organizations",
-    "key_links",
-    "holders",
-    "operations",
-    "operation_failures",
-}
-"""Tables that grow with clusters, with time or with calls."""
 
 COUNTS: Final = {"census", "cannot_wrap", "failing", "unserved"}
 """Methods that count all regions; of all replicas one at a time calls them."""
@@ -374,37 +352,14 @@ def test_the_script_calls_every_method() -> None:
     assert {name for names in SCRIPT for name in names} == methods - COUNTS
 
 
-@contextmanager
-def _collected() -> Iterator[dict[str, Any]]:
-    """Collects every statement that SQLAlchemy executes, with its parameters."""
-    found: dict[str, Any] = {}
-
-    def collect(*executed: Any) -> None:
-        _, _, statement, parameters, context, many = executed
-        note(statement, parameters[0] if many else parameters)
-        trip = context.execution_options.get(pipeline.TRIP)
-        for text, rows in trip.commands if trip is not None else ():
-            note(text.decode(), rows[0] if rows else [])
-
-    def note(statement: str, parameters: Any) -> None:
-        if statement.split(" ", 1)[0] in {"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"}:
-            found.setdefault(statement, parameters)
-
-    event.listen(Engine, "before_cursor_execute", collect)
-    try:
-        yield found
-    finally:
-        event.remove(Engine, "before_cursor_execute", collect)
-
-
 @pytest.mark.parametrize("kind", store_vector.KINDS)
 def test_no_statement_scans_what_grows(kind: str, tmp_path: Path) -> None:
     """S12: the database finds the rows of every statement by an index."""
-    scanned = {"sqlite": _scanned_by_sqlite, "postgresql": _scanned_by_postgresql}[kind]
+    scanned = {"sqlite": plans.scanned_by_sqlite, "postgresql": _forced}[kind]
     with store_vector.a_place(kind, tmp_path) as place:
         place.migrate()
         with closing(place.open()) as store:
-            with _collected() as statements:
+            with plans.collected() as statements:
                 for call in SCRIPT.values():
                     call(store)
             assert len(statements) > 30
@@ -413,7 +368,7 @@ def test_no_statement_scans_what_grows(kind: str, tmp_path: Path) -> None:
                 found = {
                     statement: tables
                     for statement, parameters in statements.items()
-                    if (tables := scanned(connection, statement, parameters) & GROW)
+                    if (tables := scanned(connection, statement, parameters) & plans.GROW)
                 }
                 # The same reading of plans finds a scan.
                 census = "SELECT state, count(*) FROM regions WHERE key_type = 'x' GROUP BY state"
@@ -421,37 +376,6 @@ def test_no_statement_scans_what_grows(kind: str, tmp_path: Path) -> None:
     assert found == {}
 
 
-def _scanned_by_sqlite(connection: Connection, statement: str, parameters: Any) -> set[str]:
-    """Returns the tables that SQLite would scan, with or without an index."""
-    plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-    aliases = {"root": "observations", "kek": "observations"}
-    names = [detail.split()[1] for *_, detail in plan if detail.startswith("SCAN ")]
-    return {aliases.get(name, name) for name in names}
-
-
-def _scanned_by_postgresql(connection: Connection, statement: str, parameters: Any) -> set[str]:
+def _forced(connection: Connection, statement: str, parameters: Any) -> set[str]:
     """Returns the tables that PostgreSQL could read only as a whole."""
-    for way in ("seqscan", "hashjoin", "mergejoin"):
-        connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
-    explain = f"EXPLAIN (FORMAT JSON) {statement}"
-    if isinstance(parameters, list):
-        # A statement of a trip, as the driver gets it.
-        session: Any = connection.connection.driver_connection
-        [explained] = session.exchange([(explain.encode(), [parameters])])
-        [(plan,)] = explained.rows
-    else:
-        plan = connection.exec_driver_sql(explain, parameters).scalar_one()
-    [top] = json.loads(plan) if isinstance(plan, str) else plan
-    return set(_scans(top["Plan"], limited=False))
-
-
-def _scans(node: dict[str, Any], *, limited: bool) -> Iterator[str]:
-    kind = node["Node Type"]
-    # Under a limit, an index in the wanted order is read only as far as the page goes.
-    whole = kind == "Seq Scan" or (
-        kind in {"Index Scan", "Index Only Scan"} and "Index Cond" not in node and not limited
-    )
-    if whole:
-        yield node["Relation Name"]
-    for child in node.get("Plans", ()):
-        yield from _scans(child, limited=limited or kind == "Limit")
+    return plans.scanned_by_postgresql(connection, statement, parameters, forced=True)
