@@ -78,14 +78,15 @@ class _Replica(Changes):
 def _replica(url: str, key: str, password: str, supervisor: Supervisor) -> _Replica:
     clock = SystemClock()
     store = open_store(url, key, clock=clock, password_file=Path(password))
+    timing = Timing()
     return _Replica(
-        replica_name(),
+        Heartbeat(replica_name(), 0, b"", timing.store_max_staleness, 0),
         Storage(store),
         cast("Loads", _Nothing()),
         clock,
-        Timing(),
+        timing,
         Tasks(),
-        supervisor.watch("changes"),
+        supervisor.watch("poll"),
         cast("Audience", _Nothing()),
     )
 

@@ -210,7 +210,7 @@ def _calls(store: SqlStore, count: int) -> dict[str, Callable[[], object]]:
         "cold load": lambda: store.cluster(name()),
         "page of ListClusters": lambda: store.clusters(ClusterFilter(), name(), DEFAULT_PAGE),
         "page of a root key's clusters": lambda: store.clusters(of_key(), "", DEFAULT_PAGE),
-        "slot of the sweep": lambda: store.samples(f"{random.randrange(256):02x}"),  # noqa: S311
+        "slot of the sweep": lambda: store.samples(f"{random.randrange(256):02x}", None),  # noqa: S311
         "Enable": enable,
         "Revoke": revoke,
     }
