@@ -28,6 +28,7 @@ from keyfold_server.domain.changes import Change, revoked
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.life.listing import DEFAULT_PAGE
+from keyfold_server.service.upkeep.turns import SLOTS
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 from keyfold_server.store.opening import migrate_store, open_store
 from keyfold_server.store.sql.store import SqlStore
@@ -193,6 +194,9 @@ def _calls(store: SqlStore, count: int) -> dict[str, Callable[[], object]]:
     def name() -> str:
         return stock.cluster(next(numbers))
 
+    def a_slot() -> str:
+        return f"{random.randrange(SLOTS):02x}"  # noqa: S311
+
     def enable() -> None:
         one = f"new-{next(made)}"
         _apply(store, enabling(a_cluster(one), a_request(one)))
@@ -210,7 +214,8 @@ def _calls(store: SqlStore, count: int) -> dict[str, Callable[[], object]]:
         "cold load": lambda: store.cluster(name()),
         "page of ListClusters": lambda: store.clusters(ClusterFilter(), name(), DEFAULT_PAGE),
         "page of a root key's clusters": lambda: store.clusters(of_key(), "", DEFAULT_PAGE),
-        "slot of the sweep": lambda: store.samples(f"{random.randrange(256):02x}", None),  # noqa: S311
+        "turn of the sweep at another replica": lambda: store.roots_in_use(a_slot()),
+        "turn of the sweep": lambda: store.samples(a_slot()),
         "Enable": enable,
         "Revoke": revoke,
     }

@@ -63,7 +63,7 @@ from keyfold_server.domain.errors import (
     TooManyCursorsError,
 )
 from keyfold_server.domain.events import EventQuery
-from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.health import Health, Observation, root_subject
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import (
@@ -1101,6 +1101,29 @@ def test_the_sweep_leaves_out_what_is_revoked(store: SqlStore) -> None:
     assert chosen() == []
 
 
+def test_regions_are_counted_by_their_own_health(store: SqlStore) -> None:
+    """S7: a region has its KEK's health if that is not healthy, else its root key's."""
+    made = [enabled(store, f"c-{n}") for n in range(4)]
+    one = applied(store, enabling(a_cluster("other", [a_region("eu", "local:two")]))).cluster
+    applied(store, revoking("c-3"))
+    assert store.census() == {("ENABLED", "UNKNOWN"): 4, ("REVOKED", "UNKNOWN"): 1}
+    root = root_subject(made[0].regions[0].newest.current)
+    store.observe([Observation(root, Health.HEALTHY, NOW, NOW), seen_of(made[1])])
+    assert store.census() == {
+        ("ENABLED", "HEALTHY"): 3,
+        ("ENABLED", "UNKNOWN"): 1,
+        ("REVOKED", "HEALTHY"): 1,
+    }
+    store.observe([seen_of(made[n], health=Health.ACCESS_DENIED) for n in (0, 3)])
+    store.observe([seen_of(one, health=Health.UNREACHABLE)])
+    assert store.census() == {
+        ("ENABLED", "HEALTHY"): 2,
+        ("ENABLED", "ACCESS_DENIED"): 1,
+        ("ENABLED", "UNREACHABLE"): 1,
+        ("REVOKED", "ACCESS_DENIED"): 1,
+    }
+
+
 def test_the_sweep_chooses_region_by_region(store: SqlStore) -> None:
     """F5: a root key that several regions use has a sample for each, of the regions asked for."""
     made = [
@@ -1123,6 +1146,11 @@ def test_the_sweep_chooses_region_by_region(store: SqlStore) -> None:
     [(_, _, followed), *_] = chosen("us")
     assert followed
     assert chosen("eu") == [("eu", "b", False)]
+    assert store.roots_in_use(root[:2]) == [("eu", root), ("us", root)]
+    assert store.roots_in_use(root[:2], frozenset({"us"})) == [("us", root)]
+    for name in ("a", "b"):
+        applied(store, revoking(name))
+    assert store.roots_in_use(root[:2]) == [("us", root)]
     assert chosen("us") == [("us", "c", True)]
     assert chosen() == chosen("eu", "us") == [*chosen("eu"), *chosen("us")]
     assert chosen("asia") == []

@@ -317,6 +317,9 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("owner_of",): lambda store: store.owner_of(b"k" * 16),
     ("clusters",): _lists,
     ("users_of",): lambda store: store.users_of("local:one", lambda _: True),
+    ("roots_in_use",): lambda store: [
+        store.roots_in_use("ab", of) for of in (None, frozenset({"eu"}))
+    ],
     ("samples",): lambda store: [store.samples("ab", of) for of in (None, frozenset({"eu"}))],
     ("key_usage", "key_usage_summary"): _key_usage,
     ("claim",): lambda store: [store.claim({"work": 1_000, "more": 9}) for _ in range(2)],
@@ -374,6 +377,36 @@ def test_no_statement_scans_what_grows(kind: str, tmp_path: Path) -> None:
                 census = "SELECT state, count(*) FROM regions WHERE key_type = 'x' GROUP BY state"
                 assert scanned(connection, census, ()) == {"regions"}
     assert found == {}
+
+
+def test_sqlite_does_not_find_regions_by_their_being_enabled(tmp_path: Path) -> None:
+    """S12: most regions are enabled, so an index of states would have the sweep read them all."""
+    with store_vector.a_place("sqlite", tmp_path) as place:
+        place.migrate()
+        with closing(place.open()) as store:
+            enabled(store)
+            with plans.collected() as statements:
+                store.samples("ab")
+                store.roots_in_use("ab")
+                store.census()
+                store.cannot_wrap()
+                store.failing()
+                store.unserved(frozenset({"eu"}), 1)
+            with store.parts[0].engine.connect() as connection:
+                steps = [
+                    row[-1]
+                    for statement, parameters in statements.items()
+                    if "regions" in statement
+                    for row in connection.exec_driver_sql(
+                        f"EXPLAIN QUERY PLAN {statement}", parameters
+                    )
+                ]
+    found = [step for step in steps if "regions" in step]
+    assert len(found) == 7
+    assert not [step for step in found if "ix_regions_state" in step]
+    # What counts them all reads the index alone.
+    assert all("INDEX" in step for step in found)
+    assert all("COVERING" in step for step in found if step.startswith("SCAN"))
 
 
 def _forced(connection: Connection, statement: str, parameters: Any) -> set[str]:

@@ -72,7 +72,7 @@ async def test_the_sweeps_age_is_that_of_its_oldest_part(house: House) -> None:
     assert turns.age >= 100.0
     await sweep.turn(0)
     assert turns.age < 1.0
-    member.line.fail("samples", StoreUnavailableError("gone"))
+    member.line.fail("roots_in_use", StoreUnavailableError("gone"))
     house.clock.advance(100.0)
     for slot in range(SLOTS):
         await sweep.turn(slot)

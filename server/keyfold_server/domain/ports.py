@@ -270,6 +270,20 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         """
         ...
 
+    def roots_in_use(
+        self, prefix: str, serves: frozenset[str] | None = None
+    ) -> list[tuple[str, str]]:
+        """Returns the root keys that enabled regions use, of those whose ids begin with a prefix.
+
+        Args:
+            prefix: The beginning of the root keys' ids.
+            serves: The names of the regions to look at; None: all.
+
+        Returns:
+            Pairs of a region's name and a root key's id, in their order.
+        """
+        ...
+
     def samples(self, prefix: str, serves: frozenset[str] | None = None) -> list[Sample]:
         """Chooses KEKs for the sweep, of root keys whose ids begin with a prefix.
 

@@ -158,11 +158,12 @@ regions: Final = Table(
     Index(None, "state", "cluster_uid"),
     _index_where("purge_time IS NOT NULL", "purge_time"),
     Index(None, "root_uri"),
-    Index(None, "root_subject"),
+    Index(None, "root_subject", "state", "name"),
     Index(None, "kek_subject"),
     _index_where("link IS NOT NULL", "link"),
 )
-"""`root_uri` and the subjects repeat the newest generation's wrap, only for filters.
+"""`root_uri` and the subjects repeat the newest generation's wrap, only for filters. The index on
+`root_subject` has all that the turns of the sweep, and the counts of regions, need of a region.
 `auto_rotate` is 1 or NULL. `purge_time` is set where the state is DELETED, by the store's clock.
 `link` is the organization and the name of the key link that the region uses, with a slash between
 them, which no name has."""

@@ -10,7 +10,7 @@ when each slot had its last one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from keyfold_server.domain.health import COULD_NOT_TELL, ROOT
@@ -77,16 +77,19 @@ class Turns:
             The KEKs, by region and then by root key.
         """
         store = self._storage.store
-        samples = await self._storage.run(store.samples, prefix, self._serves)
+        found = await self._storage.run(store.roots_in_use, prefix, self._serves)
         by_region = {
-            region: list(each) for region, each in itertools.groupby(samples, lambda s: s.region)
+            region: {root for _, root in each}
+            for region, each in itertools.groupby(found, lambda pair: pair[0])
         }
         if not by_region:
             return []
         holds = await self._holds(by_region)
         works = {f"sweep:{region}:{prefix}": holds[region] for region in by_region}
-        ours = await self._storage.run(store.claim, works)
-        return [one for one in samples if f"sweep:{one.region}:{prefix}" in ours]
+        claimed = await self._storage.run(store.claim, works)
+        ours = frozenset(r for r in by_region if f"sweep:{r}:{prefix}" in claimed)
+        # Only now: whose turn it is not need not read all KEKs under these root keys.
+        return await self._storage.run(store.samples, prefix, ours) if ours else []
 
     def could_not_ask(self, sample: Sample) -> None:
         """Makes this replica step back from a region's root key about which it could not ask."""
@@ -96,12 +99,11 @@ class Turns:
         """Ends the stepping back."""
         self._stepping_back.pop((sample.region, sample.root), None)
 
-    async def _holds(self, by_region: Mapping[str, Sequence[Sample]]) -> dict[str, int]:
+    async def _holds(self, by_region: Mapping[str, set[str]]) -> dict[str, int]:
         """Returns the milliseconds for which another's claim holds, by region."""
         parts: dict[str, float] = {}
         others: dict[str, set[str]] = {}
-        for region, samples in by_region.items():
-            roots = {sample.root for sample in samples}
+        for region, roots in by_region.items():
             back = {root for root in roots if self._steps_back(region, root)}
             parts[region] = _STEP_BACK if back else _PART
             others[region] = {f"{ROOT}{root}" for root in roots - back}

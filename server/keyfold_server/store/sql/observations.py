@@ -66,6 +66,12 @@ class ObservationStore:
         """Returns since when a root key in service has failed, by health: the longest."""
         return self._transactions.read(listing.failing)
 
+    def roots_in_use(
+        self, prefix: str, serves: frozenset[str] | None = None
+    ) -> list[tuple[str, str]]:
+        """Returns the regions, and the root keys whose ids begin with `prefix` that each uses."""
+        return self._transactions.read(lambda c: samples.roots(c, prefix, serves))
+
     def samples(self, prefix: str, serves: frozenset[str] | None = None) -> list[Sample]:
         """Chooses KEKs for the sweep, of the root keys whose ids begin with `prefix`, by region."""
         return self._transactions.read(lambda c: samples.read(c, prefix, serves))

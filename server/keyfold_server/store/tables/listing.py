@@ -6,7 +6,9 @@ Whoever edits the store by hand can hide a cluster from a list, but not from a c
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, case, exists, false, func, or_, select, true
@@ -205,12 +207,59 @@ def _of_health(health: Health) -> Select[Any]:
     )
 
 
+def enabled() -> ColumnElement[bool]:
+    """Returns a condition on regions: they are enabled. No index answers it."""
+    return _unindexed(regions.c.state) == State.ENABLED.value
+
+
+def _unindexed(column: ColumnElement[str]) -> ColumnElement[str]:
+    """Returns a column's value where an index of the column would mislead the database.
+
+    Most regions are enabled, and most root keys healthy. A database that finds rows by that, or
+    wants them in that order, reads them all, where another condition finds the few.
+    """
+    return func.coalesce(column, "")
+
+
 def census(connection: Connection) -> dict[tuple[str, str], int]:
-    """Counts regions by state and health."""
-    statement = _with_health(select(regions.c.state, _effective, func.count())).group_by(
-        regions.c.state, _effective
+    """Counts regions by state and health.
+
+    One index has all that this reads of each region. Only root keys, and KEKs whose own health is
+    another than their root key's, cost a look-up.
+    """
+    by_root = (
+        select(regions.c.root_subject, regions.c.state, func.count().label("count"))
+        .group_by(regions.c.root_subject, regions.c.state)
+        .subquery()
     )
-    return {(row[0], row[1]): row[2] for row in connection.execute(statement)}
+    own = func.coalesce(_ROOT.c.health, Health.UNKNOWN.value)
+    statement = (
+        select(by_root.c.state, own, func.sum(by_root.c.count))
+        .select_from(by_root)
+        .outerjoin(_ROOT, _ROOT.c.subject == by_root.c.root_subject)
+        .group_by(by_root.c.state, own)
+    )
+    counts = Counter({(row[0], row[1]): int(row[2]) for row in connection.execute(statement)})
+    state = _unindexed(regions.c.state)
+    apart = (
+        select(state, own, _KEK.c.health, func.count())
+        .select_from(_KEK)
+        .join(regions, regions.c.kek_subject == _unindexed(_KEK.c.subject))
+        .outerjoin(_ROOT, _ROOT.c.subject == regions.c.root_subject)
+        .where(_other_than(_KEK.c.health, Health.HEALTHY))
+        .group_by(state, own, _KEK.c.health)
+    )
+    for found, root, kek, count in connection.execute(apart):
+        counts[found, root] -= count
+        counts[found, kek] += count
+    return dict(+counts)
+
+
+def _other_than(health: ColumnElement[str], *usual: Health) -> ColumnElement[bool]:
+    """Returns a condition on a health, which an index answers: it is none of the usual ones."""
+    names = sorted(each.value for each in usual)
+    between = (and_(health > low, health < high) for low, high in pairwise(names))
+    return or_(health < names[0], *between, health > names[-1])
 
 
 def cannot_wrap(connection: Connection) -> int:
@@ -220,8 +269,8 @@ def cannot_wrap(connection: Connection) -> int:
         .select_from(regions)
         .join(_ROOT, _ROOT.c.subject == regions.c.root_subject)
         .where(
-            regions.c.state == State.ENABLED.value,
-            _ROOT.c.health == Health.HEALTHY.value,
+            enabled(),
+            _unindexed(_ROOT.c.health) == Health.HEALTHY.value,
             _ROOT.c.can_wrap.is_(False),
         )
     )
@@ -233,7 +282,7 @@ def unserved(connection: Connection, serves: frozenset[str], most: int) -> dict[
     count = func.count()
     statement = (
         select(regions.c.name, count)
-        .where(regions.c.state == State.ENABLED.value, regions.c.name.not_in(sorted(serves)))
+        .where(enabled(), regions.c.name.not_in(sorted(serves)))
         .group_by(regions.c.name)
         .order_by(count.desc(), regions.c.name)
         .limit(most)
@@ -243,15 +292,16 @@ def unserved(connection: Connection, serves: frozenset[str], most: int) -> dict[
 
 def failing(connection: Connection) -> dict[str, int]:
     """Returns since when a root key of an enabled region has failed, by health: the longest."""
+    health = _unindexed(_ROOT.c.health)
     statement = (
-        select(_ROOT.c.health, func.min(_ROOT.c.since))
+        select(health, func.min(_ROOT.c.since))
         .select_from(regions)
-        .join(_ROOT, _ROOT.c.subject == regions.c.root_subject)
+        .join(_ROOT, _unindexed(_ROOT.c.subject) == regions.c.root_subject)
         .where(
-            regions.c.state == State.ENABLED.value,
-            _ROOT.c.health.not_in((Health.HEALTHY.value, Health.UNKNOWN.value)),
+            enabled(),
+            _other_than(_ROOT.c.health, Health.HEALTHY, Health.UNKNOWN),
         )
-        .group_by(_ROOT.c.health)
+        .group_by(health)
     )
     return {row[0]: row[1] for row in connection.execute(statement)}
 

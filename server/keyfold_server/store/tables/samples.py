@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import case, func, select, true
 
 from keyfold_server.domain.health import ROOT, Health
-from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Sample
 from keyfold_server.store.schema import clusters, observations, regions
+from keyfold_server.store.tables.listing import enabled
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection
 
 _KEK: Final = observations.alias("kek")
 
@@ -25,6 +25,33 @@ _REFUSED: Final = 4
 
 _KEK_SUBJECT: Final = "kek:"
 """Prefix of a KEK's subject; the KEK's id follows, in hex."""
+
+
+def roots(
+    connection: Connection, prefix: str, serves: frozenset[str] | None
+) -> list[tuple[str, str]]:
+    """Returns the enabled regions of the root keys whose ids begin with `prefix`, and those ids.
+
+    An index has all of it, so this is cheap for replicas whose turn it is not.
+
+    Args:
+        connection: A connection inside a transaction.
+        prefix: The beginning of the root keys' ids.
+        serves: The names of the regions to look at; None: all.
+    """
+    found = select(regions.c.name, regions.c.root_subject).where(*_of(prefix, serves)).distinct()
+    return sorted((name, root.removeprefix(ROOT)) for name, root in connection.execute(found))
+
+
+def _of(prefix: str, serves: frozenset[str] | None) -> tuple[ColumnElement[bool], ...]:
+    root = regions.c.root_subject
+    return (
+        enabled(),
+        root >= f"{ROOT}{prefix}",
+        # The letter g comes after every hex digit.
+        root < f"{ROOT}{prefix}g",
+        true() if serves is None else regions.c.name.in_(sorted(serves)),
+    )
 
 
 def read(connection: Connection, prefix: str, serves: frozenset[str] | None) -> list[Sample]:
@@ -60,13 +87,7 @@ def read(connection: Connection, prefix: str, serves: frozenset[str] | None) -> 
         .select_from(regions)
         .join(clusters, clusters.c.uid == regions.c.cluster_uid)
         .outerjoin(_KEK, _KEK.c.subject == regions.c.kek_subject)
-        .where(
-            regions.c.state == State.ENABLED.value,
-            root >= f"{ROOT}{prefix}",
-            # The letter g comes after every hex digit.
-            root < f"{ROOT}{prefix}g",
-            true() if serves is None else regions.c.name.in_(sorted(serves)),
-        )
+        .where(*_of(prefix, serves))
         .subquery()
     )
     chosen = (

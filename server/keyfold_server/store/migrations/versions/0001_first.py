@@ -234,7 +234,7 @@ def _clusters() -> None:
     )
     _index("regions", "kek_subject")
     _index("regions", "link", where="link IS NOT NULL")
-    _index("regions", "root_subject")
+    _index("regions", "root_subject", "state", "name")
     _index("regions", "root_uri")
     _index("regions", "state", "cluster_uid")
     _index("regions", "purge_time", where="purge_time IS NOT NULL")
