@@ -145,8 +145,9 @@ def _chunks(folder: Path, count: int, enabling: Enabling) -> Iterator[list[_Made
     """Has worker processes make the clusters, and yields them in their order."""
     workers = os.cpu_count() or 1
     starts = iter(range(0, count, _CHUNK))
-    with ProcessPoolExecutor(workers, initializer=_begin, initargs=(folder, enabling)) as pool:
-        waiting: deque[Future[list[_Made]]] = deque()
+    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(folder, enabling))
+    waiting: deque[Future[list[_Made]]] = deque()
+    try:
         while True:
             # No more than a few ahead, because the rows of a million clusters fill the memory.
             while len(waiting) < 2 * workers and (first := next(starts, None)) is not None:
@@ -154,6 +155,8 @@ def _chunks(folder: Path, count: int, enabling: Enabling) -> Iterator[list[_Made
             if not waiting:
                 return
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin(folder: Path, enabling: Enabling) -> None:

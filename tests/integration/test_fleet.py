@@ -28,11 +28,8 @@ from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.provider import KeyDescription, KeyProvider, Unwrapped, Wrapped
 from keyfold_server.domain.served_regions import ServedRegions
-from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import ClusterView
 from keyfold_server.service.loading.freshness import REFRESH_AT
-from keyfold_server.service.upkeep import sweep
-from keyfold_server.service.upkeep.turns import SLOTS
 from replicas import House, Member, entered, spin
 
 KEKS: Final = 2_000
@@ -320,40 +317,3 @@ async def test_three_thousand_cold_calls_make_one_kms_call(fleet: Fleet) -> None
         assert opened == {b"k" * 32: callers}
         assert fleet.unwraps(member) == before + 1
         assert member.line.counts["cluster"] == reads + 1
-
-
-@pytest.mark.timeout(180)
-async def test_a_root_key_in_use_costs_at_most_1_25_calls_per_ttl_and_the_sweep(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """F1, F4, F5: a KMS gets the calls that docs/operations.md counts, and no call waits for it.
-
-    For half an hour every root key is used every six seconds, through another KEK each time.
-    """
-    keks, roots, seconds = 200, 10, 1_800.0
-    # The sweep pauses between two KEKs of a root key, for real time; a pause is no call.
-    monkeypatch.setattr(sweep, "_PAUSE", 0.0)
-    fleet.stock(keks, roots)
-    member = await fleet.member()
-    await warm_up(member, keks)
-    asked, wraps_before = fleet.ways[member].asked, fleet.calls("wrap")
-    interval = Timing().sweep
-    refreshes = proofs = turns = 0
-    for step in range(1, int(seconds / STEP) + 1):
-        await fleet.after(STEP)
-        before = len(asked)
-        await member.look()
-        first = step * roots % keks
-        assert served(member, range(first, first + roots)) == roots
-        refreshes += len(asked) - before
-        before = len(asked)
-        due = int(step * STEP / interval * SLOTS)
-        for turn in range(turns, due):
-            await member.replica.sweep.turn(turn % SLOTS)
-        proofs += len(asked) - before
-        turns = due
-    sweeps = seconds / interval
-    assert refreshes <= 1.25 * roots * seconds / TTL
-    assert fleet.calls("wrap") - wraps_before == fleet.calls("describe") == roots * sweeps
-    # One unwrap of each KEK in use, and one of what the sweep wrapped under each root key.
-    assert proofs == (keks + roots) * sweeps

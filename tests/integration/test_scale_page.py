@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 
 import pages
+from keyfold_server import telemetry
 from keyfold_server.domain.bounds import Rates
 from keyfold_server.service.fleet import poll
 from keyfold_server.service.upkeep import log_verification, sweep
@@ -48,7 +49,7 @@ class Scene:
     Attributes:
         replicas: Replicas.
         used: Root keys that callers use, each of them in each step.
-        idle: Root keys that nobody uses.
+        idle: Root keys that nobody uses, each of them in two regions.
         keks: KEKs under each root key in use.
         ttl: Seconds of `cache_ttl`.
         interval: Seconds between two sweeps.
@@ -78,7 +79,8 @@ class Scene:
             uri = f"customer-{name.rpartition('-')[0]}.key"
             if name.endswith("-0"):
                 house.provider.create_key(uri)
-            await house.members[0].enable(name, {"eu": f"fake:{uri}"})
+            regions = ("eu", "us") if name.startswith("idle") else ("eu",)
+            await house.members[0].enable(name, dict.fromkeys(regions, f"fake:{uri}"))
         # A cluster's first use is a change, which the other replicas apply before they go on.
         for _ in range(2):
             for member in house.members:
@@ -134,7 +136,7 @@ async def test_the_kms_gets_the_calls_of_the_formulas(
             if number * step > (sweeps + 1) * scene.interval - step / 2:
                 sweeps += 1
                 turns += await swept(house)
-    roots = scene.used + scene.idle
+    roots = scene.used + 2 * scene.idle
     expected = formulas(
         R=scene.replicas,
         K=scene.used,
@@ -196,3 +198,16 @@ def test_the_bounds_of_the_page_are_those_of_the_code() -> None:
         f"{rates.per_provider:,.0f} for a provider",
     ):
         assert said in page
+
+
+def test_what_the_page_tells_to_watch_exists() -> None:
+    """An operator who looks for a metric or an alert of the page finds it."""
+    page = PAGE.read_text(encoding="utf-8")
+    rules = (PAGE.parents[1] / "deploy" / "prometheus" / "keyfold.rules.yaml").read_text()
+    source = Path(telemetry.__file__).read_text(encoding="utf-8")
+    metrics = set(re.findall(r"`(keyfold_\w+)`", page))
+    alerts = set(re.findall(r"`(Keyfold[A-Z]\w+)`", page))
+    assert len(metrics) > 3
+    assert len(alerts) > 3
+    assert [name for name in metrics if f'"{name}"' not in source] == []
+    assert [name for name in alerts if f"alert: {name}\n" not in rules] == []

@@ -8,6 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -16,16 +17,20 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import committed, cpu, curves, figures, goals, kms, load, pictures, stock
+from bench import bulk, committed, cpu, curves, figures, goals, kms, load, pictures, stock
 from bench.kms_provider import BenchProvider
 from bench.processes import ServerError, cpu_seconds, memory
 
+import postgres
+from builders import applied
 from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import ThrottledError, UnreachableError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import ClusterFilter
+from keyfold_server.providers.local.provider import LocalProvider
 from keyfold_server.service.clock import SystemClock
-from keyfold_server.store.opening import open_store
+from keyfold_server.store.opening import migrate_store, open_store
 
 OUTPUT = """\
 starting benchmark...
@@ -298,6 +303,34 @@ def test_stock_is_a_store_that_a_server_opens(
             "tenant-000002",
         ]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.usefixtures("_loggers_as_they_were")
+def test_stock_in_bulk_is_as_one_that_the_store_has_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row is authentic, the log is one chain, and the store goes on from there."""
+    monkeypatch.setenv("KEYFOLD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(bulk, "_CHUNK", 2)
+    stock.stocked(tmp_path, 5, root_keys=2, in_bulk=True)
+    key = tmp_path / "keyfold.db.service-key"
+    server = postgres.shared("15")
+    url = server.url(server.create())
+    migrate_store(url, password_file=server.password_file)
+    copy = open_store(url, key, clock=SystemClock(), password_file=server.password_file)
+    bulk.copied(tmp_path / "keyfold.db", server, url.rpartition("/")[2])
+    first = open_store(f"sqlite:///{tmp_path / 'keyfold.db'}", None, clock=SystemClock())
+    for store in (first, copy):
+        with closing(store):
+            made = stock.enabling(LocalProvider(tmp_path / "root-keys.json"), 5, root_keys=2)
+            applied(store, made)
+            found = store.clusters(ClusterFilter(), "", 10)
+            assert [c.name for c in found if isinstance(c, Cluster)] == [
+                stock.cluster(number) for number in range(6)
+            ]
+            check = store.check_log(None, 100)
+            assert (check.broken, check.complete, check.newest) == (None, True, 6)
+            assert store.census() == {("ENABLED", "HEALTHY"): 6}
 
 
 def test_a_picture_has_every_point_and_is_xml() -> None:
