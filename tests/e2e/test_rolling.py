@@ -118,6 +118,27 @@ def test_a_rolling_restart_fails_no_call(servers: list[Server]) -> None:
     assert not [server for server in servers if "Traceback" in server.log()]
 
 
+def test_a_fleet_becomes_regional_and_fails_no_call(servers: list[Server]) -> None:
+    """One after the other, servers of all regions become ones of eu: eu's callers notice nothing.
+
+    That is step 5 of docs/regions.md; the third server is its control replica.
+    """
+    for cluster in CLUSTERS:
+        servers[0].enable(cluster)
+    with load(servers, clients=1, threads=2) as (answered, failed):
+        for server in servers[:2]:
+            server.restart(KEYFOLD_SERVES="eu")
+            time.sleep(0.3)
+    assert failed == []
+    assert min(answered.values()) > 20
+    with servers[0].client() as client, pytest.raises(keyfold.WrongRegionError):
+        client.wrap(CLUSTERS[0], "us", KEY)
+    with servers[2].client() as client:
+        client.wrap(CLUSTERS[0], "us", KEY)
+    for server in servers[:2]:
+        server.restart(KEYFOLD_SERVES=None)
+
+
 def test_a_migration_under_load_fails_no_call(
     servers: list[Server],
     shared_store: SharedStore,
