@@ -177,7 +177,7 @@ class World:
             logins = [self.vaults[number].login(server.folder) for number in server.serves]
             (server.folder / "keyfold.toml").write_text("\n".join(logins))
         self.until(self.in_sync, _FAILOVER)
-        self.query(f"CREATE DATABASE {DATABASE}", "postgres")
+        assert self.asked(f"CREATE DATABASE {DATABASE}", "postgres") is not None
         done = subprocess.run(
             self.wan.inside(REGIONS[0], [BIN / "keyfold-server", "migrate"]),
             env=clean_environment(**self._settings(REGIONS[0])),
@@ -213,10 +213,15 @@ class World:
         """Returns a region's control replica."""
         return self.servers[region][-1]
 
-    def query(self, statement: str, database: str = DATABASE) -> list[list[str]]:
-        """Runs a statement on the primary, from within its region, and returns its rows."""
+    def asked(self, statement: str, database: str = DATABASE) -> list[list[str]] | None:
+        """Runs a statement on the primary, from within its region.
+
+        Returns:
+            Its rows; None if it could not be run.
+        """
         primary = self.primary()
-        assert primary is not None
+        if primary is None:
+            return None
         where = ["-h", address(primary), "-U", USER, "-At", "-F", "\t"]
         done = subprocess.run(
             self.wan.inside(
@@ -227,7 +232,8 @@ class World:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
+        if done.returncode:
+            return None
         return [line.split("\t") for line in done.stdout.splitlines()]
 
     def primary(self) -> int | None:
@@ -251,7 +257,10 @@ class World:
         states = [member.state() for member in self.members.values()]
         if sum(bool(state.get("quorum_standby")) for state in states) < len(REGIONS) - 1:
             return False
-        ((names,),) = self.query("SHOW synchronous_standby_names", "postgres")
+        # It may change hands meanwhile.
+        if (told := self.asked("SHOW synchronous_standby_names", "postgres")) is None:
+            return False
+        ((names,),) = told
         return names.startswith("ANY 1 ") and names.count("region-") == len(REGIONS) - 1
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import logging
 import os
@@ -167,6 +168,24 @@ def test_a_host_that_is_away_holds_up_one_connection() -> None:
     them.away, them.primary = set(), "a"
     clock.advance(6.0)
     assert asked()[-1] == "a"
+
+
+def test_a_connection_that_nobody_took_is_closed() -> None:
+    """A host that took the connection and does not answer keeps no half-open one of ours."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        hosts = f"host=127.0.0.1:{silent.getsockname()[1]}&host=127.0.0.1:{closed.getsockname()[1]}"
+        gc.disable()
+        try:
+            with pytest.raises(OperationalError):
+                postgresql.session(address.parse(f"postgresql://u@/k?{hosts}"))
+            taken, _ = silent.accept()
+            with taken:
+                taken.settimeout(5.0)
+                while taken.recv(1024):
+                    pass
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize(

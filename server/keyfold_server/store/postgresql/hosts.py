@@ -56,17 +56,18 @@ class Hosts:
         for host in self._in_order(named):
             try:
                 made = connect({**parameters, **host._asdict()})
-            except ConnectionTimeout as error:
-                failed = error
-                self._note(host, away=True)
             except Error as error:
-                failed = error
-                self._note(host, away=False)
+                # Its frames hold the driver's half-open connection, which the server would keep.
+                failed = error.with_traceback(None)
+                self._note(host, away=isinstance(error, ConnectionTimeout))
             else:
                 self._note(host, away=False)
                 self._first = host
                 return made
-        raise failed
+        try:
+            raise failed
+        finally:
+            del failed  # else the error would hold this frame, and this frame the error
 
     def _in_order(self, named: list[Host]) -> Iterator[Host]:
         asked = False
