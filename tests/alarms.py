@@ -51,24 +51,26 @@ def shortened(rules: str) -> str:
     That is for how long a condition must hold (`for`), how far back a query looks (`[5m]`,
     `offset 5m`), and from which age on something counts as too old (`_seconds > 900`).
     """
-    rules = re.sub(rf"(?m)^( +for:) {_SPAN}$", lambda m: f"{m[1]} {_short(m[2], m[3], 1)}s", rules)
+    rules = re.sub(
+        rf"(?m)^( +for:) {_SPAN}$", lambda m: f"{m[1]} {_short(m[2], m[3], 1, 5)}s", rules
+    )
     rules = re.sub(rf"\[{_SPAN}\]", lambda m: f"[{_range(m[1], m[2])}s]", rules)
     rules = re.sub(rf"\boffset {_SPAN}", lambda m: f"offset {_range(m[1], m[2])}s", rules)
     # `_seconds{…} > 900`, and the same where a bracket closes behind the labels.
     return re.sub(
         r"(_seconds(?:\{[^}]*\})?\)?) > ([1-9]\d*)$",
-        lambda m: f"{m[1]} > {_short(m[2], 's', 2)}",
+        lambda m: f"{m[1]} > {_short(m[2], 's', 2, 15)}",
         rules,
         flags=re.MULTILINE,
     )
 
 
-def _short(number: str, unit: str, least: int) -> int:
-    return max(least, int(number) * _UNITS[unit] // 300)
+def _short(number: str, unit: str, least: int, most: int) -> int:
+    return min(max(least, int(number) * _UNITS[unit] // 300), most)
 
 
 def _range(number: str, unit: str) -> int:
-    return min(max(5 * _SCRAPE, int(number) * _UNITS[unit] // 30), 30)
+    return min(max(5 * _SCRAPE, int(number) * _UNITS[unit] // 60), 30)
 
 
 class Prometheus:

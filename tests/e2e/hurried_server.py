@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import keyfold
 from e2e.odd_provider import installed
 from e2e.server import Server, clean_environment
 from nursery import Forked, Nursery
@@ -30,6 +31,10 @@ class HurriedServer(Server):
     def metrics(self) -> str:
         """The host and port of its metrics."""
         return str(re.findall(r"metrics on http://(\S+?)/metrics", self.log())[-1])
+
+    def client(self, timeout: float = 60.0) -> keyfold.Client:
+        """Returns a client that waits for longer, since many of them serve side by side."""
+        return super().client(timeout)
 
     def _process(self, environment: Mapping[str, str], out: Path, err: Path) -> Forked:
         assert self.nursery is not None

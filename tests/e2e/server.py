@@ -39,6 +39,9 @@ WAIT: Final = 20.0
 """Seconds to wait for a server to end. A start and a command have no limit but the test's own: how
 long they compute is nothing that Keyfold promises, and a busy machine multiplies it."""
 
+_FORKED: Final = frozenset({"keyfold", "keyfold-server"})
+"""The programs of the nursery."""
+
 
 def clean_environment(**settings: str | None) -> dict[str, str]:
     """Returns this process's environment with these `KEYFOLD_*` settings alone.
@@ -210,16 +213,31 @@ class Server:
     ) -> subprocess.Popen[bytes] | nursery.Forked:
         return _started("keyfold-server", (), self.folder, environment, out, err)
 
-    def _run(self, program: str, arguments: Iterable[str], code: int) -> str:
+    def ran(
+        self, program: str, arguments: Iterable[str], source: Path = Path(os.devnull)
+    ) -> tuple[int, str]:
+        """Runs a program with this server's settings.
+
+        Args:
+            program: One of this environment's programs.
+            arguments: The command's arguments.
+            source: The file that is its input.
+
+        Returns:
+            Its exit code, and its output, both streams.
+        """
         with tempfile.NamedTemporaryFile(prefix="keyfold-output-") as file:
             out = Path(file.name)
-            ran = _started(program, arguments, self.folder, self.environment, out, out)
+            running = _started(program, arguments, self.folder, self.environment, out, out, source)
             try:
-                ended = ran.wait()
+                ended = running.wait()
             except BaseException:
-                ran.kill()
+                running.kill()
                 raise
-            output = out.read_text(errors="replace")
+            return ended, out.read_text(errors="replace")
+
+    def _run(self, program: str, arguments: Iterable[str], code: int) -> str:
+        ended, output = self.ran(program, arguments)
         assert ended == code, f"{program} ended with {ended}: {output}"
         return output
 
@@ -231,19 +249,26 @@ def _started(
     environment: Mapping[str, str],
     out: Path,
     err: Path,
+    source: Path = Path(os.devnull),
 ) -> subprocess.Popen[bytes] | nursery.Forked:
     """Starts one of this environment's programs, with its output added to files."""
     path = BIN / program
-    if nursery.fits(environment):
+    if program in _FORKED and nursery.fits(environment):
         return nursery.shared().start(
-            path, arguments, folder=folder, environment=environment, out=out, err=err
+            path,
+            arguments,
+            folder=folder,
+            environment=environment,
+            source=source,
+            out=out,
+            err=err,
         )
-    with out.open("ab") as stdout, err.open("ab") as stderr:
+    with source.open("rb") as stdin, out.open("ab") as stdout, err.open("ab") as stderr:
         return subprocess.Popen(
             [path, *arguments],
             cwd=folder,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=stdout,
             stderr=stderr,
         )

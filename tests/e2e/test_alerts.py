@@ -1,7 +1,7 @@
 """Each alert, provoked in a running Prometheus: the fault, the alert, and the runbook that ends it.
 
-Scenes play side by side, each with servers of its own, in front of one Prometheus that has the
-rules with shorter durations. So the whole file takes as long as its longest scene.
+Some scenes at a time play side by side, each with servers of its own, in front of one Prometheus
+that has the rules with shorter durations. Most of a scene is waiting.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ RULES: Final = alarms.RULES.read_text(encoding="utf-8")
 ALONE: Final = "absent"
 """The scene in which Prometheus reads the metrics of no server."""
 
+_AT_ONCE: Final = 8
+"""Scenes at a time. All at once would start thirty servers at once, and wait for each of them."""
+
 
 def _of(*modules: ModuleType) -> dict[str, Scene]:
     found: dict[str, Scene] = {}
@@ -65,7 +68,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futur
     try:
         with (
             Prometheus(folder / "prometheus") as prometheus,
-            ThreadPoolExecutor(len(SCENES)) as pool,
+            ThreadPoolExecutor(_AT_ONCE) as pool,
         ):
 
             def begin(name: str) -> Future[None]:

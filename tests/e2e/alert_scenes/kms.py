@@ -104,7 +104,7 @@ def refused(stage: Stage) -> None:
 @provokes("KeyfoldCannotWrap")
 def cannot_wrap(stage: Stage) -> None:
     """A customer's policy lets Keyfold unwrap and no longer wrap."""
-    server, there, key = with_vault(stage, sweep="15s")
+    server, there, key = with_vault(stage, sweep="10s")
     there.deny(key, "wrap")
     stage.fires("KeyfoldCannotWrap")
     with stage.runbook("KeyfoldCannotWrap", server) as book:
