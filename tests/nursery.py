@@ -12,17 +12,16 @@ import functools
 import itertools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 _PROGRAM: Final = Path(__file__).with_name("nursery_program.py")
-_LOOK: Final = 0.005
 
 
 class Forked:
@@ -37,10 +36,15 @@ class Forked:
         self.pid = pid
         self.returncode: int | None = None
         self._nursery = nursery
+        # It is there even if the process has ended, because the nursery has not been asked yet.
+        self._process = os.pidfd_open(pid)
+
+    def __del__(self) -> None:
+        os.close(self._process)
 
     def poll(self) -> int | None:
         """Returns the exit status, or None while the process runs."""
-        if self.returncode is None:
+        if self.returncode is None and self._ends_within(0):
             self.returncode = self._nursery.status(self.pid)
         return self.returncode
 
@@ -50,12 +54,17 @@ class Forked:
         Raises:
             TimeoutExpired: It has not ended within `timeout` seconds.
         """
-        ends = None if timeout is None else time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if ends is not None and time.monotonic() > ends:
-                raise subprocess.TimeoutExpired("a forked program", timeout or 0.0)
-            time.sleep(_LOOK)
+        if self.returncode is None:
+            self._ends_within(timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired("a forked program", timeout or 0.0)
         return code
+
+    def _ends_within(self, seconds: float | None) -> bool:
+        waiting = select.poll()
+        waiting.register(self._process, select.POLLIN)
+        return bool(waiting.poll(None if seconds is None else seconds * 1000))
 
     def send_signal(self, number: int) -> None:
         """Sends a signal, unless the process is known to have ended."""
