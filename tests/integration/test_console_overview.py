@@ -43,6 +43,18 @@ async def test_a_server_of_one_region(tmp_path: Path) -> None:
     assert kind_of(caught.value)[:2] == (409, "Another server does this")
 
 
+async def test_a_region_that_nobody_serves(tmp_path: Path) -> None:
+    """A console does not say that all is well while no replica serves a region."""
+    async with site(tmp_path) as found:
+        await enable(found, "prod", "eu", "us")
+        assert "All is well" in (await found.get("/")).text
+    async with site(tmp_path, served=ServedRegions.of(["us"], {})) as found:
+        text = (await found.get("/")).text
+    assert "All is well" not in text
+    assert "eu , 1 cluster: no live replica serves this region" in text
+    assert "us , 1 cluster" not in text
+
+
 async def test_what_needs_a_person(console: Site) -> None:
     """Each fault is one line: which cluster and regions, whose, since when, and what to do."""
     console.server.provider.disable("fake:prod")

@@ -6,6 +6,7 @@ Whoever comes with a token of one organization, and no wider grant, is led to it
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -29,6 +30,9 @@ _OF_EACH: Final = 20
 
 _LISTED: Final = 25
 """Rows of what needs a person."""
+
+_NOTICES: Final = 5
+"""Notices that are shown: those of the most clusters."""
 
 _RECENT: Final = 12
 """Events of what happened last."""
@@ -121,6 +125,7 @@ async def show(request: web.Request) -> web.Response:
         revoked=sum(one.state is State.REVOKED for one in regions),
         cases=cases[:_LISTED],
         more_cases=max(0, len(cases) - _LISTED),
+        notices=noticed(regions),
         spoilt=[*response.not_authentic, *response.banned],
         known_since=of_day[-1].time if older and of_day else None,
         rows=timeline.rows(first, of_day, begins, now),
@@ -154,6 +159,17 @@ def needing(clusters: list[ClusterStatus]) -> list[Case]:
             cases.append(Case(cluster, tuple(regions), words.condition(regions[0]), since))
     cases.sort(key=lambda one: (one.said.kind != "bad", -(one.since or _EPOCH).timestamp()))
     return cases
+
+
+def noticed(regions: list[RegionStatus]) -> list[tuple[str, str, int]]:
+    """Returns notices of enabled regions, each with its region and how many clusters have it."""
+    found = Counter(
+        (one.region, notice)
+        for one in regions
+        if one.state is State.ENABLED
+        for notice in one.notices
+    )
+    return [(region, notice, count) for (region, notice), count in found.most_common(_NOTICES)]
 
 
 async def _faulty(request: web.Request, narrow: ClusterFilter) -> tuple[ClusterStatus, ...]:

@@ -208,7 +208,7 @@ class Reports:
 
     async def reports(self, clusters: Sequence[Cluster], rights: Rights) -> list[ClusterReport]:
         """Returns reports as `report` does, and reads the store as often as for one (S12)."""
-        reports, _ = await self._reports(clusters, rights, None, ())
+        reports, _ = await self._reports(clusters, rights, None, (), with_replicas=True)
         return reports
 
     async def _reports(
