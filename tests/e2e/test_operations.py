@@ -1,4 +1,4 @@
-"""kill -9 in the middle of operations over some hundred regions, on both kinds of store.
+"""kill -9 in the middle of operations over a hundred regions, on both kinds of store.
 
 The counts are exact, nothing is done twice and nothing is left out, whoever goes on.
 """
@@ -17,7 +17,7 @@ from keyfold.calls import operations as calls
 from keyfold.models.operations import Operation
 from keyfold.v1 import operations_pb2 as ops
 
-CLUSTERS = 100
+CLUSTERS = 50
 REGIONS = 2 * CLUSTERS
 RATE = "10000"
 ORGANIZATION = keyfold.OperationScope.organization("org")
@@ -44,7 +44,8 @@ def reached(server: Server, count: int) -> Operation:
             if operation.ended or operation.processed >= count:
                 return operation
             assert time.monotonic() < ends, operation
-            time.sleep(0.01)
+            # Each look costs the server as much as a region.
+            time.sleep(0.01 if count < REGIONS else 0.2)
 
 
 def ended(server: Server) -> Operation:
@@ -93,12 +94,13 @@ def test_the_replica_that_runs_it_is_killed(
     Meanwhile a customer's key refuses, and a cluster is revoked: both are failures with a reason.
     """
     for of in ("KEY", "ACCOUNT", "PROVIDER"):
-        shared_store.settings[f"KEYFOLD_KMS_RATE_PER_{of}"] = RATE
+        # So few calls that it goes on for seconds: its replica must die in the middle.
+        shared_store.settings[f"KEYFOLD_KMS_RATE_PER_{of}"] = "60"
     servers = shared_store.servers(start_server, 2)
     enabled(servers[0])
     with servers[0].client() as client:
         client.start_operation("op", ROTATE, ORGANIZATION)
-        client.revoke("c099")
+        client.revoke("c049")
     operation = reached(servers[0], 2)
     assert not operation.ended, "the operation was over too soon to kill its replica"
     with servers[0].client() as client:
@@ -109,7 +111,7 @@ def test_the_replica_that_runs_it_is_killed(
     operation = ended(left)
     assert operation.done + operation.failed == REGIONS
     assert operation.skipped == 0
-    assert {(each.cluster, each.reason) for each in operation.failures} <= {("c099", "REVOKED")}
+    assert {(each.cluster, each.reason) for each in operation.failures} <= {("c049", "REVOKED")}
     assert operation.failed in {0, 2}
     assert generations(left) == {2: operation.done} | ({1: 2} if operation.failed else {})
 
