@@ -153,6 +153,9 @@ def test_a_platform_key_of_another_region_need_not_work_here(
     names = key_names(settings, catalog(settings))
     assert names.platform("eu") == RootKey("LOCAL", "local:eu")
     assert names.platform("us") is None
+    # It is the vendor's all the same: nobody hears here that it is safe to disable (C7).
+    us = "https://vault.us.example:8200/v1/transit/keys/platform"
+    assert {key.uri for key in names.platform_keys} == {"local:eu", us}
     for serves in ("us", "*"):
         monkeypatch.setenv("KEYFOLD_SERVES", serves)
         settings = load()

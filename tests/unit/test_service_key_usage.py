@@ -208,6 +208,20 @@ async def test_the_vendors_own_key(house: House) -> None:
     assert "KEYFOLD_PLATFORM_KEY names it" in page.safety.reasons[0]
 
 
+async def test_the_vendors_key_of_a_region_that_is_not_served(house: House) -> None:
+    """C7: a replica that cannot read the uri of another region's PLATFORM key knows whose it is."""
+    house.platform["us"] = RootKey("ELSEWHERE", "fake:two")
+    one = await house.replica()
+    for name, organization in (("acme", "a"), ("beta", "b")):
+        await one.enable(name, {"eu": "fake:two"}, organization=organization)
+    two = KeySelector(uri="fake:two")
+    page = await asked(one, two, rights('roles = ["auditor"]\norganizations = ["a"]'))
+    assert (page.safety.visible, page.safety.hidden, page.safety.safe) == (1, 0, False)
+    for name in ("acme", "beta"):
+        await one.rotate({"eu": "fake:one"}, name)
+    assert "KEYFOLD_PLATFORM_KEY names it" in (await asked(one, two)).safety.reasons[0]
+
+
 async def test_pages(one: Member) -> None:
     """The pages hold every use once, and each costs the same, but for the first, which counts them.
 

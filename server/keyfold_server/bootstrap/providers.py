@@ -7,7 +7,6 @@ know a provider.
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext, suppress
 from typing import Final
 
 from keyfold_server.domain.cluster import MAX_REGIONS
@@ -68,7 +67,8 @@ def key_names(settings: Settings, providers: Catalog) -> KeyNames:
     """Returns what key uris mean, and PLATFORM: the vendor's own keys in the settings.
 
     The platform key of a region that the replica does not serve may need what only the replicas of
-    that region have. Such a key is left out.
+    that region have. Such a key is nobody's PLATFORM here. It stays one of the vendor's own as it
+    is written, so that its users learn nothing of one another here either (protocol C7).
 
     Raises:
         SetupError: A uri belongs to no provider, or is not one that its provider takes.
@@ -84,15 +84,23 @@ def key_names(settings: Settings, providers: Catalog) -> KeyNames:
     given = settings.platform_key
     uris = given if isinstance(given, dict) else {}
     whole = given if isinstance(given, str) else None
+    elsewhere: list[RootKey] = []
     try:
         keys = {}
         for region, uri in uris.items():
-            with nullcontext() if served.serves(region) else suppress(KeyfoldError):
+            try:
                 keys[region] = key(uri)
+            except KeyfoldError:
+                if served.serves(region):
+                    raise
+                typed = _TYPED.fullmatch(uri)
+                elsewhere.append(
+                    RootKey(typed["type"], typed["uri"]) if typed else RootKey("", uri)
+                )
         default = None if whole is None else key(whole)
     except KeyfoldError as error:
         raise SetupError(f"KEYFOLD_PLATFORM_KEY: {error.message}") from None
-    every = (*keys.values(), default)
+    every = (*keys.values(), default, *elsewhere)
     return KeyNames(
         platform=lambda region: keys.get(region, default),
         platform_keys=tuple(dict.fromkeys(key for key in every if key is not None)),
