@@ -424,3 +424,9 @@ def test_a_regions_server_needs_no_other_regions_keys(prepared: Server) -> None:
     assert "key LOCAL local:us: " in told
     assert f"key AWS_KMS {aws}: " in told
     assert "local:eu" not in told
+    # A name that nobody uses is a new region, or a misspelt one.
+    prepared.settings["KEYFOLD_SERVES"] = "eu-1"
+    told = prepared.command("check", code=FAILED)
+    assert (
+        "keys: no cluster uses a root key yet in what this server serves alone, eu-1; look" in told
+    )

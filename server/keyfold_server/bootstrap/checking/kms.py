@@ -137,7 +137,14 @@ def keys(
                 "raise --keys, or list those that fail with `keyfold clusters --cannot-wrap`",
             )
         elif not found:
-            yield ok("keys", "no cluster uses a root key yet")
+            served = ServedRegions.of(settings.serves, settings.served_at)
+            seen = "no cluster uses a root key yet"
+            if not served.all:
+                seen += (
+                    f" in what this server serves alone, {served}; look whether clusters spell it "
+                    "like that"
+                )
+            yield ok("keys", seen)
 
     report.run("keys", timeout, looked)
     return found

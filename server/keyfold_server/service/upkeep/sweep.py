@@ -173,6 +173,8 @@ class Sweep:
         """
         asked: list[tuple[str, RootKey, str]] = []
         by_region = [list(g) for _, g in itertools.groupby(samples, lambda one: one.region)]
+        # In any order, so that a KMS that throttles now and then keeps no region waiting for ever.
+        random.shuffle(by_region)
         for place, chosen in enumerate(by_region):
             region = chosen[0].region
             with self._alone("store", region, chosen[0].root) as alone:
