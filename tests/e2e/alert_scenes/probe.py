@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import http.server
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,15 +27,26 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         """Says nothing."""
 
 
+@contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    """Serves a folder's files until the block ends; gives the port."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            # A thread that goes on without its socket never rests.
+            server.shutdown()
+            thread.join()
+
+
 def exported(stage: Stage) -> Path:
     """Returns the file of the probe's metrics, which Prometheus scrapes."""
     folder = stage.folder / "node-exporter"
     folder.mkdir()
-    handler = functools.partial(_Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    stage.enter(server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"127.0.0.1:{server.server_port}"
+    address = f"127.0.0.1:{stage.enter(serving(folder))}"
     stage.prometheus.scrape(f"{stage.name}-exporter", address, "/keyfold_probe.prom")
     return folder / "keyfold_probe.prom"
 
