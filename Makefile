@@ -200,9 +200,10 @@ live-store: venv ## Run the store suite on a database of yours (URL=postgresql:/
 # CHAOS_RUNS=n makes more runs, CHAOS_KILLS=1000 more kills in each, and CHAOS_SEED=n repeats the run
 # that printed this seed.
 .PHONY: chaos
-chaos: venv ## Break servers under load, and the code's safeguards, and check that this is noticed
-	@PYTHONPATH=tests $(bin)/python -m chaos.run
-	@PYTHONPATH=tests $(bin)/python -m drill.run
+chaos: venv ## Break servers under load, the code's safeguards, and the network between regions, and check that this is noticed
+	@bad=0; \
+	for part in chaos drill; do PYTHONPATH=tests $(bin)/python -m $$part.run || bad=1; done; \
+	exit $$bad
 
 # CASES=n (1000 by default), and SEED=n for other cases.
 .PHONY: what-if

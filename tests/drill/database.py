@@ -116,7 +116,9 @@ class Member:
             # reads.
             ids = (f"--reuid={self._owner.pw_uid}", f"--regid={self._owner.pw_gid}")
             reads = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
-            command = ["setpriv", *ids, "--clear-groups", *reads, *command]
+            # A change of user forgets which signal comes with the parent's end.
+            ends = ("--pdeathsig", "TERM")
+            command = ["setpriv", *ids, "--clear-groups", *reads, *ends, *command]
         with (self._folder.with_suffix(f".{name}.log")).open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 self._wan.inside(self.region, command),

@@ -17,6 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import pytest
+
+from drill import wan
+from drill.database import programs
 from drill.drill import Drill
 from drill.regions import World, opened
 from drill.scenes import SCENES
@@ -81,6 +85,12 @@ def carry_out(world: World, name: str, seed: int) -> tuple[str, bool]:
 
 def main(names: Sequence[str]) -> int:
     """Plays the scenes on one system; returns 1 if one of them ended badly, else 0."""
+    try:
+        wan.require()
+        programs()
+    except pytest.skip.Exception as error:
+        say(f"the drill is skipped: {error}")
+        return 0
     seed, rows, good = random.randrange(10**6), [], True
     say(f"three regions, 80 ms apart; seed {seed}")
     with opened() as world:

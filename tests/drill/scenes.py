@@ -170,20 +170,44 @@ def only_etcd_is_cut_off(drill: Drill) -> dict[str, float]:
 def only_the_database_is_cut_off(drill: Drill) -> dict[str, float]:
     """The primary's PostgreSQL is cut off, while etcd and Patroni reach one another.
 
-    So the primary keeps its lease, and its commits wait for a second region. Nobody may serve
-    beyond the bound, and all serve again when the network is whole.
+    So the primary keeps its lease, and its commits wait for a second region. Nobody serves beyond
+    the bound. Then an operator stops the primary's Patroni, and another region takes over.
     """
     primary, others = drill.split()
+    member = drill.world.members[primary]
     drill.seen.spared = ()
     around = drill.world.wan.around(primary, (POSTGRES,))
-    with drill.suffering("the database is cut off", around, storeless=REGIONS, keyless=()) as cut:
-        drill.world.until(lambda: now() > cut + STALENESS + 5.0, RECOVERY)
-        stopped = max(drill.stopped(cut, now(), region) for region in REGIONS)
+    with drill.suffering("the database is cut off", around, keyless=()) as cut:
+        with drill.storeless(REGIONS, cut):
+            drill.world.until(lambda: now() > cut + STALENESS + 5.0, RECOVERY)
+            stopped = max(drill.stopped(cut, now(), region) for region in REGIONS)
+        asked = now()
+        member.stop("patroni")
+        revoked = drill.timed(REVOKE, others[0])
+    member.start_patroni()
     back = drill.settled()
-    drill.seen.spared = REGIONS
-    drill.revoke(others[0], now())
-    drill.seen.spared = ()
     drill.timed(RESTORE, primary)
+    return {
+        "served for": stopped,
+        "revoked after the operator": revoked.end - asked,
+        "back": back,
+    }
+
+
+def two_regions_lose_sight(drill: Drill) -> dict[str, float]:
+    """A region does not reach the primary's, but the third region reaches both.
+
+    The database goes on. The servers of the region stop at their bound and serve again afterwards.
+    """
+    primary, (lost, other) = drill.split()
+    drill.seen.spared = (primary, other)
+    faults = [Fault(primary, lost), Fault(lost, primary)]
+    with drill.suffering(f"{primary} and {lost}", faults, storeless=(lost,)) as cut:
+        drill.revoke(other, now())
+        drill.world.until(lambda: now() > cut + STALENESS + 5.0, RECOVERY)
+        stopped = drill.stopped(cut, now(), lost)
+    back = drill.settled()
+    drill.timed(RESTORE, lost)
     return {"served for": stopped, "back": back}
 
 
@@ -370,6 +394,7 @@ SCENES: Final[dict[str, Callable[[Drill], dict[str, float]]]] = {
         patroni_sleeps,
         a_link_flaps,
         packets_are_lost_and_late,
+        two_regions_lose_sight,
         only_the_database_is_cut_off,
         only_etcd_is_cut_off,
         etcd_loses_its_quorum,

@@ -132,8 +132,9 @@ class Wan:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
     def inside(self, region: int, command: Sequence[str | Path]) -> list[str]:
-        """Returns the command that runs a command within a region."""
-        return ["ip", "netns", "exec", self._names[region - 1], *map(str, command)]
+        """Returns the command that runs a command within a region, and ends with this process."""
+        enter = ["ip", "netns", "exec", self._names[region - 1]]
+        return [*enter, "setpriv", "--pdeathsig", "TERM", *map(str, command)]
 
     def cut_off(self, region: int) -> None:
         """Cuts a region off from all others. What is on its way arrives."""
