@@ -140,13 +140,6 @@ class Drill:
             yield asked
 
     @contextmanager
-    def storeless(self, regions: Sequence[int], since: float) -> Iterator[None]:
-        """Notes that some regions' servers have no store from a time to the block's end."""
-        spans = [f"store:{server.place}" for n in regions for server in self.world.servers[n]]
-        with self._noted(f"no store in {regions}", spans, since, lambda: None):
-            yield
-
-    @contextmanager
     def _noted(
         self, what: str, spans: Sequence[str], asked: float, end: Callable[[], None]
     ) -> Iterator[None]:
