@@ -47,7 +47,7 @@ _COLUMNS: Final = (
     "last use",
     "machine late",
 )
-"""`elsewhere` is the longest refusal where a scene lets servers refuse; `drill.Seen` has the rest."""
+"""`elsewhere`: the longest refusal where servers may refuse. `drill.Seen` has the rest."""
 
 
 def _seconds(value: float | None) -> str:
