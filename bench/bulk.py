@@ -103,7 +103,9 @@ def fill(folder: Path, count: int, enabling: Enabling) -> None:
     stamp = log.Stamp("", int(time.time() * 1000), seal, database.dialect)
     store.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        # A store that is not finished is thrown away, so nothing needs to survive a crash.
         connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("BEGIN")
         indexes = connection.execute(
             "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
@@ -132,6 +134,7 @@ def fill(folder: Path, count: int, enabling: Enabling) -> None:
         for _, statement in indexes:
             connection.execute(statement)
         connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[schema.Cells]) -> None:
