@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import built_commands
+import compiled_statements
 import stalls
 
 
@@ -16,11 +17,12 @@ def pytest_configure() -> None:
     """Lets programs that tests start end by Ctrl-C, also where a shell runs pytest with `&`.
 
     Such a shell has its children ignore SIGINT, and they would hand that on. Commands are built
-    once.
+    once, and statements compiled once.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     built_commands.keep()
+    compiled_statements.keep()
 
 
 def pytest_collection_finish() -> None:

@@ -12,6 +12,7 @@ It imports everything once and forks for each run, because a start takes seconds
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from typing import Any
 
 import built_commands
 from keyfold.cli.app import app
+from keyfold.envelope import streams
 
 _action = sys.argv[1]
 _step = _count = 0
@@ -58,6 +60,10 @@ if __name__ == "__main__":
         setattr(os, name, _failing(getattr(os, name)))
     Path.replace = _failing(Path.replace)  # type: ignore[method-assign]
     built_commands.keep(app)
+    streams.tink()
+    # A collection would copy every page of what was imported into each fork.
+    gc.collect()
+    gc.freeze()
     for _step in map(int, sys.argv[2].split(",")):
         child = os.fork()
         if not child:

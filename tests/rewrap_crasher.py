@@ -12,6 +12,7 @@ It imports everything once and forks for each run, because a start takes seconds
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -65,6 +66,9 @@ if __name__ == "__main__":
     os.fsync = _synchronize  # type: ignore[assignment]
     Path.replace = _take_place  # type: ignore[assignment,method-assign]
     built_commands.keep(app)
+    # A collection would copy every page of what was imported into each fork.
+    gc.collect()
+    gc.freeze()
     for _step in map(int, sys.argv[2].split(",")):
         child = os.fork()
         if not child:
