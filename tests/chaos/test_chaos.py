@@ -40,7 +40,6 @@ def test_nothing_is_lost(kind: str, tmp_path: Path) -> None:
     assert quick(tmp_path / "run", kind, "kill", "twins", "overtake", "rotate", "ban") == []
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("name", "check"),
     [

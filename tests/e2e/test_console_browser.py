@@ -14,9 +14,6 @@ from e2e.conftest import StartServer
 from e2e.console import KEYS, House, IdentityProvider, console, furnish
 from e2e.visitors import PHONE, Visitors, inspect, tab_to
 
-# The first test starts a server, a console and a browser, on a machine that runs other tests, too.
-pytestmark = pytest.mark.timeout(120)
-
 OPERATOR_PAGES: Final = (
     "/",
     "/clusters",

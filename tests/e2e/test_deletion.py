@@ -237,7 +237,6 @@ def hurried(tmp_path: Path) -> Iterator[HurriedServer]:
     stalls.check(stalls.logged(server.log()))
 
 
-@pytest.mark.timeout(_PATIENCE + 60)
 def test_a_real_server_erases_by_itself(hurried: HurriedServer) -> None:
     """A server process erases what is due in its next round, and the CLI sees the end of it."""
     server = hurried

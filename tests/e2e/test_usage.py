@@ -102,7 +102,6 @@ def test_a_server_that_stops_loses_no_use(server: Server) -> None:
     assert counted(server) == {"prod": 6}
 
 
-@pytest.mark.timeout(120)
 def test_a_kill_loses_no_more_than_the_last_minute(quick: Quick) -> None:
     """S7: what is older than two writes is counted when SIGKILL comes, and nothing twice."""
     assert 2 * usage.FLUSH <= 60

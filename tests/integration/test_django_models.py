@@ -42,7 +42,6 @@ def place(tmp_path: Path) -> Iterator[Place]:
         yield made
 
 
-@pytest.mark.timeout(120)  # Django's programs start five times
 def test_the_page_runs(place: Place, tmp_path: Path) -> None:
     """A new project that follows docs/integrations/django.md prints what the page shows."""
     folder = tmp_path / "project"
