@@ -17,6 +17,7 @@ bin := .venv/bin
 python_folders := $(wildcard server clients/console clients/python clients/relay tests examples bench scripts)
 custom_provider := examples/custom_provider
 fast_tests := $(wildcard tests/unit tests/contract)
+model_test := tests/integration/test_model.py
 # The tests on the counterparts of each KMS take as long as all other end-to-end tests.
 kms_tests := $(foreach test,providers health sweep bad_days topology,tests/e2e/test_$(test).py)
 
@@ -140,7 +141,7 @@ unit: venv ## Run the fast tests
 
 .PHONY: model
 model: venv ## Check the model in docs/model with TLC (needs Java and, the first time, Maven)
-	@KEYFOLD_MODEL=deep $(bin)/pytest tests/integration/test_model.py
+	@KEYFOLD_MODEL=deep $(bin)/pytest $(model_test)
 
 # Three targets at a time, with the output of each in one piece if this make supports it. On two cores,
 # too: those that start servers wait more than they compute.
@@ -151,10 +152,11 @@ side_by_side = $(MAKE) --jobs=3 --keep-going \
 checks: venv
 	@$(side_by_side) tools types lint imports check-docs check-client check-stubs check-protos check-go
 
-# One pool, so that no core waits for the end of a stage. The fast tests begin first, then the longest.
+# One pool, so that no core waits for the end of a stage. The longest begin first: a long one that
+# begins late runs alone in the end, and a core is idle.
 .PHONY: test
-test: checks ## Run everything that CI runs: all checks, then all tests, the fast ones first
-	@$(side_by_side) test-unit test-contract test-e2e test-integration test-kms test-asgi test-clients test-chaos
+test: checks ## Run everything that CI runs: all checks, then all tests, the longest first
+	@$(side_by_side) test-integration test-e2e test-unit test-kms test-contract test-model test-chaos test-clients test-asgi
 
 # On the transport of KEYFOLD_TRANSPORT=asgi: the tests of rpc/, and a smoke set of whole servers.
 rpc_tests := tests/unit/test_rpc_call.py tests/unit/test_asgi.py tests/unit/test_client_channel.py \
@@ -170,9 +172,18 @@ test-transports: venv ## Run the end-to-end tests and those of rpc/ on both tran
 	  KEYFOLD_TEST_TRANSPORT=$$transport $(bin)/pytest $(filter tests/unit/%,$(rpc_tests)) tests/e2e; \
 	done
 
-.PHONY: test-unit test-contract test-integration test-clients
-test-unit test-contract test-integration test-clients: test-%:
+.PHONY: test-unit test-contract test-clients
+test-unit test-contract test-clients: test-%:
 	@$(bin)/pytest tests/$*
+
+# TLC computes as long as all other integration tests, so it is a part of its own.
+.PHONY: test-integration
+test-integration:
+	@$(bin)/pytest tests/integration --ignore=$(model_test)
+
+.PHONY: test-model
+test-model:
+	@$(bin)/pytest $(model_test)
 
 .PHONY: test-chaos
 test-chaos:
