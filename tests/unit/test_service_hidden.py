@@ -24,6 +24,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.rights import Caller, Identity
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.service.life.reports import ClusterReport
 from keyfold_server.service.life.revocation import RetireGenerationRequest
 from keyfold_server.service.root_keys.access_policies import AccessPolicyRequest
@@ -185,6 +186,22 @@ async def test_no_answer_of_a_stale_replica_tells_hidden_from_absent(
             hidden = await answer(call(TAKEN), TAKEN)
             absent = await answer(call(FREE), FREE)
             assert hidden == absent, method
+
+
+@pytest.mark.parametrize("serves", ["eu", "as"])
+async def test_no_answer_of_a_regions_replica_tells_hidden_from_absent(
+    house: RegionalHouse, one: Member, serves: str
+) -> None:
+    """C8: whether the replica serves a region shows nothing of the clusters that have it."""
+    blob = await one.wrap(TAKEN)
+    member = await house.replica(served=ServedRegions.of([serves], {}))
+    asked = calls(member, blob)
+    for grant in GRANTS.values():
+        with granted(member, grant):
+            for method, call in asked.items():
+                hidden = await answer(call(TAKEN), TAKEN)
+                absent = await answer(call(FREE), FREE)
+                assert hidden == absent, method
 
 
 @pytest.mark.parametrize("name", [TAKEN, FREE, "mine-2"])
