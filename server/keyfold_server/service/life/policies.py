@@ -1,8 +1,8 @@
 """Policies: gives regions other policies, for operations.
 
-Rotate can do that, too, together with a rotation. This change alone asks no KMS, and without
-`auto_rotate` it needs none, so any replica makes it. Its audit trail,
-rights and compare-and-swap are those of Rotate.
+Rotate can do that, too, together with a rotation. This change alone asks no KMS. Without
+`auto_rotate` it needs no provider either, so any replica makes it. Its audit trail, rights and
+compare-and-swap are those of Rotate.
 """
 
 from __future__ import annotations
