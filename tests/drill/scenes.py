@@ -351,16 +351,16 @@ def a_revocation_is_cut_short(drill: Drill) -> dict[str, float]:
 def patroni_sleeps(drill: Drill) -> dict[str, float]:
     """The primary's Patroni sleeps, so nobody tells its PostgreSQL that another took over (S2).
 
-    No second region confirms what is written there, so its region's servers stop at their bound.
+    It still takes connections, but no second region confirms what is written there. So every server
+    leaves it for the new primary.
     """
     lost, others = drill.split()
-    drill.seen.spared = others
     member = drill.world.members[lost]
     began = now()
     member.tell("patroni", signal.SIGSTOP)
     try:
         drill.world.until(lambda: drill.world.primary() in others, RECOVERY)
-        drill.revoke(others[0], began)
+        drill.revoke(lost, began)
         drill.world.until(lambda: now() > began + 2 * STALENESS, RECOVERY)
     finally:
         member.tell("patroni", signal.SIGCONT)

@@ -33,7 +33,7 @@ from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.store import opening
 from keyfold_server.store.postgresql import address
 from keyfold_server.store.postgresql import connections as postgresql
-from keyfold_server.store.postgresql.hosts import Hosts
+from keyfold_server.store.postgresql.hosts import Host, Hosts
 from keyfold_server.store.schema import metadata
 from keyfold_server.store.sql.store import SqlStore
 from next_schema import NEXT, OWN, UNKNOWN, NextRelease
@@ -161,8 +161,18 @@ def test_a_host_that_is_away_holds_up_one_connection() -> None:
     them.primary = "c"
     assert asked() == "ac"
     assert asked() == "c"
+    opened = clock.monotonic()
+    assert not hosts.doubted(Host("c", "1"), opened)
+    hosts.doubt(Host("c", "1"))
+    assert hosts.doubted(Host("c", "1"), opened)
+    them.primary = "b"
+    them.away = set()
+    clock.advance(6.0)
+    assert asked() == "ab"
+    them.primary = "c"
+    assert asked() == "bac"
     them.away = {"a", "b", "c"}
-    assert asked() == "ca"
+    assert asked() == "cab"
     clock.advance(6.0)
     assert sorted(asked()) == ["a", "b", "c"]
     them.away, them.primary = set(), "a"

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Engine, QueuePool, create_engine, event, func, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.store.database import extras, faults, traces
@@ -28,6 +28,7 @@ from keyfold_server.store.database.dialect import (
 )
 from keyfold_server.store.database.engine import Database
 from keyfold_server.store.postgresql import clearing, pipeline
+from keyfold_server.store.postgresql.hosts import Host
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, ExceptionContext
@@ -169,7 +170,12 @@ def _connected(where: Address, parameters: dict[str, Any]) -> BoundedSession:
         parameters["password"] = password
     # No prepared statements: behind a pooler the next transaction may get another session.
     connect = partial(BoundedSession.connect, autocommit=True, prepare_threshold=None)
+    since = time.monotonic()
     made = where.hosts.connect(parameters, lambda each: connect(**each))
+    if "," in str(parameters.get("host", "")):
+        host = Host(made.info.host, str(made.info.port))
+        made.silent = partial(where.hosts.doubt, host)
+        made.stale = partial(where.hosts.doubted, host, since)
     made.ends = time.monotonic() + where.timeouts.answer
     made.watch()
     return made
@@ -205,9 +211,16 @@ def _engine(where: Address, size: int, overflow: int) -> Engine:
     event.listen(engine, "begin", on_begin)
     event.listen(engine, "do_execute", pipeline.send)
     event.listen(engine, "do_executemany", pipeline.send)
+    event.listen(engine, "checkout", _on_checkout)
     event.listen(engine, "checkin", _on_checkin)
     event.listen(engine, "handle_error", _on_error)
     return engine
+
+
+def _on_checkout(driver: Any, _record: object, _proxy: object) -> None:
+    """Has the pool open another connection in place of one to a host that answers no more."""
+    if driver.stale():
+        raise DisconnectionError("the host of this connection does not answer")
 
 
 def _on_checkin(driver: Any, _record: object) -> None:

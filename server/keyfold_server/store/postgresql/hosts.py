@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,11 +11,14 @@ from typing import Any, Final, NamedTuple, TypeVar
 _AWAY: Final = 3.0
 """Seconds for which a host that did not answer is left out, while there are others."""
 
+_PORT: Final = "5432"
+"""PostgreSQL's own, where the url names none."""
+
 _T = TypeVar("_T")
 
 
 class Host(NamedTuple):
-    """A host of the url, and its port as the url has it; empty for PostgreSQL's own."""
+    """A host of the url, and its port."""
 
     host: str
     port: str
@@ -27,6 +31,10 @@ class Hosts:
     while another region takes over. So the host that took the last connection is asked first, and
     one that did not answer is left out for a few seconds. Otherwise each poll and each change after
     a failover would wait for the dead host before it asks the new primary.
+
+    A primary that nobody told of its successor takes connections, and answers no commit. So a host
+    that leaves a transaction without an answer is asked last, and its other connections are not
+    used again.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,6 +43,7 @@ class Hosts:
         self._lock = threading.Lock()
         self._first: Host | None = None
         self._away: dict[Host, float] = {}
+        self._doubted: dict[Host, float] = {}
 
     def connect(self, parameters: Mapping[str, Any], connect: Callable[[dict[str, Any]], _T]) -> _T:
         """Connects to the first host that takes the connection.
@@ -69,6 +78,19 @@ class Hosts:
         finally:
             del failed  # else the error would hold this frame, and this frame the error
 
+    def doubt(self, host: Host) -> None:
+        """Notes that a host left a transaction without an answer."""
+        with self._lock:
+            now = self._clock()
+            self._doubted[host] = now
+            self._away.setdefault(host, now)
+            if self._first == host:
+                self._first = None
+
+    def doubted(self, host: Host, since: float) -> bool:
+        """Returns whether a host has been doubted since a time of the clock."""
+        return self._doubted.get(host, -math.inf) >= since
+
     def _in_order(self, named: list[Host]) -> Iterator[Host]:
         asked = False
         for host in sorted(named, key=lambda host: (host in self._away, host != self._first)):
@@ -93,4 +115,4 @@ def _named(parameters: Mapping[str, Any]) -> list[Host]:
     ports = str(parameters.get("port", "")).split(",")
     if len(ports) == 1:
         ports *= len(names)
-    return [Host(*each) for each in zip(names, ports, strict=True)]
+    return [Host(n, port or _PORT) for n, port in zip(names, ports, strict=True)]

@@ -19,7 +19,7 @@ from psycopg.waiting import Ready, Wait
 from keyfold_server.store.database.trip import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
@@ -49,9 +49,13 @@ class BoundedSession(Connection[TupleRow]):
         ends: The deadline in monotonic seconds, or None.
         begins: The statements that begin the transaction, if they have not been sent yet. They go
             to the server with the transaction's first trip (protocol S13).
+        silent: Hears when this side gives the connection up because the server did not answer.
+        stale: Returns whether the server has not answered another connection meanwhile.
     """
 
     ends: float | None = None
+    silent: Callable[[], None] = staticmethod(lambda: None)
+    stale: Callable[[], bool] = staticmethod(lambda: False)
     begins: tuple[str, ...] = ()
     _warned = False
 
@@ -184,6 +188,7 @@ class BoundedSession(Connection[TupleRow]):
     def _refuse_warned(self) -> None:
         if self._warned:
             self.pgconn.finish()
+            self.silent()
             raise NoAnswerError("the commit may not have been replicated")
 
     def _on_notice(self, notice: Diagnostic) -> None:
@@ -204,4 +209,5 @@ class BoundedSession(Connection[TupleRow]):
                 raise
             # No transaction is left to take what the server may still send.
             self.pgconn.finish()
+            self.silent()
             raise NoAnswerError("the server did not answer in time") from error
