@@ -19,10 +19,13 @@ from chaos.history import Change, now
 from chaos.messages import message
 from drill.database import ETCD, POSTGRES
 from drill.drill import RECOVERY, RESTORE, REVOKE, Drill
-from drill.regions import NAMES, REGIONS, STALENESS, TTL
+from drill.regions import DELAY, NAMES, REGIONS, STALENESS, TTL
 from drill.traffic import ENABLE, Calls
 from drill.wan import Fault
 from keyfold.v1 import key_management_service_pb2 as pb
+
+_LATE: Final = 0.15 - DELAY
+"""Seconds that packets take beyond the usual delay where they are late."""
 
 ROUNDS: Final = 9
 """Revocations that are timed."""
@@ -242,9 +245,9 @@ def a_link_flaps(drill: Drill) -> dict[str, float]:
 
 
 def packets_are_lost_and_late(drill: Drill) -> dict[str, float]:
-    """All ways lose every twentieth packet, and the others take 300 ms more."""
+    """All ways lose every twentieth packet, and the others take 300 ms there and back."""
     faults = [
-        Fault(one, other, lost=0.05, late=0.3)
+        Fault(one, other, lost=0.05, late=_LATE)
         for one in REGIONS
         for other in REGIONS
         if one != other
