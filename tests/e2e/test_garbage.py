@@ -21,7 +21,7 @@ from e2e.wire import METHODS, raw, refusal, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain import errors
 
-CALM: Final = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CALM: Final = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 TIMEOUT: Final = 5.0
 
