@@ -66,7 +66,7 @@ def test_the_network_delays_and_cuts() -> None:
         wan.suffer([Fault(1, 2)])
         assert answered(wan, 1, 2, 1.0) is None
         wan.mend()
-        wan.suffer([Fault(2, 1, ports=(7,), late=0.2)])
+        wan.suffer([Fault(2, 1, ports=(7,), lost=0.0, late=0.2)])
         late = answered(wan, 1, 2)
         assert late is not None
         assert late >= 2 * DELAY + 0.2

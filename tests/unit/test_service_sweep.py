@@ -461,6 +461,22 @@ async def test_the_sweep_survives_the_store(house: House, one: Member) -> None:
     assert opened(house, before) == ["a", "b"]
 
 
+async def test_turns_do_not_pile_up_at_a_slow_store(house: House, one: Member) -> None:
+    """W5: callers wait behind one read of the sweep at most, and what is in memory is proven."""
+    before = len(asked(house))
+    first = one.line.counts["roots_in_use"]
+    held = one.line.hold("roots_in_use")
+    turns = [asyncio.create_task(one.replica.sweep.turn(slot % 256)) for slot in range(3 * 256)]
+    await held.reached()
+    await until(lambda: opened(house, before) == ["a", "b"])
+    assert one.line.counts["roots_in_use"] == first + 1
+    one.line.let_go("roots_in_use")
+    await asyncio.gather(*turns)
+    # A slot whose turn still waits takes no second one.
+    assert one.line.counts["roots_in_use"] == first + 256
+    assert one.replica.sweep.turns.age == 0.0
+
+
 async def test_slots_have_their_turns_one_after_the_other(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ class Sweep:
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._following = asyncio.Semaphore(_FOLLOWED)
         self._under_way: set[tuple[object, ...]] = set()
+        self._claiming = asyncio.Lock()
         self._tasks = Tasks()
         self._failing = False
 
@@ -127,24 +128,32 @@ class Sweep:
             self._check_serving()
         except KeyfoldError:
             return
-        prefix = f"{slot:02x}"
-        try:
-            samples = await self.turns.claim(prefix)
-            self._failing = False
-        except KeyfoldError as error:
-            if not self._failing:
-                log.warning("the sweep checks only keys in memory: %s", error.reason)
-            self._failing = True
-            samples = []
+        await asyncio.gather(
+            *(self._in_memory(root) for root in self._cache.roots(_prefix(slot))),
+            self._in_store(slot),
+        )
+
+    async def _in_store(self, slot: int) -> None:
+        """Checks the root keys of a slot that it claims, whether they are in memory or not."""
+        with self._alone("slot", slot) as alone:
+            if not alone:
+                return  # The turn before this one still waits for the store.
+            try:
+                # One slot at a time, so that callers never wait for a store behind turns that it
+                # answers more slowly than they begin.
+                async with self._claiming:
+                    samples = await self.turns.claim(_prefix(slot))
+            except KeyfoldError as error:
+                if not self._failing:
+                    log.warning("the sweep checks only keys in memory: %s", error.reason)
+                self._failing = True
+                return
+        self._failing = False
         by_root: dict[str, list[Sample]] = {}
         for sample in samples:
             by_root.setdefault(sample.root, []).append(sample)
-        await asyncio.gather(
-            *(self._in_memory(root) for root in self._cache.roots(prefix)),
-            *(self._root(chosen) for chosen in by_root.values()),
-        )
-        if not self._failing:
-            self.turns.ended(slot)
+        await asyncio.gather(*(self._root(chosen) for chosen in by_root.values()))
+        self.turns.ended(slot)
 
     async def _in_memory(self, root: RootState) -> None:
         """Proves by itself each KEK under a root key that was used since the last turn."""
@@ -302,3 +311,8 @@ def _enabled(cluster: Cluster | None, sample: Sample) -> Region | None:
         ):
             return region
     return None
+
+
+def _prefix(slot: int) -> str:
+    """Returns the first byte, in hex, of the ids of a slot's root keys."""
+    return f"{slot:02x}"
