@@ -147,7 +147,10 @@ def test_a_host_that_is_away_holds_up_one_connection() -> None:
     def asked() -> str:
         them.asked = []
         with contextlib.suppress(Error):
-            assert hosts.connect({"host": "a,b,c", "port": "1,1,1", "dbname": "k"}, them.connect)
+            url = {"host": "a,b,c", "port": "1,1,1", "dbname": "k"}
+            made, host = hosts.connect(url, them.connect)
+            assert made
+            assert host == Host(them.primary, "1")
         return "".join(them.asked)
 
     assert asked() == "ab"

@@ -20,7 +20,7 @@ from typing import Final
 from keyfold.checks import Finding, Report, unknown
 from keyfold_server.bootstrap.checking import callers, kms, machine, start
 from keyfold_server.bootstrap.checking.stored import StoreChecks
-from keyfold_server.domain.served_regions import ServedRegions
+from keyfold_server.bootstrap.providers import served_regions
 from keyfold_server.providers.catalog import Catalog
 from keyfold_server.settings import Settings
 
@@ -82,7 +82,7 @@ def of_settings(report: Report, asked: Asked, settings: Settings) -> None:
         report.findings.append(_without_catalog("keys"))
     else:
         budget = asked.timeout / 2
-        served = ServedRegions.of(settings.serves, settings.served_at)
+        served = served_regions(settings)
         # Each key has a step of its own, so that one whose KMS hangs does not hide the others.
         for key in kms.keys(settings, providers, store, asked.keys, report, asked.timeout):
             report.run(key.name, asked.timeout * 3, kms.Trial(providers, key, budget, served))

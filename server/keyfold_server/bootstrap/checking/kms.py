@@ -11,7 +11,7 @@ from typing import Final
 from keyfold.checks import Finding, Outcome, Report, advised, failure, ok, unknown, warning
 from keyfold_server.bootstrap.checking.faults import of_error
 from keyfold_server.bootstrap.checking.stored import StoreChecks
-from keyfold_server.bootstrap.providers import key_names
+from keyfold_server.bootstrap.providers import key_names, served_regions
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.bounds import Rates
 from keyfold_server.domain.errors import (
@@ -137,7 +137,7 @@ def keys(
                 "raise --keys, or list those that fail with `keyfold clusters --cannot-wrap`",
             )
         elif not found:
-            served = ServedRegions.of(settings.serves, settings.served_at)
+            served = served_regions(settings)
             seen = "no cluster uses a root key yet"
             if not served.all:
                 seen += (
@@ -159,7 +159,7 @@ def _platform(settings: Settings, providers: Catalog) -> dict[RootKey, str]:
         names = key_names(settings, providers)
     except KeyfoldError:
         return {}  # `names` has told of it.
-    served = ServedRegions.of(settings.serves, settings.served_at)
+    served = served_regions(settings)
     if served.names is None:
         return dict.fromkeys(names.platform_keys, "")
     found: dict[RootKey, str] = {}

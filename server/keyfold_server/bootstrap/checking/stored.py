@@ -10,10 +10,10 @@ from typing import Final
 
 from keyfold.checks import Finding, Outcome, advised, failure, of_clocks, ok, unknown, warning
 from keyfold_server.bootstrap.checking.faults import of_error
+from keyfold_server.bootstrap.providers import served_regions
 from keyfold_server.domain.cluster import Cluster, Region
 from keyfold_server.domain.errors import KeyfoldError, SetupError, StoreUnavailableError
 from keyfold_server.domain.events import LogMarks
-from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.events import anchors
 from keyfold_server.service.fleet.serving import served_by
@@ -55,7 +55,7 @@ class StoreChecks:
     def __init__(self, settings: Settings, lines: tuple[str, ...]) -> None:
         """Takes the settings, and lines of anchors that were kept elsewhere."""
         self._settings = settings
-        self._served = ServedRegions.of(settings.serves, settings.served_at)
+        self._served = served_regions(settings)
         self._lines = lines
         self._clock = SystemClock()
         self._store: Inspection | None = None

@@ -28,7 +28,6 @@ from keyfold_server.store.database.dialect import (
 )
 from keyfold_server.store.database.engine import Database
 from keyfold_server.store.postgresql import clearing, pipeline
-from keyfold_server.store.postgresql.hosts import Host
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, ExceptionContext
@@ -171,9 +170,8 @@ def _connected(where: Address, parameters: dict[str, Any]) -> BoundedSession:
     # No prepared statements: behind a pooler the next transaction may get another session.
     connect = partial(BoundedSession.connect, autocommit=True, prepare_threshold=None)
     since = time.monotonic()
-    made = where.hosts.connect(parameters, lambda each: connect(**each))
-    if "," in str(parameters.get("host", "")):
-        host = Host(made.info.host, str(made.info.port))
+    made, host = where.hosts.connect(parameters, lambda each: connect(**each))
+    if host is not None:
         made.silent = partial(where.hosts.doubt, host)
         made.stale = partial(where.hosts.doubted, host, since)
     made.ends = time.monotonic() + where.timeouts.answer

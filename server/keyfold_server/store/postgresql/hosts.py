@@ -11,14 +11,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 _AWAY: Final = 3.0
 """Seconds for which a host that did not answer is left out, while there are others."""
 
-_PORT: Final = "5432"
-"""PostgreSQL's own, where the url names none."""
-
 _T = TypeVar("_T")
 
 
 class Host(NamedTuple):
-    """A host of the url, and its port."""
+    """A host of the url, and its port as the url has it; empty for PostgreSQL's own."""
 
     host: str
     port: str
@@ -45,12 +42,17 @@ class Hosts:
         self._away: dict[Host, float] = {}
         self._doubted: dict[Host, float] = {}
 
-    def connect(self, parameters: Mapping[str, Any], connect: Callable[[dict[str, Any]], _T]) -> _T:
+    def connect(
+        self, parameters: Mapping[str, Any], connect: Callable[[dict[str, Any]], _T]
+    ) -> tuple[_T, Host | None]:
         """Connects to the first host that takes the connection.
 
         Args:
             parameters: The connection's parameters, with all hosts.
             connect: Connects with given parameters.
+
+        Returns:
+            The connection, and the host that took it; None: the url names no other one.
 
         Raises:
             psycopg.Error: No host took it; this is the last host's error.
@@ -60,7 +62,7 @@ class Hosts:
 
         named = _named(parameters)
         if len(named) == 1:
-            return connect(dict(parameters))
+            return connect(dict(parameters)), None
         failed: Error = OperationalError("the url names no host")
         for host in self._in_order(named):
             try:
@@ -72,7 +74,7 @@ class Hosts:
             else:
                 self._note(host, away=False)
                 self._first = host
-                return made
+                return made, host
         try:
             raise failed
         finally:
@@ -115,4 +117,4 @@ def _named(parameters: Mapping[str, Any]) -> list[Host]:
     ports = str(parameters.get("port", "")).split(",")
     if len(ports) == 1:
         ports *= len(names)
-    return [Host(n, port or _PORT) for n, port in zip(names, ports, strict=True)]
+    return [Host(*each) for each in zip(names, ports, strict=True)]
