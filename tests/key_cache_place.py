@@ -10,6 +10,7 @@ from typing import Any
 
 import keyfold
 from in_process import InProcess
+from keyfold.caching.keys import pairs
 
 CONTEXT = {"table": "users"}
 WAIT = 40.0
@@ -83,6 +84,11 @@ class Place:
     def warm(self, cache: keyfold.KeyCache, region: str = "eu") -> None:
         """Returns once memory serves the region's key."""
         until(lambda: self.use(cache, region))
+
+    def hears_of_the_end(self, cache: keyfold.KeyCache, region: str = "eu") -> None:
+        """Returns once the watch has told a cache, which it once told of the key, of its end."""
+        name = ("acme", self.wrapped[region], pairs(CONTEXT))
+        until(lambda: cache._holdings._memory.place(name) is None)
 
     def refused(self, cache: keyfold.KeyCache, region: str = "eu") -> keyfold.KeyfoldError | None:
         """Returns what the next use raises, or None."""
