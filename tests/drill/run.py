@@ -98,7 +98,14 @@ def carry_out(world: World, name: str, seed: int) -> tuple[str, bool]:
 
 
 def main(names: Sequence[str]) -> int:
-    """Plays the scenes on one system; returns 1 if one of them ended badly, else 0."""
+    """Plays the scenes on one system.
+
+    Returns:
+        0; 1 if a scene ended badly; 2 if a name is none of a scene.
+    """
+    if unknown := [name for name in names if name not in SCENES]:
+        say(f"no scene is called {', '.join(unknown)}; there are {', '.join(SCENES)}")
+        return 2
     try:
         wan.require()
         programs()
