@@ -722,6 +722,27 @@ class ServerEnd:
         self._server.destroy()
 
 
+def test_notifications_come_again_with_the_first_poll_after_an_outage(
+    crashing: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W3: whoever waited long for a new connection does not wait on once the store answers."""
+    monkeypatch.setattr("keyfold_server.store.postgresql.notifications._SHORTEST", 3_600.0)
+    store = crashing.open(QUICK)
+    heard = threading.Event()
+    assert isinstance(store, Notifies)
+    store.listen(heard.set)
+    beat = store.register(BEAT)
+    assert heard.wait(10)
+    heard.clear()
+    crashing.server.stop()
+    with pytest.raises(StoreUnavailableError):
+        store.poll(beat)
+    crashing.server.start()
+    store.poll(beat)
+    # The first call comes when it begins to listen.
+    assert heard.wait(10)
+
+
 def test_a_commit_that_no_standby_confirmed(
     crashing: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

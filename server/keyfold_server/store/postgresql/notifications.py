@@ -21,7 +21,8 @@ from keyfold_server.store.sql.store import SqlStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from keyfold_server.domain.ports import Clock
+    from keyfold_server.domain.log import Entry
+    from keyfold_server.domain.ports import Clock, Heartbeat
     from keyfold_server.store.database.engine import Database
     from keyfold_server.store.postgresql.session import BoundedSession
     from keyfold_server.store.seal import Seal
@@ -61,12 +62,18 @@ class Listener:
         self._connect = connect
         self._on_change = on_change
         self._ended = threading.Event()
+        self._again = threading.Event()
         self._thread = threading.Thread(target=self._run, name="store-listener", daemon=True)
         self._thread.start()
+
+    def try_again(self) -> None:
+        """Ends a pause before a new connection, because the store answers again."""
+        self._again.set()
 
     def stop(self) -> None:
         """Ends the thread and waits for its end, for at most 2 seconds."""
         self._ended.set()
+        self._again.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(_LOOK * 4)
 
@@ -83,8 +90,8 @@ class Listener:
                 log.exception("notifications of the store ended unexpectedly")
             if time.monotonic() - began > _LONGEST:
                 pause = _SHORTEST
-            self._ended.wait(pause)
-            pause = min(pause * 2, _LONGEST)
+            pause = _SHORTEST if self._again.wait(pause) else min(pause * 2, _LONGEST)
+            self._again.clear()
 
     def _listen(self) -> None:
         with self._connect() as connection:
@@ -122,6 +129,7 @@ class NotifyingStore(SqlStore):
         super().__init__(database, seal, uid, clock=clock, reach=reach)
         self._connect = connect
         self._listeners: list[Listener] = []
+        self._away = False
 
     def listen(self, on_change: Callable[[], None]) -> Callable[[], None]:
         """Calls `on_change` soon after changes, from a thread of its own.
@@ -132,6 +140,22 @@ class NotifyingStore(SqlStore):
         listener = Listener(self._connect, on_change)
         self._listeners.append(listener)
         return listener.stop
+
+    def poll(self, beat: Heartbeat) -> list[Entry]:
+        """Polls. After an outage the listeners connect at once: it may have let their pauses grow.
+
+        Until they listen, a Revoke takes as long as `KEYFOLD_STORE_POLL` to arrive.
+        """
+        try:
+            entries = super().poll(beat)
+        except StoreUnavailableError:
+            self._away = True
+            raise
+        if self._away:
+            self._away = False
+            for listener in self._listeners:
+                listener.try_again()
+        return entries
 
     def close(self) -> None:
         """Stops the listeners and closes every connection."""
