@@ -1,4 +1,7 @@
-"""What holds for every test: it stalls no server's event loop, unless its mark says so."""
+"""What holds for every test: it stalls no server's event loop, unless its mark says so.
+
+No test of many examples fails because a busy machine took long over one.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import built_commands
 import compiled_statements
@@ -17,10 +21,14 @@ def pytest_configure() -> None:
     """Lets programs that tests start end by Ctrl-C, also where a shell runs pytest with `&`.
 
     Such a shell has its children ignore SIGINT, and they would hand that on. Commands are built
-    once, and statements compiled once.
+    once, and statements compiled once. Hypothesis measures no time.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    found = settings.get_profile(settings.get_current_profile_name())
+    slowly = {*found.suppress_health_check, HealthCheck.too_slow}
+    settings.register_profile("busy", found, deadline=None, suppress_health_check=list(slowly))
+    settings.load_profile("busy")
     built_commands.keep()
     compiled_statements.keep()
 

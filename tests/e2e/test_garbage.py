@@ -12,7 +12,7 @@ from google.protobuf import descriptor as descriptors
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e2e.conftest import StartServer
@@ -21,7 +21,7 @@ from e2e.wire import METHODS, raw, refusal, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain import errors
 
-CALM: Final = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CALM: Final = settings(max_examples=25)
 
 TIMEOUT: Final = 5.0
 

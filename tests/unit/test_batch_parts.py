@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keyfold.v1 import key_management_service_pb2 as pb
@@ -36,7 +36,6 @@ def field(tag: int, value: bytes, least: int = 1) -> bytes:
 
 
 @pytest.mark.parametrize("method", KINDS)
-@settings(deadline=None)
 @given(st.data())
 def test_the_parts_are_the_batch(method: str, data: st.DataObject) -> None:
     """W5: together the parts hold the batch's items in their order, and each all the rest."""
@@ -68,7 +67,6 @@ def test_the_parts_are_the_batch(method: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("method", KINDS)
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 @example(b'"\x80\x80\x10')
 def test_what_protobuf_takes_is_taken(method: str, data: bytes) -> None:

@@ -376,7 +376,7 @@ _ODD: Final = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_whatever_comes_ends_as_an_error_of_keyfold(data: st.DataObject) -> None:
     """No method raises anything but KeyfoldError, whatever its arguments are."""

@@ -481,7 +481,7 @@ def test_a_wrong_number_of_results(house: Threads) -> None:
     assert opened(first + others) == [key(number) for number in range(1, 5)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_threads_in_any_order(data: st.DataObject) -> None:
     """However calls come, end late and fail, each has its own end, and nothing is left behind."""
@@ -725,7 +725,6 @@ plans = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     st.lists(plans, min_size=1, max_size=40),
     st.lists(st.sampled_from([0.0, 0.0004, 0.002, 0.009, 0.04, 1.0]), min_size=1, max_size=7),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import wrapped_key_oracle as oracle
@@ -192,7 +192,6 @@ def test_generation_is_not_bound(way: Open) -> None:
     assert way(kek_of(generation=2), blob, CONTEXT) == b"a data key"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 @example(b"\x01\x01" + bytes(89))
 def test_random_bytes_are_refused_with_two_reasons_only(blob: bytes) -> None:
@@ -226,7 +225,6 @@ def test_blob_of_a_possible_length_is_parsed(size: int) -> None:
 # --- plaintexts and batches ------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=MAX_PLAINTEXT))
 @example(bytes(MAX_PLAINTEXT))
 def test_every_plaintext_comes_back(plaintext: bytes) -> None:

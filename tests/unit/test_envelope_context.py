@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import wrapped_key_oracle as oracle
@@ -30,7 +30,6 @@ def decoded(encoding: bytes) -> dict[str, str]:
     return pairs
 
 
-@settings(deadline=None)
 @given(contexts)
 @example({"\U00010000": "1", "\uffff": "2"})
 def test_context_encoding_is_that_of_the_oracle_and_can_be_read_back(
@@ -44,7 +43,6 @@ def test_context_encoding_is_that_of_the_oracle_and_can_be_read_back(
     assert names == sorted(names)
 
 
-@settings(deadline=None)
 @given(contexts, st.randoms())
 def test_context_order_does_not_matter(context: dict[str, str], random: Any) -> None:
     """A map has no order: however a client sends it, the encoding is the same."""

@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import envelope_oracle as oracle
@@ -48,7 +48,6 @@ def test_vectors(vector: Vector) -> None:
         assert raised.value.code == "INVALID_ARGUMENT"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=100), contexts, contexts)
 def test_message_is_what_the_oracle_makes(
     data: bytes, key_context: dict[str, str], context: dict[str, str]
@@ -75,7 +74,6 @@ def test_message_is_what_the_oracle_makes(
     assert envelope.open(message, context) == data
 
 
-@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=400), st.binary(max_size=400).map(b"KFM\x01\x01".__add__)))
 def test_parser_takes_any_bytes(blob: bytes) -> None:
     """Whatever the bytes, the parser reads a message or says that they are none."""
@@ -87,7 +85,6 @@ def test_parser_takes_any_bytes(blob: bytes) -> None:
     assert head + bytes(parts.sealed) + parts.commitment == blob
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_parser_takes_changed_messages(data: st.DataObject) -> None:
     """The same for bytes that come close to a message, with lengths that lie."""

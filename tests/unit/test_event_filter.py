@@ -169,7 +169,7 @@ async def _listed(
             return numbers
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     which=_FILTER,
     grants=st.lists(_GRANT, min_size=1, max_size=2),

@@ -197,7 +197,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from([method.name for method in SERVICE.methods]), JSON)
 def test_any_json_is_a_request_or_refused(method: str, given: Any) -> None:
     """Whatever the JSON, the reader returns a message of the method or says that it is none."""
@@ -209,7 +209,7 @@ def test_any_json_is_a_request_or_refused(method: str, given: Any) -> None:
     kind.FromString(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=64), st.text(max_size=20), st.text(min_size=1, max_size=9))
 def test_what_protobuf_writes_is_read_as_it_was(key: bytes, value: str, name: str) -> None:
     """A request that protobuf wrote as JSON comes out as the same message."""

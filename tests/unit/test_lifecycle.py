@@ -206,7 +206,7 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 TestLifecycle = Lifecycle.TestCase
-TestLifecycle.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestLifecycle.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 REFUSALS: dict[tuple[State, Action], type[StateError]] = {

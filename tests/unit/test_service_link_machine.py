@@ -211,6 +211,5 @@ TestLinkMachine = LinkMachine.TestCase
 TestLinkMachine.settings = settings(
     max_examples=10,
     stateful_step_count=15,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )

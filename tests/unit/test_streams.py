@@ -142,7 +142,7 @@ def assert_is_what_the_oracle_makes(
     assert opened(envelope, stream, context) == data
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.binary(max_size=100), contexts, contexts)
 def test_stream_is_what_the_oracle_makes(
     data: bytes, key_context: dict[str, str], context: dict[str, str]
@@ -160,7 +160,6 @@ def test_segments_are_what_the_oracle_makes(size: int) -> None:
     assert_is_what_the_oracle_makes(data_of(size), {"table": "cards"}, {"row": "17"})
 
 
-@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=400), st.binary(max_size=400).map(b"KFS\x01\x01".__add__)))
 def test_header_parser_takes_any_bytes(blob: bytes) -> None:
     """Whatever the bytes, the parser reads a header or says that there is none."""
@@ -173,7 +172,6 @@ def test_header_parser_takes_any_bytes(blob: bytes) -> None:
     assert framed(header) + source.read() == blob
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_header_parser_takes_changed_headers(data: st.DataObject) -> None:
     """The same for bytes that come close to a header, with lengths that lie."""

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import wrapped_key_oracle as oracle
@@ -150,7 +150,6 @@ def test_nist_vectors_of_the_base_cipher(name: str) -> None:
 # --- against the library's own key derivation ------------------------------------------
 
 
-@settings(deadline=None)
 @given(keys, nonces, texts, texts)
 def test_one_message_is_what_the_oracle_makes(
     key: bytes, nonce: bytes, plaintext: bytes, aad: bytes
@@ -167,7 +166,6 @@ starts = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(keys, st.binary(min_size=12, max_size=12), starts, st.lists(st.tuples(texts, texts)))
 def test_batch_is_what_the_oracle_makes_one_by_one(
     key: bytes, prefix: bytes, start: int, items: list[tuple[bytes, bytes]]
@@ -187,7 +185,6 @@ def test_batch_is_what_the_oracle_makes_one_by_one(
     assert [ours.open(*message) for message in messages] == [plaintext for plaintext, _ in items]
 
 
-@settings(deadline=None)
 @given(keys, st.lists(st.tuples(nonces, texts, texts)))
 def test_messages_of_any_nonces_open_together(
     key: bytes, items: list[tuple[bytes, bytes, bytes]]
@@ -223,7 +220,6 @@ def test_batch_derives_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(derived) == 2
 
 
-@settings(deadline=None)
 @given(keys, nonces, texts, texts)
 def test_shared_key_is_the_same_construction(
     key: bytes, nonce: bytes, plaintext: bytes, aad: bytes
