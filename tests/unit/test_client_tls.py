@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
-from weakref import ref
+from weakref import finalize
 
 import grpc
 import pytest
@@ -164,32 +164,34 @@ def test_calls_under_way_end_on_the_old_connection(keeper: Doorkeeper, files: Fi
     """A renewal fails no call; the old connection goes with the last call over it."""
     new = renewed()
     with keyfold.Client(keeper.target, tls=files.tls) as client, ThreadPoolExecutor(1) as thread:
-        old = ref(client.line())
+        gone = threading.Event()
+        finalize(client.line(), gone.set)
         slow = thread.submit(client.get_status, "slow")
         assert keeper.arrived.wait(10)
         files.write(new)
         client.get_status("prod")
-        assert old() is not None
+        assert not gone.is_set()
         keeper.held.set()
         assert slow.result(10).cluster == "slow"
         del slow
-        assert old() is None
+        assert gone.wait(10)
     assert keeper.callers == [serial(APP), serial(new)]
 
 
 async def test_calls_under_way_end_in_asyncio(keeper: Doorkeeper, files: Files) -> None:
     """The same for asyncio."""
     async with keyfold.AsyncClient(keeper.target, tls=files.tls) as client:
-        old = ref(client.line())
+        gone = asyncio.Event()
+        finalize(client.line(), gone.set)
         slow = asyncio.create_task(client.get_status("slow"))
         await asyncio.to_thread(keeper.arrived.wait, 10)
         files.write(renewed())
         await client.get_status("prod")
+        assert not gone.is_set()
         keeper.held.set()
         assert (await slow).cluster == "slow"
         del slow
-        await asyncio.sleep(0.1)
-        assert old() is None
+        await asyncio.wait_for(gone.wait(), 10)
 
 
 def test_closing_ends_calls_on_old_connections(keeper: Doorkeeper, files: Files) -> None:

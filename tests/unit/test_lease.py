@@ -242,29 +242,39 @@ def test_a_withdrawal_is_no_refusal_while_our_own_side_is_in_doubt(site: Site) -
 # One at a time.
 
 
-def _together(
-    work: Callable[[], str], then: Callable[[], None] = lambda: None
-) -> list[Future[str]]:
-    """Runs a call in many threads at once, and `then`; returns how each call ended."""
-    together = threading.Barrier(_CALLERS, then)
+class _Queue:
+    """A lease's lock, which tells who has come to it."""
 
-    def call() -> str:
-        with within(10.0):
-            together.wait(10.0)
-            return work()
+    def __init__(self, lease: Lease[str]) -> None:
+        self._lock = lease._lock
+        self._came = threading.Semaphore(0)
+        lease._lock = self  # type: ignore[assignment]
 
-    with ThreadPoolExecutor(_CALLERS) as pool:
-        return [pool.submit(call) for _ in range(_CALLERS)]
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002
+        self._came.release()
+        return self._lock.acquire(blocking, timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def await_comers(self, count: int) -> None:
+        """Returns once so many have come since the last time."""
+        for _ in range(count):
+            assert self._came.acquire(timeout=10.0)
 
 
 def _while_one_logs_in(site: Site, lease: Lease[str]) -> list[Future[str]]:
     """Lets many callers come while one caller's login is under way; returns how they ended."""
+    queue = _Queue(lease)
     site.entered.clear()
     site.held = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(_within, 10.0, lease.fresh)
+    with ThreadPoolExecutor(1 + _CALLERS) as pool:
+        pool.submit(_within, 30.0, lease.fresh)
         assert site.entered.wait(10.0)
-        return _together(lease.fresh, threading.Timer(0.5, site.held.set).start)
+        callers = [pool.submit(_within, 30.0, lease.fresh) for _ in range(_CALLERS)]
+        queue.await_comers(1 + _CALLERS)
+        site.held.set()
+        return callers
 
 
 @pytest.mark.parametrize("passed", [0.0, LONGEST])
@@ -289,7 +299,14 @@ def test_callers_whose_session_was_rejected_log_in_once(site: Site) -> None:
     """Whoever has waited for the lock looks again whether another session is there."""
     lease = site.lease()
     used = lease.fresh()
-    ended = _together(lambda: lease.renew(used))
+    together = threading.Barrier(_CALLERS)
+
+    def renew() -> str:
+        together.wait(10.0)
+        return lease.renew(used)
+
+    with ThreadPoolExecutor(_CALLERS) as pool:
+        ended = [pool.submit(_within, 30.0, renew) for _ in range(_CALLERS)]
     assert {each.result() for each in ended} == {"session-2"}
 
 
@@ -304,28 +321,29 @@ def test_a_failed_login_is_shared_by_those_who_waited(site: Site) -> None:
 
 def test_a_failure_for_want_of_time_is_shared_with_nobody(site: Site) -> None:
     """One caller with little time does not make the others fail (W1)."""
-    entered = threading.Event()
+    hurried, others = threading.Event(), threading.Event()
 
     def login(rejected: str | None) -> Granted[str]:
-        if current().remaining() > 1.0:
+        if hurried.is_set():
             return site.login(rejected)
-        entered.set()
-        time.sleep(0.3)
+        hurried.set()
+        assert others.wait(10.0)
+        # The time is up during the login, as the watchdog finds it.
+        current().cut()
         raise UnreachableError("no time")
 
     lease = Lease(login, clock=site.clock.monotonic)
-
-    def hurried() -> None:
-        with within(0.2), pytest.raises(UnreachableError):
-            lease.fresh()
-
+    queue = _Queue(lease)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(hurried)
-        assert entered.wait(10.0)
-        other = pool.submit(_within, 10.0, lease.fresh)
-        first.result(10.0)
+        first = pool.submit(_within, 30.0, lease.fresh)
+        assert hurried.wait(10.0)
+        other = pool.submit(_within, 30.0, lease.fresh)
+        queue.await_comers(2)
+        others.set()
+        assert isinstance(first.exception(10.0), UnreachableError)
         assert other.result(10.0) == "session-1"
-    with pytest.raises(UnreachableError), within(0.2):
+    hurried.clear()
+    with pytest.raises(UnreachableError, match="no time"), within(30.0):
         lease.prove()
     assert lease._failure is None
 

@@ -140,7 +140,7 @@ async def test_no_use_without_the_store(house: House, one: Member) -> None:
 async def test_an_answer_that_was_lost_is_no_use(house: House, one: Member) -> None:
     """D6: the store took the change and did not say so: the call fails, and the next one works."""
     held = one.line.hold("apply", answered=True)
-    using = asyncio.create_task(one.wrap(within=0.5))
+    using = asyncio.create_task(one.wrap())
     await held.reached()
     assert not unused(house)
     one.line.fail("apply", DOWN)
