@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +25,6 @@ class HurriedServer(Server):
     """A server that is forked from a nursery of its kind."""
 
     nursery: Nursery | None = None
-
-    @property
-    def metrics(self) -> str:
-        """The host and port of its metrics."""
-        return str(re.findall(r"metrics on http://(\S+?)/metrics", self.log())[-1])
 
     def client(self, timeout: float = 60.0) -> keyfold.Client:
         """Returns a client that waits for longer, since many of them serve side by side."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,11 @@ class Server:
     def store(self) -> Path:
         """The SQLite file."""
         return self.folder / "store.db"
+
+    @property
+    def metrics(self) -> str:
+        """The host and port of its metrics, once it is ready."""
+        return str(re.findall(r"metrics on http://(\S+?)/metrics", self.log())[-1])
 
     @property
     def environment(self) -> dict[str, str]:
