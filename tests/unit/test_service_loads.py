@@ -98,6 +98,10 @@ async def test_an_impatient_caller_cancels_nothing(house: House, one: Member) ->
 
 async def test_a_load_that_nobody_waits_for_still_arrives(house: House, one: Member) -> None:
     """W1: a load has the provider's budget, not its caller's deadline."""
+    await one.wrap()
+    # The KEK alone is missing, so that the load begins at once, however short the deadline is.
+    [opened] = one.cache.opened()
+    one.cache.drop_kek(opened.view, opened.kek.kek_id)
     hang = house.provider.hang(operations=("unwrap",))
     with pytest.raises(DeadlineError):
         await one.wrap(within=0.02)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,7 +31,7 @@ from keyfold_server.domain.rights import Caller, Identity
 from keyfold_server.service.life import rechecks
 from keyfold_server.service.life.rechecks import RecheckRequest, RecheckResult
 from keyfold_server.service.loading import announcements
-from replicas import House, Member, entered, house_in, until
+from replicas import LONG, House, Member, entered, house_in, until
 
 
 @pytest.fixture
@@ -48,6 +49,20 @@ async def one(house: House) -> Member:
     await member.enable()
     await member.wrap()
     return member
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Timeout]:
+    """Gives the time limits that rechecks set, each of which a test can end."""
+    made: list[asyncio.Timeout] = []
+
+    def limit(seconds: float) -> asyncio.Timeout:
+        made.append(asyncio.timeout(seconds))
+        return made[-1]
+
+    patched = SimpleNamespace(**(vars(asyncio) | {"timeout": limit}))
+    monkeypatch.setattr(rechecks, "asyncio", patched)
+    return made
 
 
 async def recheck(
@@ -267,14 +282,16 @@ async def test_a_hidden_cluster_looks_like_none(house: House, one: Member) -> No
 
 
 async def test_a_kms_that_hangs_costs_the_caller_its_deadline_alone(
-    house: House, one: Member
+    house: House, one: Member, limits: list[asyncio.Timeout]
 ) -> None:
     """W1: the call answers before its deadline, and says that the KMS has not."""
     hang = house.provider.hang()
-    [found] = (await recheck(one, within=0.6)).found
+    rechecking = asyncio.create_task(recheck(one, within=LONG))
+    await entered(hang)
+    limits[0].reschedule(0.0)
+    [found] = (await rechecking).found
     assert isinstance(found.error, DeadlineError)
     assert found.can_unwrap is None
-    await entered(hang)
 
 
 async def test_a_stale_replica_proves_nothing(house: House, one: Member) -> None:
@@ -285,12 +302,15 @@ async def test_a_stale_replica_proves_nothing(house: House, one: Member) -> None
 
 
 async def test_a_refusal_that_the_store_does_not_take_leaves_others_pending(
-    house: House, one: Member
+    house: House, one: Member, limits: list[asyncio.Timeout]
 ) -> None:
     """F2: where the others cannot know of a refusal yet, no answer says that they do."""
     house.provider.disable("fake:one")
     one.line.fail("refused", StoreUnavailableError("the store is away"))
-    result = await recheck(one, within=0.7)
+    rechecking = asyncio.create_task(recheck(one, within=LONG))
+    await until(lambda: len(limits) == 2)  # It waits for the store to take the refusal.
+    limits[1].reschedule(0.0)
+    result = await rechecking
     assert not one.serves()
     assert [pending.replica for pending in result.pending] == ["unknown"]
     one.line.mend()
