@@ -56,7 +56,8 @@ const (
 	ReasonInvalidUpdateMask Reason = "INVALID_UPDATE_MASK"
 	// ReasonInvalidOperation: The name, the scope or the action of an operation cannot be right.
 	ReasonInvalidOperation Reason = "INVALID_OPERATION"
-	// ReasonInvalidReason: A reason for the audit trail is longer than 1,024 characters.
+	// ReasonInvalidReason: A reason for the audit trail is longer than 1,024 characters, or not one
+	// line of text.
 	ReasonInvalidReason Reason = "INVALID_REASON"
 	// ReasonInvalidRecheck: Recheck names both a cluster and a root key, or neither.
 	ReasonInvalidRecheck Reason = "INVALID_RECHECK"

@@ -2274,7 +2274,7 @@ type RevokeRequest struct {
 	Regions []string `protobuf:"bytes,2,rep,name=regions,proto3" json:"regions,omitempty"`
 	// Optional. Makes the request safe to repeat; see `EnableRequest.request_id`.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Optional. The reason, for the audit trail, at most 1,024 characters.
+	// Optional. The reason, for the audit trail: one line of at most 1,024 characters.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2451,7 +2451,7 @@ type RestoreRequest struct {
 	Regions []string `protobuf:"bytes,2,rep,name=regions,proto3" json:"regions,omitempty"`
 	// Optional. Makes the request safe to repeat; see `EnableRequest.request_id`.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Optional. The reason, for the audit trail, at most 1,024 characters.
+	// Optional. The reason, for the audit trail: one line of at most 1,024 characters.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2665,7 +2665,7 @@ type RetireGenerationRequest struct {
 	BringBack bool `protobuf:"varint,4,opt,name=bring_back,json=bringBack,proto3" json:"bring_back,omitempty"`
 	// Optional. Makes the request safe to repeat; see `EnableRequest.request_id`.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Optional. The reason, for the audit trail, at most 1,024 characters.
+	// Optional. The reason, for the audit trail: one line of at most 1,024 characters.
 	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2850,7 +2850,7 @@ type DeleteClusterRequest struct {
 	// Optional. Makes the request safe to repeat; see `EnableRequest.request_id`. When the cluster is
 	// erased, Keyfold forgets the id.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Optional. The reason, for the audit trail, at most 1,024 characters.
+	// Optional. The reason, for the audit trail: one line of at most 1,024 characters.
 	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Optional. If true, Keyfold says what would become unreadable and when, and stores nothing.
 	ValidateOnly  bool `protobuf:"varint,7,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
@@ -3162,7 +3162,7 @@ type UndeleteClusterRequest struct {
 	Regions []string `protobuf:"bytes,2,rep,name=regions,proto3" json:"regions,omitempty"`
 	// Optional. Makes the request safe to repeat; see `EnableRequest.request_id`.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Optional. The reason, for the audit trail, at most 1,024 characters.
+	// Optional. The reason, for the audit trail: one line of at most 1,024 characters.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5515,7 +5515,7 @@ type StartOperationRequest struct {
 	// Optional. The most regions under way at once, 1 to 64; 0 means 16. Of one root key, at most 8
 	// are. Whatever it says, calls of callers go first at every KMS.
 	MaxConcurrency uint32 `protobuf:"varint,5,opt,name=max_concurrency,json=maxConcurrency,proto3" json:"max_concurrency,omitempty"`
-	// Optional. Why, for the log: at most 1,024 characters.
+	// Optional. Why, for the log: one line of at most 1,024 characters.
 	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

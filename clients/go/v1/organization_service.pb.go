@@ -202,7 +202,7 @@ type Organization struct {
 	// Required. The organization's name: 1 to 128 characters of `A-Z a-z 0-9 . _ -`, the first of
 	// which is a letter or digit.
 	Organization string `protobuf:"bytes,1,opt,name=organization,proto3" json:"organization,omitempty"`
-	// Optional. A name for people, at most 256 characters.
+	// Optional. A name for people: one line of at most 256 characters.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// Optional. What a region gets for which neither Enable nor AddRegions names a key.
 	DefaultKey DefaultKey `protobuf:"varint,3,opt,name=default_key,json=defaultKey,proto3,enum=keyfold.v1.DefaultKey" json:"default_key,omitempty"`
@@ -492,7 +492,7 @@ type KeyLink struct {
 	Organization string `protobuf:"bytes,1,opt,name=organization,proto3" json:"organization,omitempty"`
 	// Required. The link's name within the organization, in the form of an organization's name.
 	KeyLink string `protobuf:"bytes,2,opt,name=key_link,json=keyLink,proto3" json:"key_link,omitempty"`
-	// Optional. What it is for, at most 1,024 characters.
+	// Optional. What it is for: one line of at most 1,024 characters.
 	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
 	// The vendor's name of the region whose keys it gives. Required if it has no geo.
 	Region string `protobuf:"bytes,4,opt,name=region,proto3" json:"region,omitempty"`

@@ -356,10 +356,13 @@ class InvalidOperationError(InvalidInputError):
 
 
 class InvalidReasonError(InvalidInputError):
-    """A reason for the audit trail is longer than 1,024 characters."""
+    """A reason for the audit trail is longer than 1,024 characters, or not one line of text."""
 
     reason = "INVALID_REASON"
-    remedy = "Shorten the reason to 1,024 characters, for example to the number of a ticket."
+    remedy = (
+        "Give one line of at most 1,024 characters, such as the number of a ticket, without "
+        "control characters and without those that change the direction of text."
+    )
 
 
 class InvalidRecheckError(InvalidInputError):

@@ -100,9 +100,12 @@ class KeySpec:
                     f"{name} must be at most {MAX_URI} printable characters",
                     field=f"key_spec.{name}",
                 )
-        if len(options) > MAX_OPTIONS or any(len(k) + len(v) > MAX_URI for k, v in options.items()):
+        if len(options) > MAX_OPTIONS or not all(
+            len(k) + len(v) <= MAX_URI and (k + v).isprintable() for k, v in options.items()
+        ):
             raise InvalidKeySpecError(
-                f"give at most {MAX_OPTIONS} options, each of at most {MAX_URI} characters",
+                f"give at most {MAX_OPTIONS} options, each of at most {MAX_URI} printable "
+                "characters",
                 field="key_spec.options",
             )
         return KeySpec(type_, uri, principal, tuple(sorted(options.items())))

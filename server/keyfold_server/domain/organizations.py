@@ -18,6 +18,7 @@ from keyfold_server.domain.errors import InvalidOrganizationError, KeyLinkNotFou
 from keyfold_server.domain.holders import Holder
 from keyfold_server.domain.key_links import UNUSED, KeyLink, LinkUse, etag
 from keyfold_server.domain.patterns import Pattern
+from keyfold_server.domain.texts import fault_of_text
 
 MAX_DISPLAY_NAME: Final = 256
 """Most characters in the display name of an organization."""
@@ -94,10 +95,9 @@ class Settings:
         Raises:
             InvalidOrganizationError: A value is out of bounds, or a pattern narrows nothing.
         """
-        if len(self.display_name) > MAX_DISPLAY_NAME or not self.display_name.isprintable():
+        if fault := fault_of_text(self.display_name, MAX_DISPLAY_NAME):
             raise InvalidOrganizationError(
-                f"display_name must be at most {MAX_DISPLAY_NAME} printable characters",
-                field="organization.display_name",
+                f"display_name {fault}", field="organization.display_name"
             )
         if len(self.cluster_patterns) > MAX_PATTERNS:
             raise InvalidOrganizationError(

@@ -158,7 +158,7 @@ class InvalidOperationError(InvalidInputError):
 
 
 class InvalidReasonError(InvalidInputError):
-    """A reason for the audit trail is longer than 1,024 characters."""
+    """A reason for the audit trail is longer than 1,024 characters, or not one line of text."""
 
     reason = "INVALID_REASON"
 

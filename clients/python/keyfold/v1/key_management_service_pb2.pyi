@@ -1397,7 +1397,7 @@ class RevokeRequest(_message.Message):
     request_id: _builtins.str
     """Optional. Makes the request safe to repeat; see `EnableRequest.request_id`."""
     reason: _builtins.str
-    """Optional. The reason, for the audit trail, at most 1,024 characters."""
+    """Optional. The reason, for the audit trail: one line of at most 1,024 characters."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. The regions to revoke; empty means all regions."""
@@ -1491,7 +1491,7 @@ class RestoreRequest(_message.Message):
     request_id: _builtins.str
     """Optional. Makes the request safe to repeat; see `EnableRequest.request_id`."""
     reason: _builtins.str
-    """Optional. The reason, for the audit trail, at most 1,024 characters."""
+    """Optional. The reason, for the audit trail: one line of at most 1,024 characters."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. The regions to restore; empty means all revoked regions."""
@@ -1607,7 +1607,7 @@ class RetireGenerationRequest(_message.Message):
     request_id: _builtins.str
     """Optional. Makes the request safe to repeat; see `EnableRequest.request_id`."""
     reason: _builtins.str
-    """Optional. The reason, for the audit trail, at most 1,024 characters."""
+    """Optional. The reason, for the audit trail: one line of at most 1,024 characters."""
     def __init__(
         self,
         *,
@@ -1696,7 +1696,7 @@ class DeleteClusterRequest(_message.Message):
     erased, Keyfold forgets the id.
     """
     reason: _builtins.str
-    """Optional. The reason, for the audit trail, at most 1,024 characters."""
+    """Optional. The reason, for the audit trail: one line of at most 1,024 characters."""
     validate_only: _builtins.bool
     """Optional. If true, Keyfold says what would become unreadable and when, and stores nothing."""
     @_builtins.property
@@ -1869,7 +1869,7 @@ class UndeleteClusterRequest(_message.Message):
     request_id: _builtins.str
     """Optional. Makes the request safe to repeat; see `EnableRequest.request_id`."""
     reason: _builtins.str
-    """Optional. The reason, for the audit trail, at most 1,024 characters."""
+    """Optional. The reason, for the audit trail: one line of at most 1,024 characters."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. The regions whose deletion to take back; empty means all deleted regions."""
@@ -3207,7 +3207,7 @@ class StartOperationRequest(_message.Message):
     are. Whatever it says, calls of callers go first at every KMS.
     """
     reason: _builtins.str
-    """Optional. Why, for the log: at most 1,024 characters."""
+    """Optional. Why, for the log: one line of at most 1,024 characters."""
     @_builtins.property
     def action(self) -> _operations_pb2.OperationAction:
         """Required. What to do."""

@@ -131,7 +131,7 @@ class Organization(_message.Message):
     which is a letter or digit.
     """
     display_name: _builtins.str
-    """Optional. A name for people, at most 256 characters."""
+    """Optional. A name for people: one line of at most 256 characters."""
     default_key: Global___DefaultKey.ValueType
     """Optional. What a region gets for which neither Enable nor AddRegions names a key."""
     max_clusters: _builtins.int
@@ -289,7 +289,7 @@ class KeyLink(_message.Message):
     key_link: _builtins.str
     """Required. The link's name within the organization, in the form of an organization's name."""
     description: _builtins.str
-    """Optional. What it is for, at most 1,024 characters."""
+    """Optional. What it is for: one line of at most 1,024 characters."""
     region: _builtins.str
     """The vendor's name of the region whose keys it gives. Required if it has no geo."""
     geo: _builtins.str

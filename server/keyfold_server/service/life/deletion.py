@@ -18,6 +18,7 @@ from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.region_names import check_regions
 from keyfold_server.domain.retention import final_after
 from keyfold_server.domain.rights import Coverage
+from keyfold_server.domain.texts import check_reason
 from keyfold_server.domain.timing import Timing
 from keyfold_server.domain.usage import MINUTE, UsageFilter, UsageKey, UsageQuery
 from keyfold_server.service.fleet.confirmations import PendingReplica
@@ -25,7 +26,6 @@ from keyfold_server.service.life.acknowledgements import Acknowledgements
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.reports import ClusterReport, RegionReport, Reports
 from keyfold_server.service.life.requests import MutationCall, MutationResult
-from keyfold_server.service.life.revocation import check_reason
 from keyfold_server.service.storage import Storage
 
 _DAY: Final = 24 * 60 * MINUTE

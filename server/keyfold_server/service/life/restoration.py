@@ -16,10 +16,10 @@ from keyfold_server.domain.errors import KeyfoldError, RevokedError, StateError
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.lifecycle import Action, allows
 from keyfold_server.domain.region_names import check_regions
+from keyfold_server.domain.texts import check_reason
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.requests import MutationCall, MutationResult
-from keyfold_server.service.life.revocation import check_reason
 from keyfold_server.service.observed.health import HealthRecorder
 
 

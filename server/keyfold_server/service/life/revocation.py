@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Final
 
 from keyfold_server import telemetry
 from keyfold_server.domain.bans import CommittedBan
@@ -18,21 +17,18 @@ from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
     ClusterBannedError,
     ClusterNotFoundError,
-    InvalidReasonError,
     RowNotAuthenticError,
 )
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.region_names import check_regions
 from keyfold_server.domain.rights import Caller
+from keyfold_server.domain.texts import check_reason
 from keyfold_server.service.fleet.confirmations import PendingReplica
 from keyfold_server.service.life.acknowledgements import Acknowledged, Acknowledgements
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.reports import ClusterReport, Reports
 from keyfold_server.service.life.requests import MutationCall, MutationResult
 from keyfold_server.service.storage import Storage
-
-MAX_REASON: Final = 1_024
-"""Most characters in a reason for the audit trail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,15 +212,3 @@ class Revocation:
         """Returns the report of the cluster, as the answer shows it; reads in the lane (R9)."""
         run = self._storage.revoking(caller.name).run
         return await self._reports.report(mutation.cluster, caller.rights, run)
-
-
-def check_reason(reason: str) -> None:
-    """Refuses a reason that is too long for the audit trail.
-
-    Raises:
-        InvalidReasonError: It is too long.
-    """
-    if len(reason) > MAX_REASON:
-        raise InvalidReasonError(
-            f"the reason has more than {MAX_REASON:,} characters", field="reason"
-        )

@@ -46,6 +46,7 @@ from keyfold_server.domain.operations import (
 )
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Caller, Rights
+from keyfold_server.domain.texts import check_reason
 from keyfold_server.service import tokens
 from keyfold_server.service.operations.census import Counting
 from keyfold_server.service.operations.control import Control
@@ -70,9 +71,6 @@ _READS: Final = 10
 
 _BEFORE_DEADLINE: Final = 0.5
 """Seconds before its caller's deadline at which a waiting call answers."""
-
-_MAX_REASON: Final = 1_024
-"""Most characters of a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,10 +338,7 @@ def check(work: Work) -> None:
         raise InvalidOperationError(
             f"max_concurrency must be 1 to {MOST_AT_ONCE}, or 0", field="max_concurrency"
         )
-    if len(work.reason) > _MAX_REASON or not work.reason.isprintable():
-        raise InvalidOperationError(
-            f"reason must be at most {_MAX_REASON:,} printable characters", field="reason"
-        )
+    check_reason(work.reason)
     _check_action(work)
 
 

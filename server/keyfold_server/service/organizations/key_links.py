@@ -33,6 +33,7 @@ from keyfold_server.domain.organization_changes import (
 from keyfold_server.domain.organizations import Organization, OrganizationView, no_link
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Rights
+from keyfold_server.domain.texts import fault_of_text
 from keyfold_server.service.life.listing import DEFAULT_PAGE, MAX_PAGE, name_in, page_token
 from keyfold_server.service.organizations.link_proofs import LinkProofs, ProvenKey
 from keyfold_server.service.organizations.mutations import OrganizationMutations
@@ -365,11 +366,8 @@ def _check_names(organization: str, link: str) -> None:
 
 
 def _check_description(description: str) -> None:
-    if len(description) > MAX_DESCRIPTION or not description.isprintable():
-        raise InvalidKeyLinkError(
-            f"description must be at most {MAX_DESCRIPTION:,} printable characters",
-            field="key_link.description",
-        )
+    if fault := fault_of_text(description, MAX_DESCRIPTION):
+        raise InvalidKeyLinkError(f"description {fault}", field="key_link.description")
 
 
 def _check_place(region: str, geo: str) -> None:
