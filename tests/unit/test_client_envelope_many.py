@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import keyfold
+from envelope_fakes import FakeDataPlane
 from served import KEY, Served, served
 
 CARDS = {"table": "cards"}
@@ -209,3 +211,52 @@ async def test_the_envelope_for_asyncio_does_the_same(
             moved = await twin.rekey_many([message for message, _ in messages])
             assert moved == [message for message, _ in messages]
     assert calls(server) == {"BatchUnwrap": 2, "BatchRewrap": 2}
+
+
+# --- errors ---
+
+
+def test_errors_name_the_cluster() -> None:
+    """An error that an envelope finds itself names the cluster, as one of the server's does."""
+    envelope = keyfold.Envelope(FakeDataPlane(), "acme", "eu", context=CARDS)
+    message = envelope.seal(b"4111", {"row": "17"})
+    corrupt = message[:-1] + bytes([message[-1] ^ 1])
+    stream = io.BytesIO()
+    with envelope.seal_stream(stream) as writer:
+        writer.write(b"4111")
+    cut = stream.getvalue()[:-1]
+    failing: list[Callable[[], Any]] = [
+        lambda: envelope.seal("text"),  # type: ignore[arg-type]
+        lambda: envelope.seal(b"", {"table": "orders"}),
+        lambda: envelope.open(b"junk"),
+        lambda: envelope.open(message, {"row": "18"}),
+        lambda: envelope.open(corrupt),
+        lambda: envelope.open_many(message),  # type: ignore[arg-type]
+        lambda: envelope.rekey(b"junk"),
+        lambda: envelope.rekey_many(None),  # type: ignore[arg-type]
+        lambda: envelope.seal_stream(None),  # type: ignore[arg-type]
+        lambda: envelope.open_stream(io.BytesIO(b"junk")),
+        lambda: envelope.open_stream(io.BytesIO(cut)).read(),
+        lambda: envelope.rekey_header(io.BytesIO(b"junk")),
+    ]
+    raised = []
+    for fail in failing:
+        with pytest.raises(keyfold.KeyfoldError) as failure:
+            fail()
+        raised.append(failure.value)
+    results = [*envelope.open_many([(b"junk", None), (corrupt, None)]), *envelope.rekey_many([b""])]
+    for error in [*raised, *results]:
+        assert isinstance(error, keyfold.KeyfoldError)
+        assert error.cluster == "acme"
+        assert str(error).startswith("cluster acme: ")
+
+
+async def test_errors_name_the_cluster_on_an_event_loop() -> None:
+    """It is the same for `AsyncEnvelope`."""
+    async with keyfold.AsyncClient("127.0.0.1:1") as client:
+        envelope = keyfold.AsyncEnvelope(client, "acme", "eu")
+        with pytest.raises(keyfold.NotAMessageError) as failure:
+            await envelope.open(b"junk")
+        [result] = await envelope.open_many([(b"junk", None)])
+    assert isinstance(result, keyfold.NotAMessageError)
+    assert failure.value.cluster == result.cluster == "acme"

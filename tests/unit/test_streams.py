@@ -556,10 +556,14 @@ def test_wrong_types_are_named(wrong: Any) -> None:
     """A path or the bytes themselves are refused by name, before any call."""
     client = FakeDataPlane()
     envelope = envelope_of(client)
-    with pytest.raises(keyfold.ArgumentTypeError, match=r"^target must be a file to write to, not"):
+    with pytest.raises(
+        keyfold.ArgumentTypeError, match=r": target must be a file to write to, not"
+    ):
         envelope.seal_stream(wrong)
     for method in (envelope.open_stream, envelope.rekey_header):
-        with pytest.raises(keyfold.ArgumentTypeError, match=r"^source must be a file to read from"):
+        with pytest.raises(
+            keyfold.ArgumentTypeError, match=r": source must be a file to read from"
+        ):
             method(wrong)
     assert client.made == 0
 

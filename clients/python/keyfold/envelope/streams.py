@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from keyfold.envelope.cipher import corrupt
 from keyfold.envelope.header import Readable, Writable, read_some, write_all
 from keyfold.envelope.message import STREAM
+from keyfold.envelope.naming import Naming
 from keyfold.errors import ClosedError, DataTooLargeError, ExtraMissingError
 
 if TYPE_CHECKING:
@@ -222,8 +223,9 @@ class _Source:
 class _OpeningStream(io.RawIOBase):
     """Decrypts what it reads from a source."""
 
-    def __init__(self, key: bytes, aad: bytes, source: Readable) -> None:
+    def __init__(self, key: bytes, aad: bytes, source: Readable, naming: Naming) -> None:
         self._source = _Source(source)
+        self._naming = naming
         self._size = 0
         self._problem: BaseException | None = None
         self._tink: Any = _primitive(key).new_decrypting_stream(self._source, aad)
@@ -254,19 +256,20 @@ class _OpeningStream(io.RawIOBase):
         if failure is not None:
             _raise_interrupt(failure)
             fault = f"after {self._size:,} bytes of data it was changed, cut or extended, or has "
-            raise corrupt(STREAM, f"{fault}parts of another") from failure
+            raise self._naming.named(corrupt(STREAM, f"{fault}parts of another")) from failure
         return count
 
 
-def opening(key: bytes, aad: bytes, source: Readable) -> io.BufferedReader:
+def opening(key: bytes, aad: bytes, source: Readable, naming: Naming) -> io.BufferedReader:
     """Returns a reader that decrypts a stream, whose header was read from the source.
 
     Args:
         key: The stream's key.
         aad: What the stream is bound to.
         source: Has the rest of the stream.
+        naming: Names the cluster in errors.
     """
-    return io.BufferedReader(_OpeningStream(key, aad, source), _PART)
+    return io.BufferedReader(_OpeningStream(key, aad, source, naming), _PART)
 
 
 def _raise_interrupt(error: Exception) -> None:

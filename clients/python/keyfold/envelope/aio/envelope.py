@@ -15,6 +15,7 @@ from keyfold.envelope.aio.streams import AsyncStreams
 from keyfold.envelope.cipher import open_message, seal
 from keyfold.envelope.keys import Bounds, OpeningKey
 from keyfold.envelope.message import MESSAGE, STREAM, Kind
+from keyfold.envelope.naming import Naming
 from keyfold.envelope.work import async_work
 from keyfold.errors import KeyfoldError, MessageContextError
 from keyfold.models.results import Rewrapped
@@ -86,6 +87,7 @@ class AsyncEnvelope(AsyncStreams):
         self._aad = {kind: form.bound_to(kind, cluster) for kind in (MESSAGE, STREAM)}
         self._client = client
         self._cluster = cluster
+        self._naming = Naming(cluster)
         self._region = region
         self._bounds = Bounds(max_messages, max_bytes, max_age)
         self._keys: AsyncKeySource = AsyncKeeper(client) if cache is None else cache
@@ -107,10 +109,11 @@ class AsyncEnvelope(AsyncStreams):
             DataTooLargeError: The data has more than 1 GiB.
             InvalidContextError: The context is out of bounds, or disagrees with the envelope's.
         """
-        text = as_bytes(data, "data")
-        form.check_size(text)
-        message, _ = await self._sealed(MESSAGE, text, context, timeout)
-        return message
+        with self._naming:
+            text = as_bytes(data, "data")
+            form.check_size(text)
+            message, _ = await self._sealed(MESSAGE, text, context, timeout)
+            return message
 
     async def open(
         self, message: Buffer, context: Context | None = None, *, timeout: float | None = None
@@ -130,8 +133,9 @@ class AsyncEnvelope(AsyncStreams):
             InvalidInputError: Its wrapped key is not of this cluster, or was changed; the reason
                 is the server's.
         """
-        parts = self._demanded(MESSAGE, as_bytes(message, "message"), context)
-        return await self._unsealed(parts, timeout)
+        with self._naming:
+            parts = self._demanded(MESSAGE, as_bytes(message, "message"), context)
+            return await self._unsealed(parts, timeout)
 
     async def open_many(
         self,
@@ -152,7 +156,8 @@ class AsyncEnvelope(AsyncStreams):
         Raises:
             ArgumentTypeError: They are not pairs of bytes and of a mapping of texts or None.
         """
-        pairs = taken(_ASKED, messages, "messages")
+        with self._naming:
+            pairs = taken(_ASKED, messages, "messages")
         found = [self._found(message, context) for message, context in pairs]
         asked: dict[_Name, tuple[bytes, Context]] = {
             _name(parts): (parts.wrapped_key, parts.key_context)
@@ -161,14 +166,16 @@ class AsyncEnvelope(AsyncStreams):
         }
         if not asked:
             return [parts for parts in found if isinstance(parts, KeyfoldError)]
-        async with self._keys.opening_keys(self._cluster, asked.values(), timeout=timeout) as lent:
-            keys = dict(zip(asked, lent, strict=True))
-            return [
-                parts
-                if isinstance(parts, KeyfoldError)
-                else await self._result(keys[_name(parts)], parts)
-                for parts in found
-            ]
+        borrowing = self._keys.opening_keys(self._cluster, asked.values(), timeout=timeout)
+        with self._naming:
+            async with borrowing as lent:
+                keys = dict(zip(asked, lent, strict=True))
+                return [
+                    parts
+                    if isinstance(parts, KeyfoldError)
+                    else await self._result(keys[_name(parts)], parts)
+                    for parts in found
+                ]
 
     async def rekey(self, message: Buffer, *, timeout: float | None = None) -> bytes:
         """Moves a message's wrapped key to the newest generation, and leaves the rest as it is.
@@ -181,7 +188,8 @@ class AsyncEnvelope(AsyncStreams):
             MessageInvalidError: It is not a message, or does not have the envelope's pairs.
             InvalidInputError: Its wrapped key is not of this cluster, or was changed.
         """
-        return await self._rekeyed(self._parsed(MESSAGE, as_bytes(message, "message")), timeout)
+        with self._naming:
+            return await self._rekeyed(self._parsed(MESSAGE, as_bytes(message, "message")), timeout)
 
     async def rekey_many(
         self, messages: Iterable[Buffer], *, timeout: float | None = None
@@ -193,7 +201,8 @@ class AsyncEnvelope(AsyncStreams):
         Raises:
             ArgumentTypeError: They are not bytes.
         """
-        given = taken(Iterable[Buffer], messages, "messages")
+        with self._naming:
+            given = taken(Iterable[Buffer], messages, "messages")
         found = [self._found(message, None) for message in given]
         items = [
             RewrapItem(parts.wrapped_key, parts.key_context)
@@ -245,13 +254,13 @@ class AsyncEnvelope(AsyncStreams):
         try:
             return await self._opened(key, parts)
         except KeyfoldError as error:
-            return error
+            return self._naming.named(error)
 
     def _found(self, message: Buffer, context: Context | None) -> form.Message | KeyfoldError:
         try:
             return self._demanded(MESSAGE, as_bytes(message, "message"), context)
         except KeyfoldError as error:
-            return error
+            return self._naming.named(error)
 
     def _demanded(self, kind: Kind, message: bytes, context: Context | None) -> form.Message:
         parts = self._parsed(kind, message)

@@ -11,6 +11,7 @@ from keyfold.arguments import wrong_type
 from keyfold.envelope import streams
 from keyfold.envelope.header import Readable, Writable, framed, read_header, write_all
 from keyfold.envelope.message import STREAM, Kind, Message
+from keyfold.envelope.naming import Naming
 from keyfold.envelope.streams import SealingStream
 from keyfold.envelope.work import async_waiting
 from keyfold.models.specs import Context
@@ -18,6 +19,8 @@ from keyfold.models.specs import Context
 
 class AsyncStreams(ABC):
     """What an envelope does with streams, whose headers it seals and opens as messages."""
+
+    _naming: Naming
 
     async def seal_stream(
         self, target: Writable, context: Context | None = None, *, timeout: float | None = None
@@ -39,11 +42,12 @@ class AsyncStreams(ABC):
             ExtraMissingError: The extra is not installed.
             InvalidContextError: The context is out of bounds, or disagrees with the envelope's.
         """
-        if not callable(getattr(target, "write", None)):
-            raise wrong_type("target", "a file to write to", target)
-        streams.tink()
-        key = os.urandom(streams.KEY_SIZE)
-        header, aad = await self._sealed(STREAM, key, context, timeout)
+        with self._naming:
+            if not callable(getattr(target, "write", None)):
+                raise wrong_type("target", "a file to write to", target)
+            streams.tink()
+            key = os.urandom(streams.KEY_SIZE)
+            header, aad = await self._sealed(STREAM, key, context, timeout)
         await async_waiting(partial(write_all, target, framed(header)))
         return SealingStream(key, aad, target)
 
@@ -70,11 +74,12 @@ class AsyncStreams(ABC):
             InvalidInputError: Its wrapped key is not of this cluster, or was changed; the reason
                 is the server's.
         """
-        streams.tink()
-        header = await self._header(source)
-        parts = self._demanded(STREAM, header, context)
-        key = await self._unsealed(parts, timeout)
-        return streams.opening(key, self._bound_to(parts), source)
+        with self._naming:
+            streams.tink()
+            header = await self._header(source)
+            parts = self._demanded(STREAM, header, context)
+            key = await self._unsealed(parts, timeout)
+        return streams.opening(key, self._bound_to(parts), source, self._naming)
 
     async def rekey_header(self, source: Readable, *, timeout: float | None = None) -> bytes:
         """Reads the header of a stream, and returns it with its wrapped key moved, as in `rekey`.
@@ -91,8 +96,9 @@ class AsyncStreams(ABC):
             MessageInvalidError: It is not a stream, or does not have the envelope's pairs.
             InvalidInputError: Its wrapped key is not of this cluster, or was changed.
         """
-        header = await self._header(source)
-        return framed(await self._rekeyed(self._parsed(STREAM, header), timeout))
+        with self._naming:
+            header = await self._header(source)
+            return framed(await self._rekeyed(self._parsed(STREAM, header), timeout))
 
     async def _header(self, source: Readable) -> bytes:
         if not callable(getattr(source, "read", None)):

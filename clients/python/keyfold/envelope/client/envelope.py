@@ -17,6 +17,7 @@ from keyfold.envelope.client.keeper import Keeper, KeySource
 from keyfold.envelope.client.streams import Streams
 from keyfold.envelope.keys import Bounds, OpeningKey
 from keyfold.envelope.message import MESSAGE, STREAM, Kind
+from keyfold.envelope.naming import Naming
 from keyfold.envelope.work import work
 from keyfold.errors import KeyfoldError, MessageContextError
 from keyfold.models.results import Rewrapped
@@ -88,6 +89,7 @@ class Envelope(Streams):
         self._aad = {kind: form.bound_to(kind, cluster) for kind in (MESSAGE, STREAM)}
         self._client = client
         self._cluster = cluster
+        self._naming = Naming(cluster)
         self._region = region
         self._bounds = Bounds(max_messages, max_bytes, max_age)
         self._keys: KeySource = Keeper(client) if cache is None else cache
@@ -109,10 +111,11 @@ class Envelope(Streams):
             DataTooLargeError: The data has more than 1 GiB.
             InvalidContextError: The context is out of bounds, or disagrees with the envelope's.
         """
-        text = as_bytes(data, "data")
-        form.check_size(text)
-        message, _ = self._sealed(MESSAGE, text, context, timeout)
-        return message
+        with self._naming:
+            text = as_bytes(data, "data")
+            form.check_size(text)
+            message, _ = self._sealed(MESSAGE, text, context, timeout)
+            return message
 
     def open(
         self, message: Buffer, context: Context | None = None, *, timeout: float | None = None
@@ -132,8 +135,9 @@ class Envelope(Streams):
             InvalidInputError: Its wrapped key is not of this cluster, or was changed; the reason
                 is the server's.
         """
-        parts = self._demanded(MESSAGE, as_bytes(message, "message"), context)
-        return self._unsealed(parts, timeout)
+        with self._naming:
+            parts = self._demanded(MESSAGE, as_bytes(message, "message"), context)
+            return self._unsealed(parts, timeout)
 
     def open_many(
         self,
@@ -154,7 +158,8 @@ class Envelope(Streams):
         Raises:
             ArgumentTypeError: They are not pairs of bytes and of a mapping of texts or None.
         """
-        pairs = taken(_ASKED, messages, "messages")
+        with self._naming:
+            pairs = taken(_ASKED, messages, "messages")
         found = [self._found(message, context) for message, context in pairs]
         asked: dict[_Name, tuple[bytes, Context]] = {
             _name(parts): (parts.wrapped_key, parts.key_context)
@@ -163,7 +168,8 @@ class Envelope(Streams):
         }
         if not asked:
             return [parts for parts in found if isinstance(parts, KeyfoldError)]
-        with self._keys.opening_keys(self._cluster, asked.values(), timeout=timeout) as lent:
+        borrowing = self._keys.opening_keys(self._cluster, asked.values(), timeout=timeout)
+        with self._naming, borrowing as lent:
             keys = dict(zip(asked, lent, strict=True))
             return [
                 parts
@@ -183,7 +189,8 @@ class Envelope(Streams):
             MessageInvalidError: It is not a message, or does not have the envelope's pairs.
             InvalidInputError: Its wrapped key is not of this cluster, or was changed.
         """
-        return self._rekeyed(self._parsed(MESSAGE, as_bytes(message, "message")), timeout)
+        with self._naming:
+            return self._rekeyed(self._parsed(MESSAGE, as_bytes(message, "message")), timeout)
 
     def rekey_many(
         self, messages: Iterable[Buffer], *, timeout: float | None = None
@@ -195,7 +202,8 @@ class Envelope(Streams):
         Raises:
             ArgumentTypeError: They are not bytes.
         """
-        given = taken(Iterable[Buffer], messages, "messages")
+        with self._naming:
+            given = taken(Iterable[Buffer], messages, "messages")
         found = [self._found(message, None) for message in given]
         items = [
             RewrapItem(parts.wrapped_key, parts.key_context)
@@ -247,13 +255,13 @@ class Envelope(Streams):
         try:
             return self._opened(key, parts)
         except KeyfoldError as error:
-            return error
+            return self._naming.named(error)
 
     def _found(self, message: Buffer, context: Context | None) -> form.Message | KeyfoldError:
         try:
             return self._demanded(MESSAGE, as_bytes(message, "message"), context)
         except KeyfoldError as error:
-            return error
+            return self._naming.named(error)
 
     def _demanded(self, kind: Kind, message: bytes, context: Context | None) -> form.Message:
         parts = self._parsed(kind, message)

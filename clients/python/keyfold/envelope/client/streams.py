@@ -13,6 +13,7 @@ from keyfold.arguments import wrong_type
 from keyfold.envelope import streams
 from keyfold.envelope.header import Readable, Writable, framed, read_header, write_all
 from keyfold.envelope.message import STREAM, Kind, Message
+from keyfold.envelope.naming import Naming
 from keyfold.envelope.streams import SealingStream
 from keyfold.envelope.work import waiting
 from keyfold.models.specs import Context
@@ -20,6 +21,8 @@ from keyfold.models.specs import Context
 
 class Streams(ABC):
     """What an envelope does with streams, whose headers it seals and opens as messages."""
+
+    _naming: Naming
 
     def seal_stream(
         self, target: Writable, context: Context | None = None, *, timeout: float | None = None
@@ -41,11 +44,12 @@ class Streams(ABC):
             ExtraMissingError: The extra is not installed.
             InvalidContextError: The context is out of bounds, or disagrees with the envelope's.
         """
-        if not callable(getattr(target, "write", None)):
-            raise wrong_type("target", "a file to write to", target)
-        streams.tink()
-        key = os.urandom(streams.KEY_SIZE)
-        header, aad = self._sealed(STREAM, key, context, timeout)
+        with self._naming:
+            if not callable(getattr(target, "write", None)):
+                raise wrong_type("target", "a file to write to", target)
+            streams.tink()
+            key = os.urandom(streams.KEY_SIZE)
+            header, aad = self._sealed(STREAM, key, context, timeout)
         waiting(partial(write_all, target, framed(header)))
         return SealingStream(key, aad, target)
 
@@ -72,11 +76,12 @@ class Streams(ABC):
             InvalidInputError: Its wrapped key is not of this cluster, or was changed; the reason
                 is the server's.
         """
-        streams.tink()
-        header = self._header(source)
-        parts = self._demanded(STREAM, header, context)
-        key = self._unsealed(parts, timeout)
-        return streams.opening(key, self._bound_to(parts), source)
+        with self._naming:
+            streams.tink()
+            header = self._header(source)
+            parts = self._demanded(STREAM, header, context)
+            key = self._unsealed(parts, timeout)
+        return streams.opening(key, self._bound_to(parts), source, self._naming)
 
     def rekey_header(self, source: Readable, *, timeout: float | None = None) -> bytes:
         """Reads the header of a stream, and returns it with its wrapped key moved, as in `rekey`.
@@ -93,8 +98,9 @@ class Streams(ABC):
             MessageInvalidError: It is not a stream, or does not have the envelope's pairs.
             InvalidInputError: Its wrapped key is not of this cluster, or was changed.
         """
-        header = self._header(source)
-        return framed(self._rekeyed(self._parsed(STREAM, header), timeout))
+        with self._naming:
+            header = self._header(source)
+            return framed(self._rekeyed(self._parsed(STREAM, header), timeout))
 
     def _header(self, source: Readable) -> bytes:
         if not callable(getattr(source, "read", None)):
