@@ -355,6 +355,7 @@ def test_another_clusters_file(cli: Cli, server: Served, secret: Path, tmp_path:
     for command in ("decrypt", "rekey"):
         ran = cli(command, "other", secret)
         assert (ran.code, "WRONG_CLUSTER" in ran.err) == (2, True)
+        assert ran.err.endswith("hint: look at FILE\n")
         assert cli(command, "nowhere", secret).code == 3
     assert names(tmp_path) == {"cards.csv.keyfold"}
 

@@ -124,22 +124,42 @@ def test_unknown_organization(cli: Cli, words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "words", "hint"),
+    ("method", "field", "words", "hint"),
     [
-        ("key_spec.uri", ("test-key", "LOCAL", "x"), "URI"),
-        ("key_spec.auth_principal", ("test-key", "LOCAL", "x"), "--principal"),
-        ("key_spec.options", ("test-key", "LOCAL", "x"), "--option"),
-        ("odd.field", ("test-key", "LOCAL", "x"), "odd.field"),
+        ("TestKey", "key_spec.uri", ("test-key", "LOCAL", "x"), "URI"),
+        ("TestKey", "key_spec.auth_principal", ("test-key", "LOCAL", "x"), "--principal"),
+        ("TestKey", "key_spec.options", ("test-key", "LOCAL", "x"), "--option"),
+        ("TestKey", "key_spec", ("test-key", "LOCAL", "x"), "URI"),
+        ("TestKey", "odd.field", ("test-key", "LOCAL", "x"), "odd.field"),
+        ("ListClusters", "states", ("clusters", "--state", "enabled"), "--state"),
+        ("ListKeyUsage", "selector.key_version", ("key-usage", "x", "--version", "1"), "--version"),
+        ("ListKeyUsage", "selector", ("key-usage", "x"), "KEY"),
+        ("Rewrap", "destination", ("rewrap", "prod", "--to-cluster", "x"), "--to-cluster"),
+        ("GetOperation", "operation", ("operations", "get", "x"), "NAME"),
+        (
+            "StartOperation",
+            "scope.root_key",
+            ("operations", "start", "x", "test", "--key-uri", "x"),
+            "--key-uri",
+        ),
+        (
+            "StartOperation",
+            "scope.clusters",
+            ("operations", "start", "x", "test", "--cluster", "x"),
+            "--cluster",
+        ),
     ],
 )
-def test_hints_name_flags(server: Served, field: str, words: tuple[str, ...], hint: str) -> None:
+def test_hints_name_flags(
+    server: Served, method: str, field: str, words: tuple[str, ...], hint: str
+) -> None:
     """A hint names what the command line calls the field, if it has a name for it."""
     with server.beside() as relay:
         failure = WireError(
             grpc.StatusCode.INVALID_ARGUMENT, "INVALID_KEY_SPEC", fields={field: "is odd"}
         )
-        relay.fail("TestKey", failure)
-        ran = Cli(relay.target)(*words)
+        relay.fail(method, failure)
+        ran = Cli(relay.target)(*words, stdin=b"k")
     assert f"hint: look at {hint}: is odd\n" in ran.err
 
 

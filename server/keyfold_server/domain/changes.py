@@ -396,7 +396,7 @@ def retired(name: str, region: str, number: int, now: int, *, back: bool) -> Dec
         if generation is place.newest and not back:
             raise GenerationInUseError(
                 f"generation {number} of region {region} is the newest, which wraps; make a new "
-                "one first: Rotate with new_generation",
+                "one first: Rotate to a new generation",
                 cluster=name,
                 region=region,
             )

@@ -11,20 +11,30 @@ import typer
 _PART: Final = re.compile(r"([a-z_]+)(?:\[(\d+)\])?")
 
 _OTHERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "anchors": ("anchor",),
     "auth_principal": ("principal",),
     "cluster_patterns": ("cluster_pattern",),
+    "clusters": ("cluster",),
+    "destination": ("to_cluster",),
     "end": ("until",),
     "holders": ("holder",),
     "key_link": ("link",),
+    "key_spec": ("uri",),
+    "key_version": ("version",),
+    "kinds": ("kind",),
+    "operation": ("name",),
     "options": ("option",),
     "page_size": ("limit",),
     "plaintext": ("source",),
     "region_specs": ("region",),
     "regions": ("region",),
+    "root_key": ("key_uri",),
+    "selector": ("uri",),
     "start": ("since",),
+    "states": ("state",),
     "type": ("key_type", "provider"),
     "uri": ("key_uri",),
-    "wrapped_key": ("source",),
+    "wrapped_key": ("source", "files"),
 }
 """The other names that a field of the contract has among the parameters of commands."""
 
