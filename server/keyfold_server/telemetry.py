@@ -215,8 +215,9 @@ REGIONS_UNSERVED: Final = Gauge(
 ROOT_KEY_FAILING: Final = Gauge(
     "keyfold_root_key_failing_seconds",
     "Time for which a root key of an enabled region has had one health that is not HEALTHY: the "
-    "longest, by health, on the one replica that counts regions.",
-    ("health",),
+    "longest, by health, on the one replica that counts regions. `region` is the region whose own "
+    "replicas found it so, or empty: replicas that serve every region did.",
+    ("health", "region"),
 )
 
 REGIONS_ERASED: Final = Counter(

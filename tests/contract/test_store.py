@@ -1018,13 +1018,13 @@ def test_works_that_are_claimed_at_once_go_to_one_each(store: SqlStore) -> None:
 def test_claims_are_nobodys_health(store: SqlStore, clock: FakeClock) -> None:
     """F5: the rows of the sweep's claims change no list and no count, and stay."""
     enabled(store)
-    before = store.census()
+    before = store.census(0)
     assert before == {("ENABLED", "UNKNOWN"): 1}
     assert store.claim({"sweep:ab": 2 * DAY * 1000})
-    assert store.census() == before
+    assert store.census(0) == before
     assert names(store, health=Health.UNKNOWN) == ["acme"]
     assert names(store, health=Health.HEALTHY) == []
-    assert store.cannot_wrap() == 0
+    assert store.cannot_wrap(0) == 0
     clock.advance(DAY + 1)
     store.prune(int(clock.wall() * 1000), KEEP)
     assert not store.claim({"sweep:ab": 2 * DAY * 1000})
@@ -1106,17 +1106,17 @@ def test_regions_are_counted_by_their_own_health(store: SqlStore) -> None:
     made = [enabled(store, f"c-{n}") for n in range(4)]
     one = applied(store, enabling(a_cluster("other", [a_region("eu", "local:two")]))).cluster
     applied(store, revoking("c-3"))
-    assert store.census() == {("ENABLED", "UNKNOWN"): 4, ("REVOKED", "UNKNOWN"): 1}
+    assert store.census(0) == {("ENABLED", "UNKNOWN"): 4, ("REVOKED", "UNKNOWN"): 1}
     root = root_subject(made[0].regions[0].newest.current)
     store.observe([Observation(root, Health.HEALTHY, NOW, NOW), seen_of(made[1])])
-    assert store.census() == {
+    assert store.census(0) == {
         ("ENABLED", "HEALTHY"): 3,
         ("ENABLED", "UNKNOWN"): 1,
         ("REVOKED", "HEALTHY"): 1,
     }
     store.observe([seen_of(made[n], health=Health.ACCESS_DENIED) for n in (0, 3)])
     store.observe([seen_of(one, health=Health.UNREACHABLE)])
-    assert store.census() == {
+    assert store.census(0) == {
         ("ENABLED", "HEALTHY"): 2,
         ("ENABLED", "ACCESS_DENIED"): 1,
         ("ENABLED", "UNREACHABLE"): 1,
@@ -1199,14 +1199,14 @@ def test_root_keys_that_only_unwrap_are_counted(store: SqlStore) -> None:
     cluster = enabled(store)
     root = f"root:{cluster.regions[0].newest.current.root_id}"
     seen = Observation(root, Health.HEALTHY, NOW, NOW, NOW, can_wrap=False, can_unwrap=True)
-    assert store.cannot_wrap() == 0
+    assert store.cannot_wrap(0) == 0
     store.observe([seen])
-    assert store.cannot_wrap() == 1
+    assert store.cannot_wrap(0) == 1
     store.observe([replace(seen, health=Health.KEY_DISABLED)])
-    assert store.cannot_wrap() == 0
+    assert store.cannot_wrap(0) == 0
     store.observe([seen])
     applied(store, revoking("acme"))
-    assert store.cannot_wrap() == 0
+    assert store.cannot_wrap(0) == 0
 
 
 def test_the_root_key_that_has_failed_for_longest_is_found(store: SqlStore) -> None:
@@ -1215,13 +1215,13 @@ def test_the_root_key_that_has_failed_for_longest_is_found(store: SqlStore) -> N
     root = f"root:{cluster.regions[0].newest.current.root_id}"
     seen = Observation(root, Health.UNREACHABLE, NOW - 5_000, NOW)
     store.observe([seen, replace(seen, subject="root:of-nobody", since=1)])
-    assert store.failing() == {"UNREACHABLE": NOW - 5_000}
+    assert store.failing(0) == {("UNREACHABLE", ""): NOW - 5_000}
     store.observe([replace(seen, health=Health.HEALTHY)])
-    assert store.failing() == {}
+    assert store.failing(0) == {}
     store.observe([replace(seen, health=Health.KEY_DISABLED)])
-    assert store.failing() == {"KEY_DISABLED": NOW - 5_000}
+    assert store.failing(0) == {("KEY_DISABLED", ""): NOW - 5_000}
     applied(store, revoking("acme"))
-    assert store.failing() == {}
+    assert store.failing(0) == {}
 
 
 def test_whose_kek_it_is(store: SqlStore) -> None:

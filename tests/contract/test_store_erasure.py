@@ -161,9 +161,10 @@ def test_one_region_is_erased(store: SqlStore, clock: FakeClock) -> None:
     store.used({kek: NOW for some in keks.values() for kek in some})
     store.observe(
         [
-            Observation(f"kek:{kek.hex()}", Health.KEY_DISABLED, NOW, NOW)
-            for some in keks.values()
+            Observation(f"kek:{kek.hex()}{of}", Health.KEY_DISABLED, NOW, NOW)
+            for name, some in keks.items()
             for kek in some
+            for of in ("", f":{name}")
         ]
     )
     done = gone(store, clock, "acme", "eu")
@@ -173,8 +174,8 @@ def test_one_region_is_erased(store: SqlStore, clock: FakeClock) -> None:
     assert [store.owner_of(kek) for kek in keks["eu"]] == [None, None]
     assert [store.owner_of(kek) for kek in keks["us"]] == ["acme", "acme"]
     assert store.seen((), [*keks["eu"], *keks["us"]]).last_uses.keys() == set(keks["us"])
-    subjects = [f"kek:{kek.hex()}" for kek in (*keks["eu"], *keks["us"])]
-    assert store.observations(subjects).keys() == set(subjects[2:])
+    subjects = [f"kek:{k.hex()}{of}" for r in keks for k in keks[r] for of in ("", f":{r}")]
+    assert store.observations(subjects).keys() == set(subjects[4:])
     # The history is one chain, and tells which root keys open backups.
     assert len(store.superseded_wraps("acme")) == 2
     assert record_of(store, a_request()) is not None

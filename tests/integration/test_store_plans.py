@@ -388,9 +388,9 @@ def test_sqlite_does_not_find_regions_by_their_being_enabled(tmp_path: Path) -> 
             with plans.collected() as statements:
                 store.samples("ab")
                 store.roots_in_use("ab")
-                store.census()
-                store.cannot_wrap()
-                store.failing()
+                store.census(0)
+                store.cannot_wrap(0)
+                store.failing(0)
                 store.unserved(frozenset({"eu"}), 1)
             with store.parts[0].engine.connect() as connection:
                 steps = [

@@ -330,7 +330,7 @@ def test_stock_in_bulk_is_as_one_that_the_store_has_filled(
             ]
             check = store.check_log(None, 100)
             assert (check.broken, check.complete, check.newest) == (None, True, 6)
-            assert store.census() == {("ENABLED", "HEALTHY"): 6}
+            assert store.census(0) == {("ENABLED", "HEALTHY"): 6}
 
 
 def test_a_picture_has_every_point_and_is_xml() -> None:

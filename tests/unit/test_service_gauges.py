@@ -89,7 +89,7 @@ async def test_the_oldest_failing_root_key_shows(house: House) -> None:
     subject = root_subject(cluster.regions[0].newest.current)
     house.store.observe([Observation(subject, Health.KEY_DISABLED, since, since)])
     await counted(member)
-    labels = {"health": "KEY_DISABLED"}
+    labels = {"health": "KEY_DISABLED", "region": ""}
     found = REGISTRY.get_sample_value("keyfold_root_key_failing_seconds", labels)
     assert found == pytest.approx(90.0, abs=1.0)
 

@@ -350,14 +350,14 @@ async def test_a_missing_wrap_permission_shows_within_the_sweep(house: House, on
         assert (found.reason, found.message) == ("ACCESS_DENIED", "no")
         assert found.missing_permission == "kms:Encrypt"
     assert one.serves("a")
-    assert house.store.cannot_wrap() == 2
+    assert house.store.cannot_wrap(0) == 2
     house.provider.mend()
     await house.after(INTERVAL)
     await one.sweep()
     found = await seen(one, "a")
     assert (found.can_wrap, found.reason, found.message) == (True, "", "")
     assert found.missing_permission == ""
-    assert house.store.cannot_wrap() == 0
+    assert house.store.cannot_wrap(0) == 0
 
 
 async def test_a_missing_permission_to_describe_shows_within_the_sweep(

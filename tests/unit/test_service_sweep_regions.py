@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import sqlite3
 from collections import Counter
@@ -15,14 +16,26 @@ from typing import Final
 import pytest
 from prometheus_client import REGISTRY
 
-from keyfold_server.domain.errors import StoreUnavailableError, WrongRegionError
-from keyfold_server.domain.health import Health, Observation, kek_subject, root_subject
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    KeyDisabledError,
+    StoreUnavailableError,
+    WrongRegionError,
+)
+from keyfold_server.domain.health import Health, Observation, kek_subject, own_subject, root_subject
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.log import EntryKind
+from keyfold_server.domain.ports import Heartbeat
+from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.served_regions import ServedRegions
+from keyfold_server.service.loading import announcements
 from keyfold_server.service.upkeep import auto_rotation, unserved
 from replicas import House, Member, house_in, under
 
 INTERVAL: Final = 600
 KEYS: Final = {"eu": "fake:of-eu", "us": "fake:of-us", "ap": "fake:of-ap"}
+BEAT: Final = Heartbeat("test", 0, b"", 120.0, 0)
 ONCE: Final = {"wrap": 1, "unwrap": 1, "describe": 1}
 """The calls about a root key of one region in one sweep."""
 
@@ -63,11 +76,12 @@ def regions_asked(house: House, since: int) -> set[str]:
 
 
 def known(house: House, region: str, cluster: str = "c0") -> dict[str, Observation]:
-    """Reads what the store knows of a region's key and KEK."""
+    """Reads what the store knows of a region's key and KEK from the region's own replicas."""
     stored = house.store.cluster(cluster)
     assert stored is not None
     newest = stored.region(region).newest
-    return house.store.observations([root_subject(newest.current), kek_subject(newest)])
+    subjects = [root_subject(newest.current), kek_subject(newest)]
+    return house.store.observations([own_subject(subject, region) for subject in subjects])
 
 
 async def swept(house: House, *members: Member, after: float = INTERVAL) -> int:
@@ -82,6 +96,29 @@ def reported() -> dict[str, float]:
     """Returns the regions that `/metrics` would show as unserved, with their clusters."""
     [family] = [one for one in REGISTRY.collect() if one.name == "keyfold_regions_unserved"]
     return {sample.labels["region"]: sample.value for sample in family.samples}
+
+
+def failing() -> dict[tuple[str, str], float]:
+    """Returns for how long `/metrics` would show root keys as failing, by health and region."""
+    [family] = [one for one in REGISTRY.collect() if one.name == "keyfold_root_key_failing_seconds"]
+    return {(one.labels["health"], one.labels["region"]): one.value for one in family.samples}
+
+
+def refuse_region(house: House, region: str) -> set[str]:
+    """Makes the customer's policy refuse a region's replicas; what is in the result it permits."""
+    provider, unwrap = house.provider, type(house.provider).unwrap
+    permitted: set[str] = set()
+
+    def refusing(
+        key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        answer = unwrap(provider, key, key_version, ciphertext, binding, budget=budget)
+        if binding.region == region and region not in permitted:
+            raise AccessDeniedError("the policy permits another identity")
+        return answer
+
+    provider.unwrap = refusing  # type: ignore[method-assign]
+    return permitted
 
 
 # --- turns -----------------------------------------------------------------------------
@@ -123,7 +160,7 @@ async def test_a_sweep_in_one_region_leaves_the_health_of_others_alone(house: Ho
         assert {one.health for name, one in seen.items() if name.startswith("root:")} == {health}
         assert {region: known(house, region) for region in others} == others
     entries = [entry.root for entry in house.store.poll(us.changes.beat()) if entry.root]
-    roots = {name.removeprefix("root:") for seen in others.values() for name in seen}
+    roots = {name.split(":")[1] for seen in others.values() for name in seen}
     assert not roots & set(entries)
 
 
@@ -156,15 +193,22 @@ async def test_one_replica_of_each_region_asks(house: House) -> None:
 
 
 async def test_a_control_replica_takes_its_turns_beside_the_regions_own(house: House) -> None:
-    """F5: each region is asked about once in each interval, whoever comes first."""
+    """F5: the region's own replicas and the control replicas ask once each.
+
+    Neither's way to the KMS says anything about the others'.
+    """
     await enabled(house)
-    control, eu = await serving(house), await serving(house, "eu")
-    for order in ((control, eu), (eu, control)):
+    control, other, eu = await serving(house), await serving(house), await serving(house, "eu")
+    for order in ((control, eu, other), (eu, other, control)):
         await house.after(INTERVAL)
         before = len(house.provider.calls)
         for member in order:
             await member.sweep()
-        assert keys_asked(house, before) == dict.fromkeys(KEYS.values(), ONCE)
+        twice = dict.fromkeys(ONCE, 2)
+        assert keys_asked(house, before) == {
+            **dict.fromkeys(KEYS.values(), ONCE),
+            KEYS["eu"]: twice,
+        }
 
 
 async def test_a_shared_root_key_is_asked_about_in_each_region(house: House) -> None:
@@ -240,6 +284,110 @@ async def test_stepping_back_concerns_one_region(house: House) -> None:
     turns.could_ask(eu)
     house.clock.advance(0.8 * INTERVAL)
     assert await claimed(one) == ["eu", "us"]
+
+
+async def test_an_outage_of_one_region_has_no_break(house: House) -> None:
+    """F5: eu's replicas lose their way to a shared key. Nobody else's answers hide that.
+
+    The gauge counts on, and the status shows the outage of eu at every replica, and who does reach
+    the key; us stays healthy.
+    """
+    await enabled(house, {"eu": "fake:shared", "us": "fake:shared"}, count=1)
+    eu, us, control = await serving(house, "eu"), await serving(house, "us"), await serving(house)
+    await swept(house, eu, us, control)
+    eu.cut_off()
+    began = house.clock.wall() + INTERVAL
+    for _ in range(4):
+        await swept(house, eu)
+        await swept(house, us, control, after=1)
+        for member in (us, control):
+            await member.poll()
+            shown = {each.region.name: each for each in (await member.status("c0")).regions}
+            health = {name: each.seen.health for name, each in shown.items() if each.seen}
+            assert health == {"eu": Health.UNREACHABLE, "us": Health.HEALTHY}
+            assert any("replicas that serve every region used" in n for n in shown["eu"].notices)
+            # Whatever a control replica has just asked for a status, it asks nothing again.
+            before = len(house.provider.calls)
+            await member.status("c0")
+            assert len(house.provider.calls) == before
+        await control.replica.gauges.count_regions()
+        assert failing() == {
+            ("UNREACHABLE", "eu"): pytest.approx(house.clock.wall() - began, abs=1)
+        }
+    eu.cut_off(cut=False)
+    await swept(house, eu)
+    await control.poll()
+    await control.replica.gauges.count_regions()
+    assert failing() == {}
+
+
+async def test_what_control_replicas_cannot_reach_shows_beside(house: House) -> None:
+    """F5: a key that its region's own replicas use is healthy, and a notice names who cannot."""
+    await enabled(house, {"eu": "fake:shared"}, count=1)
+    eu, control = await serving(house, "eu"), await serving(house)
+    control.cut_off()
+    await swept(house, eu, control)
+    [region] = (await eu.status("c0")).regions
+    assert region.seen is not None
+    assert region.seen.health is Health.HEALTHY
+    [notice] = region.notices
+    assert "replicas that serve every region do not get the key: UNREACHABLE since" in notice
+    await control.replica.gauges.count_regions()
+    assert failing() == {}
+    # Where the region's own replicas have been silent for three sweeps, the others decide.
+    await eu.stop()
+    for _ in range(4):
+        await swept(house, control)
+    await control.replica.gauges.count_regions()
+    assert failing().keys() == {("UNREACHABLE", "")}
+
+
+async def test_a_refusal_in_one_region_is_no_refusal_in_another(house: House) -> None:
+    """F2, F2b: a policy permits eu and refuses us. Both statuses are steady, and eu serves.
+
+    Each refusal that us tells has eu prove the key at once. They become rare: us, which asks all
+    the time, would have seen that the key was enabled in between.
+    """
+    await enabled(house, {"eu": "fake:shared", "us": "fake:shared"}, count=1)
+    eu, us = await serving(house, "eu"), await serving(house, "us")
+    await eu.wrap("c0", "eu")
+    permits = refuse_region(house, "us")
+    told: list[float] = []
+    for _ in range(160):
+        await house.after(10)
+        with pytest.raises(AccessDeniedError):
+            await us.wrap("c0", "us")
+        await us.settle()
+        here = eu.serves("c0", "eu")
+        await eu.poll()
+        if here and not eu.serves("c0", "eu"):
+            told.append(house.clock.monotonic())
+        await eu.wrap("c0", "eu")
+    for member in (eu, us):
+        await member.replica._health.flush()
+    assert {one.health for one in known(house, "eu").values()} == {Health.HEALTHY}
+    assert {one.health for one in known(house, "us").values()} == {Health.ACCESS_DENIED}
+    conditions = [n for n in house.store.poll(BEAT) if n.kind is EntryKind.HEALTH]
+    assert conditions == []
+    pauses = [later - earlier for earlier, later in itertools.pairwise(told)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] <= announcements.ANNOUNCE_AGAIN
+    assert len(told) <= 7
+    # When it has ended, the next refusal is told at once.
+    permits.add("us")
+    await house.after(10)
+    await us.wrap("c0", "us")
+    await house.after(40)
+    late = await serving(house, "eu")
+    await late.wrap("c0", "eu")
+    house.provider.disable("fake:shared")
+    await house.after(21)
+    with pytest.raises(KeyDisabledError):
+        await us.wrap("c0", "us")
+    await us.settle()
+    assert late.serves("c0", "eu")
+    await late.poll()
+    assert not late.serves("c0", "eu")
 
 
 async def test_regions_follow_their_root_key_by_their_own_replicas(

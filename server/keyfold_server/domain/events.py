@@ -88,7 +88,8 @@ class Event:
         """The regions that the event concerns, sorted: those that it changed or that it names."""
         if self.decision is not None:
             return tuple(sorted(self.decision.get("regions", ())))
-        return tuple(sorted(self.named_regions)) if self.kind is EntryKind.ATTEMPT else ()
+        names = self.kind is EntryKind.ATTEMPT or self.root is not None
+        return tuple(sorted(self.named_regions)) if names else ()
 
     @cached_property
     def named_regions(self) -> frozenset[str]:

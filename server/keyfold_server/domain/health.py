@@ -2,7 +2,11 @@
 
 Refused and could-not-tell are two families, kept apart everywhere. Every KMS error of the tree
 belongs to exactly one health value, whose name is the error's reason. Here are also the rules for
-combining observations; `service.observed` buffers and writes them.
+combining observations of one subject; `service.observed` buffers and writes them.
+
+A region's own replicas, which serve some regions alone, reach a KMS by another way and under
+another identity than replicas that serve every region. So they have subjects of their own, and
+neither overwrites what the others saw. `region_health` says which of them decides.
 """
 
 from __future__ import annotations
@@ -50,7 +54,7 @@ class Observation:
 
     Attributes:
         subject: `root:` and a `Wrap.root_id`, `kek:` and a kek_id in hex, or `describe:` and a
-            `Wrap.root_id`.
+            `Wrap.root_id`. A colon and a region follow if the region's own replicas saw it.
         health: The last answer.
         since: When the health took this value, milliseconds of Unix time.
         last_check: When a replica last called the KMS, milliseconds of Unix time.
@@ -75,6 +79,11 @@ class Observation:
     can_unwrap: bool | None = None
     reason: str = ""
     missing_permission: str = ""
+
+    @property
+    def region(self) -> str:
+        """The region whose own replicas saw it; empty: a replica that serves every region."""
+        return self.subject.partition(":")[2].partition(":")[2]
 
     @property
     def error_is_about_wrapping(self) -> bool:
@@ -153,3 +162,8 @@ def describe_subject(wrap: Wrap) -> str:
 def kek_subject(generation: Generation) -> str:
     """Returns the observation subject of a KEK."""
     return f"kek:{generation.kek_id.hex()}"
+
+
+def own_subject(subject: str, region: str) -> str:
+    """Returns the subject of what a region's own replicas see of the same key."""
+    return f"{subject}:{region}"

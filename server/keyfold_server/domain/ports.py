@@ -150,6 +150,8 @@ class ClusterFilter:
             another version wrapped.
         covered: Selects clusters that one of the entries covers.
         name_prefix: Selects clusters whose name begins with this.
+        own_since: For `health` and `can_wrap`: what a region's own replicas saw since then decides,
+            in milliseconds of Unix time (`region_health`).
     """
 
     organization: str | None = None
@@ -160,6 +162,7 @@ class ClusterFilter:
     behind: tuple[str, str] | None = None
     covered: tuple[Coverage, ...] | None = None
     name_prefix: str | None = None
+    own_since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +248,16 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         """
         ...
 
-    def census(self) -> dict[tuple[str, str], int]:
-        """Counts regions by the names of their state and last observed health."""
+    def census(self, own_since: int) -> dict[tuple[str, str], int]:
+        """Counts regions by the names of their state and last observed health.
+
+        Args:
+            own_since: Milliseconds of Unix time: what a region's own replicas saw since then
+                decides (`region_health`), here and in the next methods.
+        """
         ...
 
-    def cannot_wrap(self) -> int:
+    def cannot_wrap(self, own_since: int) -> int:
         """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
         ...
 
@@ -262,11 +270,12 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         """
         ...
 
-    def failing(self) -> dict[str, int]:
+    def failing(self, own_since: int) -> dict[tuple[str, str], int]:
         """Returns since when a root key of an enabled region has failed, for the longest one.
 
         Returns:
-            Milliseconds of Unix time by the name of a health, other than UNKNOWN and HEALTHY.
+            Milliseconds of Unix time, by the name of a health other than UNKNOWN and HEALTHY and by
+            the region whose own replicas saw it; empty: replicas that serve every region.
         """
         ...
 
@@ -284,7 +293,9 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         """
         ...
 
-    def samples(self, prefix: str, serves: frozenset[str] | None = None) -> list[Sample]:
+    def samples(
+        self, prefix: str, serves: frozenset[str] | None = None, *, own: bool = False
+    ) -> list[Sample]:
         """Chooses KEKs for the sweep, of root keys whose ids begin with a prefix.
 
         For each root key and each region that has it in use, it chooses the KEK that was checked
@@ -294,6 +305,7 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         Args:
             prefix: The beginning of the root keys' ids.
             serves: The names of the regions to look at; None: all.
+            own: Whether what the regions' own replicas saw counts, or what the others did.
         """
         ...
 

@@ -2,7 +2,8 @@
 
 A root key is in one of a few conditions. What is observed in between stays out of the log. A change
 of condition is one entry for the root key, however many clusters it has: by whoever met it in the
-case of a refusal (protocol F2), otherwise with the observation that shows it.
+case of a refusal (protocol F2), otherwise with the observation that shows it. To a region's own
+replicas a root key may be in another condition than to the others, so it has one for them apart.
 """
 
 from __future__ import annotations
@@ -77,4 +78,5 @@ def transition(stored: Observation | None, new: Observation) -> Transition | Non
     before = Condition.HEALTHY if stored is None else condition(stored)
     if before is now:
         return None
-    return Transition(new.subject.removeprefix(ROOT), now, before or Condition.HEALTHY, new)
+    root = new.subject.removeprefix(ROOT).partition(":")[0]
+    return Transition(root, now, before or Condition.HEALTHY, new)

@@ -200,7 +200,7 @@ class Replica:
         self._kms = KmsClient(
             providers, clock, timing.provider_budget, self.bounds.kms_rates, self.served
         )
-        self._health = HealthRecorder(clock, self._storage)
+        self._health = HealthRecorder(clock, self._storage, self.served, timing.sweep)
         self._cache = KeyCache(self.bounds.cached_clusters)
         self._uses = UseRecorder(self._cache, clock, self._storage)
         self._tasks = Tasks()
@@ -402,7 +402,7 @@ class Replica:
             organization_mutations, self._link_proofs, storage, clock, check_fresh=check_fresh
         )
         self._link_moves = LinkMoves(organization_mutations, self._link_proofs, storage)
-        self.listing = Listing(storage, self.reports, clock, check_fresh=check_fresh)
+        self.listing = Listing(storage, self.reports, health, clock, check_fresh=check_fresh)
         self.key_usage = KeyUsage(
             storage,
             self._kms,
@@ -494,6 +494,7 @@ class Replica:
             self.changes.staleness.age,
             self.sweep.turns,
             UnservedRegions(storage),
+            self._health,
         )
 
     async def start(self) -> None:

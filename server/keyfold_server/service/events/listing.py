@@ -226,7 +226,7 @@ def visible(
     if whole:
         return VisibleEvent(event, regions, whole=True)
     if event.root is not None:
-        return VisibleEvent(event, (), whole=True) if event.root in used else None
+        return VisibleEvent(event, regions, whole=True) if event.root in used else None
     cluster, organization = event.cluster, event.organization
     if cluster is None or rights.covers_all_regions(_RPC, cluster, organization):
         seen = cluster is not None or rights.covers(_RPC, None, organization)

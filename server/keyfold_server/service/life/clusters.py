@@ -341,8 +341,8 @@ class Clusters:
             call, decide, reliance=reliance, seats=seats, claim=claim
         )
         for region in regions:
-            self._health.succeeded(region.newest)
-            self._health.wrapping(region.newest, None)
+            self._health.succeeded(region.name, region.newest)
+            self._health.wrapping(region.name, region.newest, None)
         roots = {region.name: region.newest.current.root for region in regions}
         await self._admission.log_notices(call.request.cluster, roots)
         return result

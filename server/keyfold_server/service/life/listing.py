@@ -19,6 +19,7 @@ from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.life.reports import ClusterReport, Reports, may_read
 from keyfold_server.service.loop_turns import one_by_one
+from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.storage import Storage
 
 MAX_PAGE: Final = 1_000
@@ -49,6 +50,7 @@ class Listing:
         self,
         storage: Storage,
         reports: Reports,
+        health: HealthRecorder,
         clock: Clock,
         *,
         check_fresh: Callable[[float], None],
@@ -58,11 +60,13 @@ class Listing:
         Args:
             storage: The store.
             reports: Makes the entries.
+            health: Knows since when what a region's own replicas saw decides.
             clock: Time.
             check_fresh: Raises if this replica is stale; see `Status`.
         """
         self._storage = storage
         self._reports = reports
+        self._health = health
         self._clock = clock
         self._check_fresh = check_fresh
 
@@ -86,6 +90,8 @@ class Listing:
         if not covered:
             return Page((), more=False)
         which = replace(which, covered=covered)
+        if which.health is not None or which.can_wrap is not None:
+            which = replace(which, own_since=self._health.own_since)
         seen: list[Cluster | Unusable] = []
         while len(seen) <= size:
             found = await self._storage.run(self._storage.store.clusters, which, after, size + 1)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from keyfold_server.domain.cluster import Region
 from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.region_health import RegionHealth
 from keyfold_server.domain.served_regions import ServedRegions
 
 
@@ -19,6 +20,35 @@ def not_described(described: Observation | None) -> str | None:
         f"Keyfold may not describe the root key: {described.message}"
         + (f"; missing permission: {lacks}" if lacks else "")
         + "; Keyfold can use the key without it"
+    )
+
+
+def another_view(region: Region, health: RegionHealth, own_since: int) -> str | None:
+    """Returns a notice that a region's own replicas and the others get other answers of its KMS.
+
+    Args:
+        region: The region.
+        health: What both saw.
+        own_since: Milliseconds of Unix time; what was seen before is out of date.
+    """
+    own, common = health.own, health.common
+    if not region.in_service or not health.own_decides or own is None or common is None:
+        return None
+    if common.last_check < own_since or own.last_check < own_since:
+        return None
+    others = "replicas that serve every region"
+    if own.health is not Health.HEALTHY:
+        if common.health is not Health.HEALTHY or common.last_check < own.since:
+            return None
+        return (
+            f"{others} used the root key at {time_text(common.last_check / 1000)}: look at the way "
+            "of this region's own replicas to the KMS, and at their identity"
+        )
+    if common.health in (Health.HEALTHY, Health.UNKNOWN):
+        return None
+    return (
+        f"{others} do not get the key: {common.health.value} since "
+        f"{time_text(common.since / 1000)}; this region's own replicas do"
     )
 
 

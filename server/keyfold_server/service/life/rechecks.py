@@ -261,7 +261,7 @@ class Rechecks:
         except KeyfoldError as denied:
             error = denied
         if error is None or isinstance(error, KmsError):
-            self._health.wrapping(generation, error)
+            self._health.wrapping(region, generation, error)
         can = True if error is None else False if isinstance(error, RefusedError) else None
         return Rechecked(cluster.name, region, generation, None, can, error)
 

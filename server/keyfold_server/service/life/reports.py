@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from keyfold_server.domain.cluster import Cluster, Region, SupersededWrap
@@ -19,15 +19,9 @@ from keyfold_server.domain.errors import (
     RowNotAuthenticError,
 )
 from keyfold_server.domain.geos import Geos
-from keyfold_server.domain.health import (
-    COULD_NOT_TELL,
-    Health,
-    Observation,
-    describe_subject,
-    kek_subject,
-    root_subject,
-)
+from keyfold_server.domain.health import COULD_NOT_TELL, Observation
 from keyfold_server.domain.ports import Clock, ReplicaRow, Seen
+from keyfold_server.domain.region_health import RegionHealth, subjects_of
 from keyfold_server.domain.retention import final_after
 from keyfold_server.domain.rights import Rights
 from keyfold_server.domain.served_regions import ServedRegions
@@ -49,7 +43,8 @@ class RegionReport:
 
     Attributes:
         region: The region as the store has it.
-        seen: The last observation of its newest KEK, or None.
+        seen: The observation of its newest KEK that decides, or None.
+        asked: The last observation by a replica that asks as this one does, or None.
         last_uses: The last use of each KEK by kek_id, in milliseconds of Unix time. A KEK that
             nobody ever used is not in it.
         superseded: The superseded wraps of the region's KEKs, oldest first, if the report is made
@@ -65,6 +60,7 @@ class RegionReport:
 
     region: Region
     seen: Observation | None
+    asked: Observation | None = None
     last_uses: Mapping[bytes, int] = field(default_factory=dict)
     superseded: tuple[SupersededWrap, ...] = ()
     key_region: str = ""
@@ -123,10 +119,7 @@ class _Part(NamedTuple):
     def of(cls, cluster: Cluster, rights: Rights) -> _Part:
         """Returns what the report of a cluster to a caller needs."""
         regions = [each for each in cluster.regions if may_read(rights, cluster, each.name)]
-        newest = [region.newest for region in regions]
-        subjects = [kek_subject(generation) for generation in newest]
-        for subject in (root_subject, describe_subject):
-            subjects += [subject(generation.current) for generation in newest]
+        subjects = [s for region in regions for s in subjects_of(region.name, region.newest)]
         kek_ids = [g.kek_id for region in regions for g in region.generations]
         return cls(cluster, regions, subjects, kek_ids)
 
@@ -288,9 +281,11 @@ class Reports:
         served: ServedRegions,
     ) -> RegionReport:
         g = region.newest
-        seen = decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
+        own_since = self._health.own_since
+        health = RegionHealth.of(known, region.name, g, own_since)
+        seen = health.seen
         place = await self._residency.report(g.current.root, region.name)
-        described = known.get(describe_subject(g.current)) if region.in_service else None
+        described = health.described if region.in_service else None
         final = (
             None
             if region.purge_time is None
@@ -298,6 +293,7 @@ class Reports:
         )
         more = (
             self._outage(part.cluster, region, seen),
+            notices.another_view(region, health, own_since),
             notices.not_described(described),
             notices.unserved(region, served),
             *notices.deletion(region, final),
@@ -305,6 +301,7 @@ class Reports:
         return RegionReport(
             region,
             seen,
+            self._asked(health),
             {each.kek_id: used[each.kek_id] for each in region.generations if each.kek_id in used},
             superseded=tuple(
                 old
@@ -320,6 +317,17 @@ class Reports:
             if any(other.name == region.replica_of for other in part.regions)
             else "",
         )
+
+    def _asked(self, health: RegionHealth) -> Observation | None:
+        """Returns the last observation by a replica that asks as this one does, or None.
+
+        What a region's own replicas saw tells a control replica enough, and not the other way
+        round.
+        """
+        if not self._loads.served.all:
+            return health.own
+        both = [each for each in (health.own, health.common) if each is not None]
+        return max(both, key=lambda each: each.last_check, default=None)
 
     def _outage(self, cluster: Cluster, region: Region, seen: Observation | None) -> str | None:
         """Returns a notice of how long a region serves while its KMS cannot be asked (F1, F6)."""
@@ -344,14 +352,3 @@ class Reports:
             "the KMS cannot be asked; the replica that answers here serves on from memory until "
             f"{at} at the latest, which is counted from its last proof"
         )
-
-
-def decisive(kek: Observation | None, root: Observation | None) -> Observation | None:
-    """Returns the observation that decides a KEK's health, of the KEK's own and its root key's.
-
-    The root key's decides, unless the KMS refused the KEK by itself: that stands until the KEK's
-    own unwrap succeeds, whatever proves the root key in the meantime (protocol F4).
-    """
-    if kek is not None and kek.health is not Health.HEALTHY:
-        return kek if root is None else replace(kek, can_wrap=root.can_wrap)
-    return root or kek

@@ -123,7 +123,7 @@ class Restoration:
         try:
             for generation in region.generations:
                 await self._kek_wrapper.prove_unwrap(seen, region.name, generation)
-                self._health.succeeded(generation)
+                self._health.succeeded(region.name, generation)
         except KeyfoldError as error:
             return error.at(cluster=seen.name, region=region.name)
         return None

@@ -211,8 +211,8 @@ class Rotation:
             call, decide, reliance=given.reliance, seats=seats, claim=claim
         )
         for region in done_regions.values():
-            self._health.succeeded(region.newest)
-            self._health.wrapping(region.newest, None)
+            self._health.succeeded(region.name, region.newest)
+            self._health.wrapping(region.name, region.newest, None)
         moved = {spec.region: roots[spec.region] for spec in specs if moves(spec, seen)}
         await self._admission.log_notices(seen.name, moved)
         if YIELDS.get():

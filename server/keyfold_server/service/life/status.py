@@ -109,7 +109,7 @@ class Status:
         """Says whether the KMS is to be called before this report is given out."""
         if not report.region.in_service:
             return False
-        seen = report.seen
+        seen = report.asked
         if seen is None:
             return True
         # An observation from the future was made before a clock was set back: it is as old.
@@ -135,8 +135,8 @@ class Status:
         except TimeoutError:
             return
         except KmsError as error:
-            self._health.wrapping(region.newest, error)
+            self._health.wrapping(region.name, region.newest, error)
         except KeyfoldError:
             return
         else:
-            self._health.wrapping(region.newest, None)
+            self._health.wrapping(region.name, region.newest, None)

@@ -114,7 +114,7 @@ class KmsFailures:
         repeated = generation.kek_id in view.refused
         view.refused[generation.kek_id] = Refusal(error, until)
         self._cache.drop_kek(view, generation.kek_id)
-        observation = self._health.failed(generation, error)
+        observation = self._health.failed(region.region.name, generation, error)
         if isinstance(error, RefusedError) and not repeated:
             # Once per KEK: one that is refused because of its own context must not flush the
             # others again and again (protocol F4).
@@ -155,19 +155,25 @@ class KmsFailures:
         self._schedule(root, root.not_asked_until)
 
     def could_not_tell(
-        self, root: RootState, generation: Generation, began: float, error: CouldNotTellError
+        self,
+        root: RootState,
+        region: str,
+        generation: Generation,
+        began: float,
+        error: CouldNotTellError,
     ) -> None:
         """Remembers that a KMS could not be asked, and when to call it again (protocol W2).
 
         Args:
             root: The root key's state.
+            region: The KEK's region.
             generation: The KEK that was to be unwrapped.
             began: When the unwrap began, monotonic seconds. After a later proof nothing changes.
             error: Why the KMS gave no answer.
         """
         if root.proof >= began:
             return
-        self._health.failed(generation, error)
+        self._health.failed(region, generation, error)
         if root.unknown is None or root.unknown.reason != error.reason:
             # An error if Keyfold's own credential failed: only the operator can renew it (F2a).
             level = logging.ERROR if isinstance(error, CredentialsFailedError) else logging.WARNING

@@ -242,7 +242,7 @@ class Loads:
         except (RefusedError, KekMismatchError) as error:
             return await self._failures.refused(view, region, generation, error)
         except CouldNotTellError as error:
-            self._failures.could_not_tell(root, generation, began, error)
+            self._failures.could_not_tell(root, region.region.name, generation, began, error)
             return error
         except (OverloadedError, RateLimitedError) as error:
             if in_use:
@@ -256,7 +256,7 @@ class Loads:
         opened = CachedKek(kek, view, region, root, began)
         root.proven(began)
         view.refused.pop(generation.kek_id, None)
-        self._health.succeeded(generation)
+        self._health.succeeded(region.region.name, generation)
         if region.ttl > 0 and not view.cluster.unused:
             self._cache.put_kek(opened)
             self.freshness.schedule_refresh(root)

@@ -1,7 +1,8 @@
 """The health recorder: buffers what this replica saw of root keys and KEKs, and writes it.
 
 Observations are not decisions (protocol S7): they are plain upserts without a change number, so
-writing them never delays a rotation. The rules for combining them are in `domain.health`.
+writing them never delays a rotation. The rules for combining them are in `domain.health`. A
+replica that serves some regions alone records what it saw as those regions' own.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from keyfold_server.domain.errors import (
     RefusedError,
 )
 from keyfold_server.domain.health import (
+    ROOT,
     Health,
     Observation,
     describe_subject,
     kek_subject,
+    own_subject,
     root_subject,
 )
 from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.region_health import SILENT_AFTER
+from keyfold_server.domain.served_regions import ServedRegions
 from keyfold_server.domain.transitions import transition
 from keyfold_server.service.storage import Storage
 
@@ -38,23 +43,41 @@ _MOST: Final = 100_000
 class HealthRecorder:
     """Observations that the store does not have yet, one per subject, the newest last."""
 
-    def __init__(self, clock: Clock, storage: Storage) -> None:
-        """Starts with an empty buffer."""
+    def __init__(self, clock: Clock, storage: Storage, served: ServedRegions, sweep: float) -> None:
+        """Starts with an empty buffer.
+
+        Args:
+            clock: Time.
+            storage: The store.
+            served: The regions that this replica serves.
+            sweep: Seconds from one sweep to the next.
+        """
         self._clock = clock
         self._storage = storage
+        self._served = served
+        self._silent_after = int(SILENT_AFTER * sweep * 1000)
         self._new: dict[str, Observation] = {}
         self._written: dict[str, Observation] = {}
 
-    def succeeded(self, generation: Generation) -> None:
+    @property
+    def own_since(self) -> int:
+        """Milliseconds of Unix time: what a region's own replicas saw since then decides."""
+        return self._now() - self._silent_after
+
+    def subject(self, subject: str, region: str) -> str:
+        """Returns the subject under which this replica records what it sees of a region's key."""
+        return subject if self._served.all else own_subject(subject, region)
+
+    def succeeded(self, region: str, generation: Generation) -> None:
         """Records that the KMS unwrapped a KEK: its root key and the KEK itself are healthy."""
         for subject in (root_subject(generation.current), kek_subject(generation)):
-            now = self._now()
+            now, mine = self._now(), self.subject(subject, region)
             self._record(
-                Observation(subject, Health.HEALTHY, now, now, last_success=now, can_unwrap=True)
+                Observation(mine, Health.HEALTHY, now, now, last_success=now, can_unwrap=True)
             )
 
     def failed(
-        self, generation: Generation, error: KmsError, *, already_refused: bool = False
+        self, region: str, generation: Generation, error: KmsError, *, already_refused: bool = False
     ) -> Observation:
         """Records that a KEK could not be unwrapped.
 
@@ -65,32 +88,37 @@ class HealthRecorder:
         Returns:
             What the error says of the root key, whether or not it was recorded for that.
         """
-        now = self._now()
-        observation = Observation(
-            root_subject(generation.current),
-            Health.of(error),
-            now,
-            now,
-            can_unwrap=None if isinstance(error, CouldNotTellError) else False,
-        ).with_error(error)
+        observation = self._failure(root_subject(generation.current), region, error)
         could_not_tell = isinstance(error, CouldNotTellError)
         if could_not_tell or (isinstance(error, RefusedError) and not already_refused):
             self._record(observation)
         if not could_not_tell:
-            self._record(replace(observation, subject=kek_subject(generation)))
+            subject = self.subject(kek_subject(generation), region)
+            self._record(replace(observation, subject=subject))
         return observation
 
-    def wrapping(self, generation: Generation, error: KmsError | None) -> None:
+    def away(self, region: str, root_id: str, error: CouldNotTellError) -> None:
+        """Records that a root key's KMS could not be asked, as another region of it showed.
+
+        Args:
+            region: The region whose turn it was, too.
+            root_id: The root key's id.
+            error: Why this process's one way to the KMS gave no answer.
+        """
+        self._record(self._failure(f"{ROOT}{root_id}", region, error))
+
+    def wrapping(self, region: str, generation: Generation, error: KmsError | None) -> None:
         """Records whether the root key wraps.
 
         Wrapping alone does not make a key unhealthy (protocol F5), so nothing is recorded until
         this replica has also learned about unwrapping.
 
         Args:
+            region: The region's name.
             generation: A generation under the root key.
             error: Why the root key does not wrap; None: it does.
         """
-        subject = root_subject(generation.current)
+        subject = self.subject(root_subject(generation.current), region)
         # The unwrap's observation may have been written to the store during the wrap.
         last = self._new.get(subject) or self._written.get(subject)
         if last is None:
@@ -103,30 +131,33 @@ class HealthRecorder:
             unwraps = last.health is Health.HEALTHY
             self._record(replace(last.with_error(error) if unwraps else last, can_wrap=False))
 
-    def describing(self, generation: Generation, error: KmsError | None) -> None:
+    def describing(self, region: str, generation: Generation, error: KmsError | None) -> None:
         """Records whether the root key can be described, which decides nothing (protocol F5).
 
         Args:
+            region: The region's name.
             generation: A generation under the root key.
             error: Why the KMS did not describe it; None: it did. Only a denial counts: with any
                 other refusal, the KMS has told what is wrong with the key.
         """
         now = self._now()
-        seen = Observation(describe_subject(generation.current), Health.HEALTHY, now, now)
+        subject = self.subject(describe_subject(generation.current), region)
+        seen = Observation(subject, Health.HEALTHY, now, now)
         if isinstance(error, AccessDeniedError):
             seen = replace(seen, health=Health.of(error)).with_error(error)
         self._record(seen)
 
-    def unreadable(self, kek_id: str) -> None:
+    def unreadable(self, region: str, kek_id: str) -> None:
         """Records that the sweep could not check a KEK, because its rows are not authentic.
 
         This marks the KEK as swept; otherwise the sweep would retry it in place of every other.
 
         Args:
+            region: The region's name.
             kek_id: The KEK's id in hex.
         """
-        now = self._now()
-        self._record(Observation(f"kek:{kek_id}", Health.UNKNOWN, now, now))
+        now, subject = self._now(), self.subject(f"kek:{kek_id}", region)
+        self._record(Observation(subject, Health.UNKNOWN, now, now))
 
     def combined(
         self, stored: Mapping[str, Observation], subjects: Iterable[str]
@@ -170,6 +201,16 @@ class HealthRecorder:
     def pending(self) -> bool:
         """Whether there is something to write."""
         return bool(self._new)
+
+    def _failure(self, subject: str, region: str, error: KmsError) -> Observation:
+        now = self._now()
+        return Observation(
+            self.subject(subject, region),
+            Health.of(error),
+            now,
+            now,
+            can_unwrap=None if isinstance(error, CouldNotTellError) else False,
+        ).with_error(error)
 
     def _record(self, new: Observation) -> None:
         # A newer observation goes to the end, so that the first one is the oldest.

@@ -15,6 +15,7 @@ from keyfold_server import telemetry
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.data.key_cache import KeyCache
+from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.upkeep.turns import Turns
 from keyfold_server.service.upkeep.unserved import UnservedRegions
@@ -43,6 +44,7 @@ class Gauges:
         age: Callable[[], float],
         turns: Turns,
         unserved: UnservedRegions,
+        health: HealthRecorder,
     ) -> None:
         """Takes what the gauges show.
 
@@ -53,6 +55,7 @@ class Gauges:
             age: Returns the seconds since this replica saw the store.
             turns: Says how long the parts of the sweep wait.
             unserved: Reports the regions that no live replica serves.
+            health: Knows since when what a region's own replicas saw decides.
         """
         self._cache = cache
         self._storage = storage
@@ -60,6 +63,7 @@ class Gauges:
         self._age = age
         self._turns = turns
         self._unserved = unserved
+        self._health = health
 
     def show(self) -> None:
         """Has the gauges show this replica from now on, each at the moment of a scrape."""
@@ -86,13 +90,14 @@ class Gauges:
         """
         census: dict[tuple[str, str], int] = {}
         cannot_wrap = 0
-        failing: dict[str, int] = {}
+        failing: dict[tuple[str, str], int] = {}
         looked = False
         try:
             if await self._storage.run(self._storage.store.claim, {_CLAIM: _HOLDS}):
-                census = await self._storage.run(self._storage.store.census)
-                cannot_wrap = await self._storage.run(self._storage.store.cannot_wrap)
-                failing = await self._storage.run(self._storage.store.failing)
+                since, store = self._health.own_since, self._storage.store
+                census = await self._storage.run(store.census, since)
+                cannot_wrap = await self._storage.run(store.cannot_wrap, since)
+                failing = await self._storage.run(store.failing, since)
                 await self._unserved.look()
                 looked = True
         except KeyfoldError as error:
@@ -102,9 +107,9 @@ class Gauges:
                 self._unserved.forget()
             telemetry.CANNOT_WRAP.set(cannot_wrap)
             telemetry.ROOT_KEY_FAILING.clear()
-            for health, since in failing.items():
-                age = max(0.0, self._clock.wall() - since / 1000)
-                telemetry.ROOT_KEY_FAILING.labels(health).set(age)
+            for (health, region), began in failing.items():
+                age = max(0.0, self._clock.wall() - began / 1000)
+                telemetry.ROOT_KEY_FAILING.labels(health, region).set(age)
             telemetry.REGIONS.clear()
             for (state, health), count in census.items():
                 telemetry.REGIONS.labels(state, health).set(count)

@@ -191,9 +191,11 @@ class Sweep:
                     continue
                 try:
                     follows, newest = await self._asked(chosen)
-                except (CouldNotTellError, OverloadedError, RateLimitedError):
+                except (CouldNotTellError, OverloadedError, RateLimitedError) as error:
                     for unasked in by_region[place:]:
                         self.turns.could_not_ask(unasked[0])
+                        if isinstance(error, CouldNotTellError):
+                            self._health.away(unasked[0].region, unasked[0].root, error)
                     break
             if follows is not None and newest:
                 asked.append((region, follows, newest))
@@ -227,7 +229,7 @@ class Sweep:
                 except KeyfoldError as error:
                     log.warning("the sweep could not check %s: %s", sample.cluster, error.reason)
                     if isinstance(error, RowNotAuthenticError | ClusterBannedError):
-                        self._health.unreadable(sample.kek)
+                        self._health.unreadable(sample.region, sample.kek)
                     continue
                 self.turns.could_ask(sample)
                 newest = newest or version
@@ -275,16 +277,16 @@ class Sweep:
             )
             opens = True
         except CouldNotTellError as error:
-            self._health.failed(generation, error)
+            self._health.failed(region.name, generation, error)
             raise
         except KmsError as error:
             if sample.refused:
-                self._health.failed(generation, error, already_refused=True)
+                self._health.failed(region.name, generation, error, already_refused=True)
         if opens:
-            self._health.succeeded(generation)
+            self._health.succeeded(region.name, generation)
         if wrap:
             # After the answer to unwrapping, without which it says nothing about health.
-            self._health.wrapping(generation, denied)
+            self._health.wrapping(region.name, generation, denied)
             await self._describe(region.name, generation)
         return region if opens else None, version
 
@@ -292,9 +294,9 @@ class Sweep:
         """Asks whether a root key can be described, so that the status names what lacks."""
         try:
             if await self._kek_wrapper.prove_describe(region, generation):
-                self._health.describing(generation, None)
+                self._health.describing(region, generation, None)
         except RefusedError as error:
-            self._health.describing(generation, error)
+            self._health.describing(region, generation, error)
         except KeyfoldError:
             # Wrapping and unwrapping have just been answered, so this says nothing that matters.
             return

@@ -3,8 +3,9 @@
 A claim in the store holds the turn for most of an interval. A replica that the network cuts off
 from a KMS must not be the one that asks it for ever, and a replica that can reach the KMS must not
 wait for it. Each region has claims of its own: a replica claims only the regions that it serves,
-since another region's credential and way to a KMS say nothing about this one's. Turns also know
-when each slot had its last one.
+since another region's credential and way to a KMS say nothing about this one's. Replicas that serve
+every region have claims apart, for the same reason. Turns also know when each slot had its last
+one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Final
 
-from keyfold_server.domain.health import COULD_NOT_TELL, ROOT
+from keyfold_server.domain.health import COULD_NOT_TELL, ROOT, own_subject
 from keyfold_server.domain.ports import Clock, Sample
 from keyfold_server.service.storage import Storage
 
@@ -85,11 +86,17 @@ class Turns:
         if not by_region:
             return []
         holds = await self._holds(by_region)
-        works = {f"sweep:{region}:{prefix}": holds[region] for region in by_region}
-        claimed = await self._storage.run(store.claim, works)
-        ours = frozenset(r for r in by_region if f"sweep:{r}:{prefix}" in claimed)
+        kind = "sweep" if self._serves is None else "own-sweep"
+        works = {region: f"{kind}:{region}:{prefix}" for region in by_region}
+        claimed = await self._storage.run(
+            store.claim, {work: holds[region] for region, work in works.items()}
+        )
+        ours = frozenset(region for region, work in works.items() if work in claimed)
+        if not ours:
+            return []
         # Only now: whose turn it is not need not read all KEKs under these root keys.
-        return await self._storage.run(store.samples, prefix, ours) if ours else []
+        own = self._serves is not None
+        return await self._storage.run(store.samples, prefix, ours, own=own)
 
     def could_not_ask(self, sample: Sample) -> None:
         """Makes this replica step back from a region's root key about which it could not ask."""
@@ -106,7 +113,7 @@ class Turns:
         for region, roots in by_region.items():
             back = {root for root in roots if self._steps_back(region, root)}
             parts[region] = _STEP_BACK if back else _PART
-            others[region] = {f"{ROOT}{root}" for root in roots - back}
+            others[region] = {self._subject(root, region) for root in roots - back}
         subjects = sorted(set().union(*others.values()))
         seen = await self._storage.run(self._storage.store.observations, subjects)
         unknown = {subject for subject, one in seen.items() if one.health in COULD_NOT_TELL}
@@ -115,6 +122,10 @@ class Turns:
             region: 0 if others[region] & unknown else int(self.interval * part * 1000)
             for region, part in parts.items()
         }
+
+    def _subject(self, root: str, region: str) -> str:
+        subject = f"{ROOT}{root}"
+        return subject if self._serves is None else own_subject(subject, region)
 
     def _steps_back(self, region: str, root: str) -> bool:
         """Says whether this replica steps back from a root key, and counts one turn down."""

@@ -17,10 +17,10 @@ from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region
 from keyfold_server.domain.errors import KeyfoldError, Unusable
-from keyfold_server.domain.health import Observation, kek_subject, root_subject
+from keyfold_server.domain.health import Observation
 from keyfold_server.domain.log import START, Entry, Position
+from keyfold_server.domain.region_health import RegionHealth, subjects_of
 from keyfold_server.service.fleet.staleness import NEVER, Moment
-from keyfold_server.service.life.reports import decisive
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.supervisor import Supervisor
@@ -44,7 +44,7 @@ class RegionLook:
 
     Attributes:
         region: The region as the store has it.
-        seen: The last observation of its newest KEK, or None.
+        seen: The observation of its newest KEK that decides, or None.
         refusal: The number of the newest entry that tells of a refusal of its root key; 0: none.
     """
 
@@ -307,9 +307,9 @@ class Looks:
     async def at(self, names: Sequence[str], found: Mapping[str, Cluster | Unusable]) -> list[Look]:
         """Returns the looks at clusters that the store has returned."""
         clusters = [each for each in found.values() if isinstance(each, Cluster)]
-        newest = [region.newest for cluster in clusters for region in cluster.regions]
-        subjects = {kek_subject(g) for g in newest} | {root_subject(g.current) for g in newest}
-        roots = {generation.current.root_id for generation in newest}
+        regions = [region for cluster in clusters for region in cluster.regions]
+        subjects = {s for region in regions for s in subjects_of(region.name, region.newest)}
+        roots = {region.newest.current.root_id for region in regions}
         refusals = await self._storage.run(self._storage.store.last_refusals, roots)
         stored = await self._storage.run(self._storage.store.observations, sorted(subjects))
         known = self._health.combined(stored, subjects)
@@ -326,10 +326,10 @@ class Looks:
             return Look(name, None, found, self._organization(name))
         regions = []
         for region in found.regions:
-            generation = region.newest
-            wrap = generation.current
-            seen = decisive(known.get(kek_subject(generation)), known.get(root_subject(wrap)))
-            regions.append(RegionLook(region, seen, refusals.get(wrap.root_id, 0)))
+            newest = region.newest
+            health = RegionHealth.of(known, region.name, newest, self._health.own_since)
+            refusal = refusals.get(newest.current.root_id, 0)
+            regions.append(RegionLook(region, health.seen, refusal))
         return Look(name, found, None, found.organization, tuple(regions))
 
     def _organization(self, name: str) -> str | None:

@@ -16,6 +16,7 @@ from keyfold_server.store.tables import (
     log,
     log_head,
     observations,
+    region_health,
     root_users,
     samples,
     transitions,
@@ -50,21 +51,21 @@ class ObservationStore:
         """Takes the store's transactions."""
         self._transactions = transactions
 
-    def census(self) -> dict[tuple[str, str], int]:
+    def census(self, own_since: int) -> dict[tuple[str, str], int]:
         """Counts regions by state and last observed health."""
-        return self._transactions.read(listing.census)
+        return self._transactions.read(lambda c: region_health.census(c, own_since))
 
-    def cannot_wrap(self) -> int:
+    def cannot_wrap(self, own_since: int) -> int:
         """Counts enabled regions whose root key unwraps but did not wrap at the last try."""
-        return self._transactions.read(listing.cannot_wrap)
+        return self._transactions.read(lambda c: region_health.cannot_wrap(c, own_since))
 
     def unserved(self, serves: frozenset[str], most: int) -> dict[str, int]:
         """Counts enabled regions by name, other than those that some replicas serve."""
         return self._transactions.read(lambda c: listing.unserved(c, serves, most))
 
-    def failing(self) -> dict[str, int]:
-        """Returns since when a root key in service has failed, by health: the longest."""
-        return self._transactions.read(listing.failing)
+    def failing(self, own_since: int) -> dict[tuple[str, str], int]:
+        """Returns since when a root key in service has failed, by health and region."""
+        return self._transactions.read(lambda c: region_health.failing(c, own_since))
 
     def roots_in_use(
         self, prefix: str, serves: frozenset[str] | None = None
@@ -72,9 +73,11 @@ class ObservationStore:
         """Returns the regions, and the root keys whose ids begin with `prefix` that each uses."""
         return self._transactions.read(lambda c: samples.roots(c, prefix, serves))
 
-    def samples(self, prefix: str, serves: frozenset[str] | None = None) -> list[Sample]:
+    def samples(
+        self, prefix: str, serves: frozenset[str] | None = None, *, own: bool = False
+    ) -> list[Sample]:
         """Chooses KEKs for the sweep, of the root keys whose ids begin with `prefix`, by region."""
-        return self._transactions.read(lambda c: samples.read(c, prefix, serves))
+        return self._transactions.read(lambda c: samples.read(c, prefix, serves, own=own))
 
     def users_of(self, key_uri: str, may: Callable[[KeyUser], bool]) -> list[KeyUser]:
         """Chooses an enabled region for each root key that has a uri."""

@@ -44,6 +44,7 @@ from keyfold_server.store.tables import (
     replicas,
     requests,
     root_names,
+    transitions,
     uses,
     wrap_history,
 )
@@ -286,16 +287,11 @@ class SqlStore(
     ) -> int:
         """Records a refusal: an observation and one entry of the log (protocol F2)."""
         dialect, reach = self._database.dialect, self._transactions.reach
-        detail = {
-            "missing_permission": observation.missing_permission,
-            "reason": observation.reason,
-            "since": observation.since,
-        }
         event = AuditEvent(
             "",
             "kms:root_key:refuse",
             observation.health.value,
-            _json(detail),
+            _json(transitions.detail_of(observation)),
             message=observation.message,
             kms_request_id=observation.request_id,
         )

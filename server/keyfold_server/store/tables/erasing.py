@@ -54,7 +54,11 @@ _CHECKPOINT: Final = delete(history_checkpoints).where(
 _OWN: Final = delete(clusters).where(clusters.c.uid == bindparam("gone"))
 _REQUESTS: Final = delete(requests).where(requests.c.cluster == bindparam("name"))
 _USES: Final = delete(generation_uses).where(generation_uses.c.kek_id == bindparam("kek"))
-_SEEN: Final = delete(observations).where(observations.c.subject == bindparam("kek"))
+_SEEN: Final = delete(observations).where(
+    # What the region's own replicas saw has a colon and the region behind the same subject.
+    observations.c.subject >= bindparam("kek"),
+    observations.c.subject < bindparam("end"),
+)
 _OVERDUE: Final = (
     select(func.count())
     .select_from(regions)
@@ -97,7 +101,11 @@ def steps(
         Step(_REQUESTS, [{"name": each.name} for each in ends], exact=False),
         changing(identities, moved),
         # In one order, so that two transactions cannot wait for each other's rows.
-        Step(_SEEN, [{"kek": f"kek:{kek.hex()}"} for kek in keks], exact=False),
+        Step(
+            _SEEN,
+            [{"kek": f"kek:{kek.hex()}", "end": f"kek:{kek.hex()};"} for kek in keks],
+            exact=False,
+        ),
         Step(_USES, [{"kek": kek} for kek in keks], exact=False),
     ]
 

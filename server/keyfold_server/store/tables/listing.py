@@ -6,19 +6,16 @@ Whoever edits the store by hand can hide a cluster from a list, but not from a c
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, case, exists, false, func, or_, select, true
+from sqlalchemy import and_, case, exists, false, func, select, true
 
-from keyfold_server.domain.health import Health
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.store.database.patterns import fits
-from keyfold_server.store.schema import clusters, generations, observations, regions, wraps
-from keyfold_server.store.tables import floors
+from keyfold_server.store.schema import clusters, generations, regions, wraps
+from keyfold_server.store.tables import floors, region_health
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -26,15 +23,6 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Select
 
     from keyfold_server.domain.rights import Coverage
-
-_ROOT: Final = observations.alias("root")
-_KEK: Final = observations.alias("kek")
-
-_effective: Final[ColumnElement[str]] = case(
-    (_KEK.c.health != Health.HEALTHY.value, _KEK.c.health),
-    else_=func.coalesce(_ROOT.c.health, Health.UNKNOWN.value),
-)
-"""A region's health, for statements that `_with_health` has joined."""
 
 
 def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
@@ -53,9 +41,10 @@ def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
     if which.behind is not None:
         chosen = chosen.where(clusters.c.uid.in_(_behind(which.key_uri, *which.behind)))
     if which.can_wrap is not None:
-        chosen = chosen.where(_that_wraps(can=which.can_wrap))
+        chosen = chosen.where(region_health.that_wraps(which.own_since, can=which.can_wrap))
     if which.health is not None:
-        chosen = chosen.where(clusters.c.uid.in_(_of_health(which.health)))
+        found = region_health.of_health(which.health, which.own_since)
+        chosen = chosen.where(clusters.c.uid.in_(found))
     return clusters.c.uid.in_(chosen.order_by(clusters.c.name).limit(limit))
 
 
@@ -175,140 +164,14 @@ def _behind(key_uri: str | None, region: str, version: str) -> Select[Any]:
     )
 
 
-def _that_wraps(*, can: bool) -> ColumnElement[bool]:
-    """Returns a condition on clusters: an enabled region's root key wraps, or does not.
-
-    Most root keys wrap, so the database asks each cluster in turn whether its own do, and a page
-    soon is full. The few that do not wrap are found by an index.
-    """
-    found = (
-        select(regions.c.cluster_uid)
-        .join(_ROOT, _ROOT.c.subject == regions.c.root_subject)
-        .where(regions.c.state == State.ENABLED.value, _ROOT.c.can_wrap.is_(can))
-    )
-    if can:
-        return exists(found.where(regions.c.cluster_uid == clusters.c.uid))
-    return clusters.c.uid.in_(found)
-
-
-def _of_health(health: Health) -> Select[Any]:
-    """Selects the clusters that have a region of a health.
-
-    The refusal of a KEK counts before its root key's health (protocol F4). Otherwise the region
-    has the root key's health, which is UNKNOWN before the first check.
-    """
-    chosen = _with_health(select(regions.c.cluster_uid)).where(_effective == health.value)
-    if health is Health.UNKNOWN:
-        return chosen
-    # The condition above implies this one, which an index answers.
-    seen = select(observations.c.subject).where(observations.c.health == health.value)
-    return chosen.where(
-        and_(or_(regions.c.root_subject.in_(seen), regions.c.kek_subject.in_(seen)))
-    )
-
-
-def enabled() -> ColumnElement[bool]:
-    """Returns a condition on regions: they are enabled. No index answers it."""
-    return _unindexed(regions.c.state) == State.ENABLED.value
-
-
-def _unindexed(column: ColumnElement[str]) -> ColumnElement[str]:
-    """Returns a column's value where an index of the column would mislead the database.
-
-    Most regions are enabled, and most root keys healthy. A database that finds rows by that, or
-    wants them in that order, reads them all, where another condition finds the few.
-    """
-    return func.coalesce(column, "")
-
-
-def census(connection: Connection) -> dict[tuple[str, str], int]:
-    """Counts regions by state and health.
-
-    One index has all that this reads of each region. Only root keys, and KEKs whose own health is
-    another than their root key's, cost a look-up.
-    """
-    by_root = (
-        select(regions.c.root_subject, regions.c.state, func.count().label("count"))
-        .group_by(regions.c.root_subject, regions.c.state)
-        .subquery()
-    )
-    own = func.coalesce(_ROOT.c.health, Health.UNKNOWN.value)
-    statement = (
-        select(by_root.c.state, own, func.sum(by_root.c.count))
-        .select_from(by_root)
-        .outerjoin(_ROOT, _ROOT.c.subject == by_root.c.root_subject)
-        .group_by(by_root.c.state, own)
-    )
-    counts = Counter({(row[0], row[1]): int(row[2]) for row in connection.execute(statement)})
-    state = _unindexed(regions.c.state)
-    apart = (
-        select(state, own, _KEK.c.health, func.count())
-        .select_from(_KEK)
-        .join(regions, regions.c.kek_subject == _unindexed(_KEK.c.subject))
-        .outerjoin(_ROOT, _ROOT.c.subject == regions.c.root_subject)
-        .where(_other_than(_KEK.c.health, Health.HEALTHY))
-        .group_by(state, own, _KEK.c.health)
-    )
-    for found, root, kek, count in connection.execute(apart):
-        counts[found, root] -= count
-        counts[found, kek] += count
-    return dict(+counts)
-
-
-def _other_than(health: ColumnElement[str], *usual: Health) -> ColumnElement[bool]:
-    """Returns a condition on a health, which an index answers: it is none of the usual ones."""
-    names = sorted(each.value for each in usual)
-    between = (and_(health > low, health < high) for low, high in pairwise(names))
-    return or_(health < names[0], *between, health > names[-1])
-
-
-def cannot_wrap(connection: Connection) -> int:
-    """Counts enabled regions whose root key unwraps but did not wrap at the last try."""
-    statement = (
-        select(func.count())
-        .select_from(regions)
-        .join(_ROOT, _ROOT.c.subject == regions.c.root_subject)
-        .where(
-            enabled(),
-            _unindexed(_ROOT.c.health) == Health.HEALTHY.value,
-            _ROOT.c.can_wrap.is_(False),
-        )
-    )
-    return int(connection.execute(statement).scalar_one())
-
-
 def unserved(connection: Connection, serves: frozenset[str], most: int) -> dict[str, int]:
     """Counts enabled regions by name, other than some names: those with the most clusters."""
     count = func.count()
     statement = (
         select(regions.c.name, count)
-        .where(enabled(), regions.c.name.not_in(sorted(serves)))
+        .where(region_health.enabled(), regions.c.name.not_in(sorted(serves)))
         .group_by(regions.c.name)
         .order_by(count.desc(), regions.c.name)
         .limit(most)
     )
     return {row[0]: row[1] for row in connection.execute(statement)}
-
-
-def failing(connection: Connection) -> dict[str, int]:
-    """Returns since when a root key of an enabled region has failed, by health: the longest."""
-    health = _unindexed(_ROOT.c.health)
-    statement = (
-        select(health, func.min(_ROOT.c.since))
-        .select_from(regions)
-        .join(_ROOT, _unindexed(_ROOT.c.subject) == regions.c.root_subject)
-        .where(
-            enabled(),
-            _other_than(_ROOT.c.health, Health.HEALTHY, Health.UNKNOWN),
-        )
-        .group_by(health)
-    )
-    return {row[0]: row[1] for row in connection.execute(statement)}
-
-
-def _with_health(statement: Select[Any]) -> Select[Any]:
-    return (
-        statement.select_from(regions)
-        .outerjoin(_ROOT, _ROOT.c.subject == regions.c.root_subject)
-        .outerjoin(_KEK, _KEK.c.subject == regions.c.kek_subject)
-    )

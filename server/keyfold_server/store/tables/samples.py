@@ -13,7 +13,7 @@ from sqlalchemy import case, func, select, true
 from keyfold_server.domain.health import ROOT, Health
 from keyfold_server.domain.ports import Sample
 from keyfold_server.store.schema import clusters, observations, regions
-from keyfold_server.store.tables.listing import enabled
+from keyfold_server.store.tables.region_health import enabled, own_subject
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -54,7 +54,9 @@ def _of(prefix: str, serves: frozenset[str] | None) -> tuple[ColumnElement[bool]
     )
 
 
-def read(connection: Connection, prefix: str, serves: frozenset[str] | None) -> list[Sample]:
+def read(
+    connection: Connection, prefix: str, serves: frozenset[str] | None, *, own: bool
+) -> list[Sample]:
     """Chooses KEKs of the root keys whose ids begin with `prefix`, by region and root key.
 
     For each root key and each region that has it in use, these are first the KEK that the sweep
@@ -64,7 +66,9 @@ def read(connection: Connection, prefix: str, serves: frozenset[str] | None) -> 
         connection: A connection inside a transaction.
         prefix: The beginning of the root keys' ids.
         serves: The names of the regions to look at; None: all.
+        own: Whether what the regions' own replicas saw counts, or what the others did.
     """
+    kek = own_subject(regions.c.kek_subject) if own else regions.c.kek_subject
     refused = case((_KEK.c.health != Health.HEALTHY.value, 1), else_=0)
     root = regions.c.root_subject
     place = func.row_number().over(
@@ -86,7 +90,7 @@ def read(connection: Connection, prefix: str, serves: frozenset[str] | None) -> 
         )
         .select_from(regions)
         .join(clusters, clusters.c.uid == regions.c.cluster_uid)
-        .outerjoin(_KEK, _KEK.c.subject == regions.c.kek_subject)
+        .outerjoin(_KEK, _KEK.c.subject == kek)
         .where(*_of(prefix, serves))
         .subquery()
     )
