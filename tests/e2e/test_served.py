@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from e2e.conftest import SharedStore, StartServer
 from e2e.grpcurl import Grpcurl
 from e2e.server import Server
+from e2e.test_metrics import metrics_of
 from e2e.wire import Refusal, refusal, spec
 from keyfold.v1 import event_service_pb2 as events
 from keyfold.v1 import event_service_pb2_grpc as events_service
@@ -46,6 +48,9 @@ PLACES: Final = {
 }
 
 WRONG: Final = "WRONG_REGION"
+
+SHARED: Final = "shared"
+"""The name of a root key that both regions may use."""
 
 CLUSTER: Final = "prod"
 """A cluster in eu and us whose wrapped keys the calls use."""
@@ -72,12 +77,14 @@ class World:
         eu_key: One for region eu.
         keys: The root keys of both regions.
         store: The store.
+        files: The key file of each server, by what it serves.
     """
 
     servers: dict[str, Server]
     at: dict[str, Stubs]
     keys: Path
     store: SharedStore
+    files: dict[str, Path] = field(default_factory=dict)
     us_key: bytes = b""
     eu_key: bytes = b""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -127,7 +134,7 @@ def world(start_module_server: StartServer, shared_store: SharedStore) -> Iterat
     assert folder is not None
     common = Path(folder).parent
     whole = KeyFile(common / "keys.json")
-    for region in ("eu", "us"):
+    for region in ("eu", "us", SHARED):
         whole.create(region)
     files = {"*": whole.path}
     made = json.loads(whole.path.read_text())
@@ -158,9 +165,8 @@ def world(start_module_server: StartServer, shared_store: SharedStore) -> Iterat
         )
         for serves, server in servers.items()
     }
-    built = World(
-        servers, {r: Stubs(each) for r, each in channels.items()}, whole.path, shared_store
-    )
+    stubs = {r: Stubs(each) for r, each in channels.items()}
+    built = World(servers, stubs, whole.path, shared_store, files)
     specs = [spec("eu"), spec("us")]
     built.at["*"].keys.Enable(pb.EnableRequest(cluster=CLUSTER, region_specs=specs), timeout=20)
     wraps = {
@@ -178,8 +184,8 @@ def world(start_module_server: StartServer, shared_store: SharedStore) -> Iterat
 
 
 def _only(made: dict[str, Any], name: str) -> dict[str, Any]:
-    """Returns what a key file holds, with one of its keys."""
-    return {**made, "keys": {name: made["keys"][name]}}
+    """Returns what a key file holds, with the key of a region and the one that all share."""
+    return {**made, "keys": {each: made["keys"][each] for each in (name, SHARED)}}
 
 
 # --- every method ----------------------------------------------------------------------
@@ -561,6 +567,119 @@ def test_revoke_at_any_replica_stops_all(world: World, where: str) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             world.at[serves].keys.Wrap(asked, timeout=20)
         assert refusal(caught.value).reason == "REVOKED", serves
+
+
+# --- health ----------------------------------------------------------------------------
+
+
+def _shared(world: World) -> str:
+    """Enables a cluster in both regions under one root key, and uses it everywhere."""
+    name = world.name()
+    specs = [spec(region, f"local:{SHARED}") for region in ("eu", "us")]
+    world.at["*"].keys.Enable(pb.EnableRequest(cluster=name, region_specs=specs), timeout=20)
+    for serves, region in (("eu", "eu"), ("us", "us"), ("*", "eu")):
+        _used(world, serves, name, region)
+    return name
+
+
+def _used(world: World, serves: str, cluster: str, region: str) -> None:
+    asked = pb.WrapRequest(cluster=cluster, region=region, plaintext=b"k")
+    world.at[serves].keys.Wrap(asked, timeout=20)
+
+
+def _health(world: World, serves: str, cluster: str) -> dict[str, str]:
+    """Reads the health of a cluster's regions at a replica."""
+    status = world.at[serves].keys.GetStatus(pb.GetStatusRequest(cluster=cluster), timeout=20)
+    return {
+        region.region: res.Health.Name(region.health).removeprefix("HEALTH_")
+        for region in status.status.regions
+    }
+
+
+def _becomes(world: World, serves: str, cluster: str, expected: dict[str, str]) -> None:
+    """Waits until a replica shows a health: it reads what others have seen from the store."""
+    ends = time.monotonic() + 20
+    while (found := _health(world, serves, cluster)) != expected:
+        assert time.monotonic() < ends, found
+        time.sleep(0.1)
+
+
+def _region(world: World, serves: str, cluster: str, region: str) -> res.RegionStatus:
+    """Reads the status of one region at a replica."""
+    status = world.at[serves].keys.GetStatus(pb.GetStatusRequest(cluster=cluster), timeout=20)
+    [found] = [each for each in status.status.regions if each.region == region]
+    return found
+
+
+_FAILING: Final = re.compile(
+    r'^keyfold_root_key_failing_seconds\{health="UNREACHABLE",region="eu"\} (\S+)$', re.MULTILINE
+)
+
+
+def _failing(world: World) -> float | None:
+    """Reads for how long a root key of eu has failed, as the one replica that counts shows it."""
+    found = [each for s in world.servers.values() for each in _FAILING.findall(metrics_of(s))]
+    return max(map(float, found), default=None)
+
+
+def test_an_outage_of_one_region_stays_there_without_a_break(world: World) -> None:
+    """F5: eu's replica loses its way to a key that us and the control replica reach.
+
+    Their good answers, in sweeps and at every status, hide nothing: all show eu as away since the
+    beginning of the outage, from which the alert's metric counts, and us as healthy.
+    """
+    cluster = _shared(world)
+    expected = {"eu": "UNREACHABLE", "us": "HEALTHY"}
+    file = world.files["eu"]
+    kept = file.read_bytes()
+    file.write_text("this is no key file")
+    try:
+        began = time.monotonic()
+        _becomes(world, "eu", cluster, expected)
+        _becomes(world, "*", cluster, expected)
+        first = _region(world, "*", cluster, "eu")
+        # A sweep takes 10 seconds; the metric comes every 30.
+        while time.monotonic() < began + 12 or _failing(world) is None:
+            for serves in ("*", "us", "eu"):
+                assert _health(world, serves, cluster) == expected, serves
+            assert time.monotonic() < began + 90
+            time.sleep(0.5)
+        now = _region(world, "*", cluster, "eu")
+        assert now.health_time == first.health_time
+        assert now.last_check_time.ToMilliseconds() > first.last_check_time.ToMilliseconds()
+        assert any("replicas that serve every region used the root key" in n for n in now.notices)
+        shown = _failing(world)
+        assert shown is None or 0 <= shown <= time.monotonic() - began + 1
+    finally:
+        file.write_bytes(kept)
+    well = {"eu": "HEALTHY", "us": "HEALTHY"}
+    _becomes(world, "eu", cluster, well)
+    _becomes(world, "*", cluster, well)
+
+
+def test_a_key_refused_in_one_region_is_permitted_in_another(world: World) -> None:
+    """F2, F5: eu's replica is refused. Both statuses are steady, and us goes on working."""
+    cluster = _shared(world)
+    file = world.files["eu"]
+    kept = file.read_bytes()
+    made = json.loads(kept)
+    del made["keys"][SHARED]
+    file.write_text(json.dumps(made))
+    try:
+        expected = {"eu": "KEY_NOT_FOUND", "us": "HEALTHY"}
+        _becomes(world, "eu", cluster, expected)
+        _becomes(world, "*", cluster, expected)
+        for _ in range(12):
+            with pytest.raises(grpc.RpcError) as caught:
+                _used(world, "eu", cluster, "eu")
+            assert refusal(caught.value).reason == "KEY_NOT_FOUND"
+            _used(world, "us", cluster, "us")
+            _used(world, "*", cluster, "eu")
+            for serves in ("*", "us", "eu"):
+                assert _health(world, serves, cluster) == expected, serves
+            time.sleep(0.5)
+    finally:
+        file.write_bytes(kept)
 
 
 # --- what a region's process can open --------------------------------------------------
