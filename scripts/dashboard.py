@@ -176,7 +176,11 @@ ROWS: Final[dict[str, list[Panel]]] = {
         Panel(
             "Root keys that fail",
             "The longest time for which one has, by what its KMS said.",
-            {"{{health}}": "max by (health) (keyfold_root_key_failing_seconds)"},
+            {
+                "{{health}} {{region}}": (
+                    "max by (health, region) (keyfold_root_key_failing_seconds)"
+                )
+            },
             "s",
         ),
         Panel(

@@ -21,7 +21,8 @@
     lineage          the database server that wrote last, and when it took over
     observations     the last observed health of root keys and KEKs; the sweep's claims
     uses             times at which KEKs were last used
-    listing          filters for lists of clusters, and counts of regions
+    listing          filters for lists of clusters
+    region_health    the health of regions in SQL: filters for lists, and counts
     samples          the KEKs that the sweep checks next
     rows             writes rows, and notices those that the database did not take
 

@@ -1,4 +1,4 @@
-"""Filters for lists of clusters, and counts of regions.
+"""Filters for lists of clusters, and a count of regions that nobody serves.
 
 A filter only chooses and vouches for nothing: the reader verifies every cluster that passes it.
 Whoever edits the store by hand can hide a cluster from a list, but not from a call that names it.
