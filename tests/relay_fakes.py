@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from keyfold.v1 import event_service_pb2 as pb
 from keyfold_relay import cloudevents
 from keyfold_relay.cloudevents import CloudEvent
-from keyfold_relay.source import CursorTakenError, Feed, Message
+from keyfold_relay.source import UNKNOWN_PLACE, CursorTakenError, Feed, Message, NotNowError
 from keyfold_relay.targets import Limits, NotTakenError
 
 STORE = "5f" * 16
@@ -58,6 +58,8 @@ class FakeSource:
         self.opened = 0
         self.fault: Callable[[], Exception | None] = lambda: None
         self._session: dict[str, str] = {}
+        self._ids: dict[int, str] = {}
+        self._forgotten: set[str] = set()
         self._news = asyncio.Event()
 
     def append(self, count: int = 1) -> None:
@@ -71,21 +73,35 @@ class FakeSource:
         self._session[cursor] = "another"
         self._news.set()
 
+    def forget(self, cursor: str) -> None:
+        """Deletes a cursor; its next reader makes it anew, at the newest event without a token."""
+        del self.cursors[cursor]
+        self._forgotten.add(cursor)
+        self._news.set()
+
     def nudge(self) -> None:
         """Has streams look at `fault` and at their session again."""
         self._news.set()
 
     @asynccontextmanager
-    async def watch(self, cursor: str, wanted: pb.EventFilter) -> AsyncIterator[Feed]:
+    async def watch(
+        self, cursor: str, wanted: pb.EventFilter, token: str = ""
+    ) -> AsyncIterator[Feed]:
         self._raise()
         self.opened += 1
+        place = int(token or 0)
+        if self._ids.get(place, "") != (self.events[place - 1].id if place else ""):
+            raise NotNowError("the log has another event there", UNKNOWN_PLACE)
         session = self._session[cursor] = f"session {self.opened}"
-        yield _Feed(self, cursor, session, self.cursors.setdefault(cursor, 0))
+        new = len(self.events) if cursor in self._forgotten and not token else place
+        yield _Feed(self, cursor, session, max(place, self.cursors.setdefault(cursor, new)))
 
     async def advance(self, cursor: str, session: str, token: str) -> None:
         self._raise()
         if self._session[cursor] != session:
             raise CursorTakenError("taken")
+        if cursor not in self.cursors:
+            raise NotNowError("there is no such cursor", "CURSOR_NOT_FOUND")
         self.cursors[cursor] = int(token)
         self.advanced.append(int(token))
 
@@ -107,9 +123,13 @@ class _Feed:
             source._raise()
             if source._session[self._cursor] != self.session:
                 raise CursorTakenError("taken")
+            if self._cursor not in source.cursors:
+                raise NotNowError("the cursor has been deleted", "CURSOR_NOT_FOUND")
             if self._next < len(source.events):
                 self._next += 1
-                yield Message(source.events[self._next - 1], str(self._next), self._next)
+                event = source.events[self._next - 1]
+                source._ids[self._next] = event.id
+                yield Message(event, str(self._next), self._next)
                 continue
             yield Message(None, str(self._next), self._next)
             source._news.clear()

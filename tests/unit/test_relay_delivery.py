@@ -273,6 +273,29 @@ async def test_a_stream_that_breaks_off_is_opened_again_at_the_cursor() -> None:
     assert sorted(first, key=first.__getitem__) == list(range(1, 21))
 
 
+async def test_a_cursor_that_somebody_deletes_loses_nothing() -> None:
+    """What came while the cursor was gone arrives: the stream begins after what the target has."""
+    source, target = FakeSource(10), FakeTarget()
+    async with delivering(source, target) as running:
+        await target.has(10)
+        source.forget(CURSOR)
+        # The relay hears of it when its stream ends, and events come before the next one.
+        faults = [NotNowError("draining", "UNAVAILABLE") for _ in range(3)]
+
+        def fault() -> Exception | None:
+            if faults:
+                source.append()
+                return faults.pop()
+            return None
+
+        source.fault = fault
+        source.append(10)
+        await target.has(23)
+        await running.drained()
+    assert target.got == list(range(1, 24))
+    assert source.cursors[CURSOR] == 23
+
+
 async def test_a_taken_cursor_ends_the_older_relay() -> None:
     """Two relays with one cursor: the older one ends, says so, and sends nothing more."""
     source, target = FakeSource(5), FakeTarget()
@@ -324,7 +347,7 @@ async def test_a_drain_does_not_wait_for_a_server_that_is_silent() -> None:
     asked = asyncio.Event()
 
     @asynccontextmanager
-    async def silent(cursor: str, wanted: pb.EventFilter) -> AsyncIterator[object]:
+    async def silent(*_: object) -> AsyncIterator[object]:
         asked.set()
         await asyncio.Event().wait()
         yield None

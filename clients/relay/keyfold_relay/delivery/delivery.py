@@ -1,9 +1,11 @@
 """One target's delivery: at least once, in the log's order, nothing left out.
 
-The cursor on the server is the only position there is. It advances after a target has taken the
+The cursor on the server is the only position that lasts. It advances after a target has taken the
 events, never before, so a relay that is killed loses nothing: the next one begins where the cursor
 stands and sends some events again. A batch that the target does not take stays the next one until
-the target takes it, so nothing overtakes it.
+the target takes it, so nothing overtakes it. While it runs, a delivery also keeps the place of the
+last events that the target took. So if somebody deletes the cursor in the store, the next stream
+begins there, and not with what comes next.
 
 A target that has failed for `park_after` is *parked*: its stream is closed, the cursor stays where
 it is, and the relay knocks once an hour, on SIGHUP and when it starts.
@@ -24,7 +26,14 @@ from keyfold_relay.clock import Clock
 from keyfold_relay.cloudevents import CloudEvent
 from keyfold_relay.delivery.backlog import Backlog
 from keyfold_relay.meters import STATES, Meters
-from keyfold_relay.source import CursorExpiredError, CursorTakenError, Feed, NotNowError, Source
+from keyfold_relay.source import (
+    UNKNOWN_PLACE,
+    CursorExpiredError,
+    CursorTakenError,
+    Feed,
+    NotNowError,
+    Source,
+)
 from keyfold_relay.targets import NotTakenError, Target
 
 ADVANCE_EVERY: Final = 1.0
@@ -108,6 +117,7 @@ class Delivery:
         self._backlog: Backlog | None = None
         self._sending: CloudEvent | None = None
         self._failing_since: float | None = None
+        self._taken_to = ""
         self._outages = 0
         self._until: int | None = None
         self._ids: OrderedDict[int, str] = OrderedDict()
@@ -173,9 +183,10 @@ class Delivery:
             )
             return Ending.TAKEN
         _log.critical(
-            "this target's cursor has expired: nobody advanced it for too long, and events after "
-            "it may be gone from the log. Compare the target's last event with `keyfold events "
-            "list`, and run `keyfold-relay forget FILE %s` to begin anew",
+            "this target's cursor has expired: nobody advanced it for too long, or somebody "
+            "deleted it, and events after it may be gone from the log. Compare the target's last "
+            "event with `keyfold events list`, and run `keyfold-relay forget FILE %s` to begin "
+            "anew",
             self.name,
             extra=self._labels(),
         )
@@ -192,6 +203,9 @@ class Delivery:
         pause = min(backoff.wait(self._outages), _SOURCE_AGAIN)
         more = self._labels(again_in=round(pause, 1))
         if isinstance(error, NotNowError):
+            if error.reason == UNKNOWN_PLACE:
+                # Such as after a rollback, or under a new service key.
+                self._taken_to = ""
             _log.warning("no events come: %s", error, extra=more | {"reason": error.reason})
         else:
             _log.error("the delivery failed and begins again", exc_info=error, extra=more)
@@ -199,7 +213,7 @@ class Delivery:
 
     async def _once(self) -> None:
         """Reads from the cursor and delivers, until the stream ends or the delivery is stopped."""
-        async with self._source.watch(self._cursor, self._wanted) as feed:
+        async with self._source.watch(self._cursor, self._wanted, self._taken_to) as feed:
             self._backlog = backlog = Backlog(self._target.limits, self._clock)
             if self._stopping:
                 return
@@ -224,7 +238,7 @@ class Delivery:
                     return
                 token = batch.token or token
                 if batch.token:
-                    self._outages = 0
+                    self._outages, self._taken_to = 0, batch.token
                 if token and self._clock.monotonic() >= advanced + ADVANCE_EVERY:
                     advanced = self._clock.monotonic()
                     if await self._advance(feed, token):

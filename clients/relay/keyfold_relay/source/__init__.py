@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keyfold_relay.source.source import (
+    UNKNOWN_PLACE,
     CursorExpiredError,
     CursorTakenError,
     Feed,
@@ -14,6 +15,7 @@ from keyfold_relay.source.source import (
 )
 
 __all__ = [
+    "UNKNOWN_PLACE",
     "CursorExpiredError",
     "CursorTakenError",
     "Feed",

@@ -76,9 +76,13 @@ class EventService:
             await channel.close()
 
     @asynccontextmanager
-    async def watch(self, cursor: str, wanted: pb.EventFilter) -> AsyncIterator[Feed]:
+    async def watch(
+        self, cursor: str, wanted: pb.EventFilter, token: str = ""
+    ) -> AsyncIterator[Feed]:
         """See `Source`."""
-        request = pb.WatchEventsRequest(events=True, filter=wanted, cursor=cursor)
+        request = pb.WatchEventsRequest(
+            events=True, filter=wanted, cursor=cursor, resume_token=token
+        )
         with _failures():
             line = self._lines.line()
             stub: Any = line.stubs[EVENTS]
@@ -262,6 +266,7 @@ def _failures() -> Iterator[None]:
 def _error(error: KeyfoldError) -> Exception:
     if error.reason == "CURSOR_TAKEN":
         return CursorTakenError(error.message)
-    if error.reason == "CURSOR_EXPIRED":
+    # Pruning passes a place that a live cursor has not passed only if that cursor is gone.
+    if error.reason in {"CURSOR_EXPIRED", "RESUME_TOKEN_EXPIRED"}:
         return CursorExpiredError(error.message)
     return NotNowError(error.message, error.reason)

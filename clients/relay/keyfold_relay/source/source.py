@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from keyfold.v1 import event_service_pb2 as pb
 from keyfold_relay.cloudevents import CloudEvent
@@ -24,12 +24,16 @@ class NotNowError(Exception):
         self.reason = reason
 
 
+UNKNOWN_PLACE: Final = "RESUME_TOKEN_INVALID"
+"""The reason of a NotNowError where the log does not have the place of a token."""
+
+
 class CursorTakenError(Exception):
     """Another relay has taken the cursor over, so this one must not go on."""
 
 
 class CursorExpiredError(Exception):
-    """The cursor was not advanced for so long that it expired; entries after it may be gone."""
+    """The cursor expired, or is gone; entries after the place where its reader was may be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +113,13 @@ class Feed(Protocol):
 class Source(Protocol):
     """Where events come from. Each method raises as `Feed.messages` does."""
 
-    def watch(self, cursor: str, wanted: pb.EventFilter) -> AbstractAsyncContextManager[Feed]:
-        """Takes a cursor over and reads from it; makes the cursor if it does not exist."""
+    def watch(
+        self, cursor: str, wanted: pb.EventFilter, token: str = ""
+    ) -> AbstractAsyncContextManager[Feed]:
+        """Takes a cursor over and reads from it, or from a token's place if that is further on.
+
+        It makes the cursor if it does not exist: there, or at the newest event without a token.
+        """
         ...
 
     async def advance(self, cursor: str, session: str, token: str) -> None:
