@@ -210,9 +210,9 @@ async def test_mended_rows_do_not_end_a_ban(house: House, one: Member) -> None:
 
 
 async def test_part_of_a_spoilt_cluster_cannot_be_revoked(house: House, one: Member) -> None:
-    """A6: a ban stops a whole cluster, so a Revoke of some regions does not ban it."""
+    """A6: a ban stops a whole cluster, so a Revoke of some regions does not ban it, and says so."""
     edit(house, SPOILT["a byte of a region"])
-    with pytest.raises(RowNotAuthenticError):
+    with pytest.raises(RowNotAuthenticError, match="call Revoke without regions, which needs no"):
         await one.revoke(regions=["eu"])
     assert one.serves()
 

@@ -37,6 +37,7 @@ from keyfold_server.domain.errors import (
     NotFoundError,
     RequestIdReusedError,
     RequestInProgressError,
+    RowNotAuthenticError,
     StateError,
     Unusable,
 )
@@ -423,6 +424,13 @@ def _usable(
     if not isinstance(found, Unusable):
         return found
     if not call.bans or found.cluster != call.cluster:
+        if call.rpc == "Revoke" and isinstance(found, RowNotAuthenticError):
+            # Nobody knows which regions the cluster has, so only all of them can be stopped.
+            raise RowNotAuthenticError(
+                f"{found.message}. To stop all use of this cluster's keys at once, call Revoke "
+                "without regions, which needs no row",
+                cluster=found.cluster,
+            )
         raise found
     return None
 
