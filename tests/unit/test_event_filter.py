@@ -22,7 +22,6 @@ from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.log import Attempt, EntryKind
 from keyfold_server.domain.patterns import Pattern, Patterns
 from keyfold_server.domain.rights import Identity
-from keyfold_server.service.events.alarm import LogAlarm
 from keyfold_server.service.events.listing import Events
 from keyfold_server.service.storage import Storage
 from keyfold_server.store.opening import open_store
@@ -157,7 +156,7 @@ async def _listed(
     store: SqlStore, which: EventFilter, rights: GrantedRights, size: int, *, newest_first: bool
 ) -> list[int]:
     storage = Storage(store)
-    events = Events(storage, FakeClock(), LogAlarm(), check_fresh=lambda _: None)
+    events = Events(storage, FakeClock(), check_fresh=lambda _: None)
     numbers: list[int] = []
     token = ""
     while True:

@@ -189,6 +189,22 @@ async def test_a_server_that_meets_a_broken_link_says_so(
     assert caplog.text.count("entry 3 of the log") == told
 
 
+async def test_a_poll_that_meets_a_broken_link_says_so(
+    house: House, one: Member, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A3: the poll, too, names the entry in log and metric, once; without any walk or list."""
+    other = await house.replica()
+    await other.poll()
+    edit(house, "UPDATE log SET message = 'another' WHERE number = 5")
+    assert telemetry.LOG_BROKEN._value.get() == 0
+    for _ in range(3):
+        await other.poll_once()
+    assert telemetry.LOG_BROKEN._value.get() == other.replica._alarm.broken == 5
+    assert caplog.text.count("entry 5 of the log is missing, or is not the one") == 1
+    edit(house, "UPDATE log SET message = NULL WHERE number = 5")
+    other.replica._alarm.clear()
+
+
 async def test_one_replica_walks_the_log(house: House, one: Member) -> None:
     """The walk is bounded, and of all replicas one does it in an hour."""
     walks = [LogVerification(one.replica._storage, LogAlarm()) for _ in range(3)]

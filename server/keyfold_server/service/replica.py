@@ -195,7 +195,8 @@ class Replica:
         self.geos = (regions or ResidencyPolicy()).geos
         self._random = random
         self._names = names
-        self._storage = Storage(store)
+        self._alarm = LogAlarm()
+        self._storage = Storage(store, self._alarm.watching)
         self.served = served or ServedRegions()
         self._kms = KmsClient(
             providers, clock, timing.provider_budget, self.bounds.kms_rates, self.served
@@ -411,10 +412,9 @@ class Replica:
             names=self._names,
             check_fresh=check_fresh,
         )
-        self._alarm = alarm = LogAlarm()
-        self.events = Events(storage, clock, alarm, check_fresh=check_fresh)
+        self.events = Events(storage, clock, check_fresh=check_fresh)
         self.usage = Usage(storage, clock, check_fresh=check_fresh)
-        self.log_checks = LogChecks(storage, clock, alarm, check_fresh=check_fresh)
+        self.log_checks = LogChecks(storage, clock, self._alarm, check_fresh=check_fresh)
 
     def _join_operations(self) -> None:
         items = Items(self._storage)

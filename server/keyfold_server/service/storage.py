@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from keyfold_server import telemetry
@@ -40,11 +41,15 @@ class Storage:
 
     Attributes:
         store: The store. Callers pass its methods to `run` and `decide`.
+        watching: Surrounds each call, and tells of a broken link of the log at which it fails.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self, store: Store, watching: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         """Makes the thread pools, which start threads as calls need them."""
         self.store = store
+        self.watching = watching
         self._pool = ThreadPoolExecutor(THREADS, "store")
         self._deciding = ThreadPoolExecutor(DECIDING, "store-decisions")
         self._lane = Lane()
@@ -58,7 +63,7 @@ class Storage:
         """
         if self._pending >= THREADS + WAITING:
             raise OverloadedError("too many calls wait for the store; try again", retry_after=1.0)
-        with telemetry.store_call(getattr(method, "__name__", "call")):
+        with self.watching(), telemetry.store_call(getattr(method, "__name__", "call")):
             future = self._pool.submit(method, *args, **kwargs)
             self._pending += 1  # Afterwards: without a thread for it, `submit` raises.
             future.add_done_callback(self._on_loop(self._ended))
@@ -66,7 +71,7 @@ class Storage:
 
     async def decide(self, method: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Runs a method as `run` does, in threads that a flood of reads cannot occupy (R5)."""
-        with telemetry.store_call(getattr(method, "__name__", "call")):
+        with self.watching(), telemetry.store_call(getattr(method, "__name__", "call")):
             future = self._deciding.submit(method, *args, **kwargs)
             return await asyncio.shield(asyncio.wrap_future(future))
 

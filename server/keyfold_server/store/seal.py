@@ -30,6 +30,7 @@ ENCODING: Final = 1
 """Version of the bytes under the MAC. The store's own row names the version that sealed it."""
 
 _LABEL: Final = b"keyfold row"
+_LOG: Final = "log"
 _ABSENT: Final = b"n"
 _length: Final = struct.Struct(">I").pack
 _typed: Final = struct.Struct(">cI").pack
@@ -141,15 +142,26 @@ class Seal:
         except (TypeError, UnicodeEncodeError):
             good = None
         if good is None or not isinstance(mac, bytes) or not hmac.compare_digest(mac, good):
-            raise not_authentic(table, cluster)
+            raise not_authentic(table, cluster, row[0] if table == _LOG else None)
 
 
-def not_authentic(table: str, cluster: str | None = None) -> RowNotAuthenticError:
-    """Makes the error about a row, which names the table and the cluster and no contents."""
+def not_authentic(
+    table: str, cluster: str | None = None, entry: object = None
+) -> RowNotAuthenticError:
+    """Makes the error about a row, which names the table and the cluster and no contents.
+
+    Args:
+        table: Name of the row's table.
+        cluster: Name of the row's cluster, or None.
+        entry: The number that an entry of the log says of itself, if the row is one.
+    """
     whose = f" of cluster {cluster}" if cluster is not None else ""
-    return RowNotAuthenticError(
-        f"a row in {table}{whose} does not carry the service key's seal, or one is missing: "
+    which = f", entry {entry}," if isinstance(entry, int) else ""
+    error = RowNotAuthenticError(
+        f"a row in {table}{whose}{which} does not carry the service key's seal, or one is missing: "
         "somebody else wrote the store, or a newer release did; restore it from a backup, or start "
         "that release",
         cluster=cluster,
     )
+    error.entry = entry if isinstance(entry, int) else None
+    return error

@@ -29,16 +29,16 @@ class LogAlarm:
 
     def met(self, number: int) -> None:
         """Tells of an entry that is missing, or is not the one that Keyfold wrote."""
-        if number == self.broken:
+        # Whatever comes after the first broken link says nothing new.
+        if 0 < self.broken <= number:
             return
         log.error(
             "entry %d of the log is missing, or is not the one that Keyfold wrote: somebody else "
             "wrote the store; find out who did (keyfold events verify)",
             number,
         )
-        # Whatever comes after the first broken link says nothing new.
-        self.broken = min(self.broken or number, number)
-        telemetry.LOG_BROKEN.set(self.broken)
+        self.broken = number
+        telemetry.LOG_BROKEN.set(number)
 
     def clear(self) -> None:
         """Ends the alarm: the whole log has been verified."""

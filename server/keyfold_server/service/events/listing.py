@@ -19,7 +19,6 @@ from keyfold_server.domain.events import Event, EventFilter, EventQuery, RootUse
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Coverage, Rights
 from keyfold_server.service import tokens
-from keyfold_server.service.events.alarm import LogAlarm
 from keyfold_server.service.storage import Storage
 
 _RPC: Final = "ListEvents"
@@ -88,7 +87,6 @@ class Events:
         self,
         storage: Storage,
         clock: Clock,
-        alarm: LogAlarm,
         *,
         check_fresh: Callable[[float], None],
     ) -> None:
@@ -97,12 +95,10 @@ class Events:
         Args:
             storage: The store.
             clock: Time.
-            alarm: Tells of broken links.
             check_fresh: Raises if this replica is stale; see `Status`.
         """
         self._storage = storage
         self._clock = clock
-        self._alarm = alarm
         self._check_fresh = check_fresh
 
     async def page(
@@ -134,10 +130,7 @@ class Events:
         while left > 0:
             # One more than the page needs, so that a full page knows whether it is the last.
             limit = min(left, max(size + 1 - len(found), _AT_LEAST if found or left < _READ else 1))
-            with self._alarm.watching():
-                page = await self._storage.run(
-                    self._storage.store.events, replace(query, limit=limit)
-                )
+            page = await self._storage.run(self._storage.store.events, replace(query, limit=limit))
             shown = await self._shown(page.events, rights, which, covered)
             if len(found) + len(shown) > size:
                 found += shown[: size - len(found)]

@@ -108,7 +108,7 @@ class Changes:
         self._applied = (0, b"")
         self._applied_here: dict[int, bytes] = {}
         self.rolled_back = False
-        self.poll = Poll(self._store, clock, timing, self, watched)
+        self.poll = Poll(storage, clock, timing, self, watched)
         self._stop_listening: Callable[[], None] = lambda: None
 
     async def start(self) -> None:

@@ -18,10 +18,11 @@ from typing import Any, Final, Protocol
 from keyfold_server import telemetry
 from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError, StoreStaleError
 from keyfold_server.domain.log import Entry
-from keyfold_server.domain.ports import POLL_PAGE, Clock, Heartbeat, Store
+from keyfold_server.domain.ports import POLL_PAGE, Clock, Heartbeat
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.fleet.pace import Pace
 from keyfold_server.service.fleet.staleness import Moment
+from keyfold_server.service.storage import Storage
 from keyfold_server.service.supervisor import Watched
 
 log = logging.getLogger(__name__)
@@ -85,12 +86,13 @@ class Poll:
     """
 
     def __init__(
-        self, store: Store, clock: Clock, timing: Timing, follower: Follower, watched: Watched
+        self, storage: Storage, clock: Clock, timing: Timing, follower: Follower, watched: Watched
     ) -> None:
         """Prepares the thread; `start` begins to poll for `follower`, and `watched` watches it."""
         self.soon = threading.Event()
         self.failing = False
-        self._store = store
+        self._store = storage.store
+        self._watching = storage.watching
         self._clock = clock
         self._timing = timing
         self._follower = follower
@@ -139,7 +141,7 @@ class Poll:
         self._behind = False
         ours = dict(self._follower.ours)
         try:
-            with telemetry.store_call("poll"):
+            with self._watching(), telemetry.store_call("poll"):
                 noted = self._store.poll(self._follower.beat())
         except StoreRolledBackError:
             lost = threading.Event()
