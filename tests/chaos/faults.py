@@ -17,7 +17,7 @@ from chaos.fleet import LAGGING, STALENESS, Fleet
 from chaos.history import History, now
 from chaos.overtaking import disabled, overtake
 from chaos.servers import ChaosServer
-from chaos.twins import TOLD
+from chaos.spreading import spread
 
 REVIVE: Final = 0.6
 """Chance that a server which starts again dies at a mark of the store's mutations."""
@@ -177,18 +177,4 @@ class Faults:
             self._fleet.bring_keys_back()
 
     def _cut_off(self) -> None:
-        """F2: cuts one server off from the keys, and lets the others see a key refused.
-
-        It must stop because they tell it, and stay stopped when the key is back, since it cannot
-        see the key.
-        """
-        server = self._some()
-        what = f"keys:{server.folder.name}"
-        asked = now()
-        self._fleet.cut_off(server)
-        self._history.span(what, asked)
-        with disabled(self._fleet, self._history, TWINS_KEY):
-            self._calm(STALENESS + TOLD + self._random.uniform(0.3, PAST))
-        self._calm(self._random.uniform(0.2, PAST))
-        with self._history.ending(what):
-            self._fleet.join(server)
+        spread(self._fleet, self._history, self._random, self._calm)

@@ -50,7 +50,7 @@ def overtake(fleet: Fleet, history: History, draw: random.Random) -> None:
     warm = draw.choice([name for name, ttl in TWINS.items() if ttl > 0])
     [asked] = [name for name, ttl in TWINS.items() if ttl == 0]
     with stubs(server.target) as stub, ExitStack() as key:
-        calls = _Calls(history, Way(stub, server.name), draw)
+        calls = Calls(history, Way(stub, server.name), draw)
         # The key must not be refused already, so that its refusal is news.
         calls.use(asked)
         calls.drop(warm)
@@ -65,7 +65,7 @@ def overtake(fleet: Fleet, history: History, draw: random.Random) -> None:
             calls.use(warm)
 
 
-class _Calls:
+class Calls:
     """Calls one server."""
 
     def __init__(self, history: History, way: Way, draw: random.Random) -> None:
