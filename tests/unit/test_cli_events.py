@@ -102,6 +102,17 @@ def test_status_says_who_revoked(cli: Run) -> None:
     assert "revoked 2027" not in cli("status", "prod").out.decode()
 
 
+def test_status_says_who_banned(cli: Run, server: Served) -> None:
+    """A6: of a cluster that was revoked although its rows were edited, --verbose says as much."""
+    _edit(server, "UPDATE clusters SET epoch = 7")
+    cli("revoke", "prod", "--yes", "--reason", "the rows were edited")
+    shown = cli("status", "prod", "--verbose", code=4).out.decode().splitlines()
+    assert shown == [
+        "prod: revoked 2027-01-15 08:00:00Z by local, event 2: the rows were edited",
+    ]
+    assert not cli("status", "prod", code=4).out
+
+
 def test_verify_names_the_first_broken_link(cli: Run, server: Served) -> None:
     """A3: the log verifies, and an entry that was edited with SQL is named by its number."""
     cli("revoke", "prod", "--yes")

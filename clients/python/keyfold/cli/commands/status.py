@@ -22,7 +22,12 @@ from keyfold.cli.output.forms import Form
 from keyfold.cli.output.status import show_clusters, show_status
 from keyfold.cli.output.tables import console
 from keyfold.cli.session import Session
-from keyfold.errors import ForbiddenError, KeyfoldError, UnimplementedError
+from keyfold.errors import (
+    ClusterBannedError,
+    ForbiddenError,
+    KeyfoldError,
+    UnimplementedError,
+)
 from keyfold.models.events import EventKind
 from keyfold.models.status import ClusterStatus, Health, State
 from keyfold.v1 import key_management_service_pb2 as api
@@ -64,7 +69,12 @@ def status(
             raise InputError("--watch shows one cluster; `keyfold watch` follows several")
         watch_status(session, names[0], every, verbose=verbose)
     elif len(names) == 1:
-        result, message = session.ask(calls.get_status(names[0]))
+        try:
+            result, message = session.ask(calls.get_status(names[0]))
+        except ClusterBannedError:
+            if verbose and not session.for_programs:
+                _show_ban(session, names[0])
+            raise
         if not session.printed(message):
             _show(session, result, verbose=verbose)
     else:
@@ -126,6 +136,17 @@ def _show_endings(session: Session, status: ClusterStatus) -> None:
             out.print(Text(gone, "dim"))
         else:
             out.print(ending_text(region, state, event))
+
+
+def _show_ban(session: Session, cluster: str) -> None:
+    """Prints who revoked a cluster whose rows were not authentic, if the caller may know."""
+    narrow = EventFilter(cluster=cluster, kinds=(EventKind.BAN,), action="rpc:cluster:revoke")
+    try:
+        event = next(iter(session.client.list_events(narrow, newest_first=True)), None)
+    except (ForbiddenError, UnimplementedError):
+        return
+    if event is not None:
+        console().print(ending_text(cluster, State.REVOKED, event))
 
 
 _ENDED: Final = (State.REVOKED, State.DELETED)
