@@ -49,12 +49,19 @@ def shortened(rules: str) -> str:
     """Returns a rules file that waits seconds where the given one waits minutes or hours.
 
     That is for how long a condition must hold (`for`), how far back a query looks (`[5m]`,
-    `offset 5m`), and from which age on something counts as too old (`_seconds > 900`).
+    `offset 5m`) and how often (`[6m:1m]`), and from which age on something counts as too old
+    (`_seconds > 900`).
     """
     rules = re.sub(
         rf"(?m)^( +for:) {_SPAN}$", lambda m: f"{m[1]} {_short(m[2], m[3], 1, 5)}s", rules
     )
     rules = re.sub(rf"\[{_SPAN}\]", lambda m: f"[{_range(m[1], m[2])}s]", rules)
+    # As many looks as before: a minute becomes a scrape.
+    rules = re.sub(
+        rf"\[{_SPAN}:1m\]",
+        lambda m: f"[{int(m[1]) * _UNITS[m[2]] * _SCRAPE // 60}s:{_SCRAPE}s]",
+        rules,
+    )
     rules = re.sub(rf"\boffset {_SPAN}", lambda m: f"offset {_range(m[1], m[2])}s", rules)
     # `_seconds{…} > 900`, and the same where a bracket closes behind the labels.
     return re.sub(

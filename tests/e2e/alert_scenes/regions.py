@@ -41,7 +41,7 @@ def region_unserved(stage: Stage) -> None:
     stage.until(lambda: checked(us, "prod") > _NEVER, "the store does not learn of eu's key")
     eu.kill()
     stage.prometheus.forget(f"{stage.name}-eu")
-    stage.fires("KeyfoldRegionUnserved", region="eu")
+    stage.fires("KeyfoldRegionUnserved")
     assert "no live replica serves these regions" in us.log()
     assert "eu (enabled for 1 clusters)" in us.log()
     last, swept = checked(us, "prod"), checked(us, "acme")
