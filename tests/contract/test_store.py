@@ -63,7 +63,7 @@ from keyfold_server.domain.errors import (
     TooManyCursorsError,
 )
 from keyfold_server.domain.events import EventQuery
-from keyfold_server.domain.health import Health, Observation, root_subject
+from keyfold_server.domain.health import Health, Observation, root_subject, turn_subject
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import (
@@ -1000,6 +1000,26 @@ def test_works_are_claimed_each_by_itself(store: SqlStore, clock: FakeClock) -> 
     many = {f"work-{n:04}": 1_000 for n in range(1_200)}
     assert store.claim(many) == many.keys()
     assert store.claim(many) == frozenset()
+
+
+def test_claims_of_turns_that_nobody_renews_are_pruned(store: SqlStore, clock: FakeClock) -> None:
+    """A region that is gone leaves no rows for ever; what is renewed, and no claim, stays."""
+    gone, swept = turn_subject("gone", "ab", own=True), turn_subject("eu", "ab", own=False)
+    others = [f"sweep{mark}eu" for mark in "9;"]
+    now = int(clock.wall() * 1000)
+    store.observe([Observation(one, Health.HEALTHY, now, now) for one in others])
+    assert store.claim({gone: 1_000, swept: 1_000}) == {gone, swept}
+    clock.advance(DAY - 1)
+    store.prune_turns(int(clock.wall() * 1000))
+    assert store.observations([gone, swept]).keys() == {gone, swept}
+    assert store.claim({swept: 1_000}) == {swept}
+    # A replica whose clock is fast removes nothing early.
+    store.prune_turns(int(clock.wall() * 1000) + 9 * DAY * 1000)
+    assert store.observations([gone, swept]).keys() == {gone, swept}
+    clock.advance(2)
+    store.prune_turns(int(clock.wall() * 1000))
+    assert store.observations([gone, swept, *others]).keys() == {swept, *others}
+    assert store.claim({gone: 1_000, swept: 3 * 1_000}) == {gone}
 
 
 def test_works_that_are_claimed_at_once_go_to_one_each(store: SqlStore) -> None:

@@ -341,6 +341,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ),
     ("count_usage", "usage"): _usage,
     ("prune_history",): lambda store: store.prune_history(NOW + 9_000, 0),
+    ("prune_turns",): lambda store: store.prune_turns(NOW),
     ("prune_usage",): lambda store: store.prune_usage(NOW, 0),
     ("prune",): lambda store: store.prune(NOW + 9_000, 0),
     ("leave",): lambda store: store.leave("one"),

@@ -167,3 +167,14 @@ def kek_subject(generation: Generation) -> str:
 def own_subject(subject: str, region: str) -> str:
     """Returns the subject of what a region's own replicas see of the same key."""
     return f"{subject}:{region}"
+
+
+def turn_subject(region: str, prefix: str, *, own: bool) -> str:
+    """Returns the subject of the claim of a turn of the sweep, which is no observation.
+
+    Args:
+        region: The region's name.
+        prefix: The beginning of the ids of the root keys whose turn it is.
+        own: Whether it is a turn of the region's own replicas.
+    """
+    return f"sweep:{region}:{prefix}{':own' if own else ''}"

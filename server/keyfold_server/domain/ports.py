@@ -639,6 +639,16 @@ class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
         """
         ...
 
+    def prune_turns(self, now_ms: int) -> None:
+        """Removes some of the claims of the sweep's turns that nobody has renewed for a day.
+
+        Such a claim holds against nobody. Its region is gone, or no replica serves it.
+
+        Args:
+            now_ms: Milliseconds of Unix time.
+        """
+        ...
+
     def prune_usage(self, now_ms: int, retention_ms: int) -> None:
         """Removes old counts of uses.
 

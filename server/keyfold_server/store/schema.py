@@ -542,6 +542,10 @@ operation_failures: Final = Table(
 )
 """The failures that an operation lists; `operation` is its uid."""
 
+TURNS: Final = "subject >= 'sweep:' AND subject < 'sweep;'"
+"""Which observations are claims of the sweep's turns. An index has them alone, by their time, so a
+statement that looks for old ones says it in the same words."""
+
 observations: Final = Table(
     "observations",
     metadata,
@@ -558,6 +562,7 @@ observations: Final = Table(
     Column("missing_permission", Text, nullable=True),
     Index(None, "health"),
     Index(None, "can_wrap"),
+    _index_where(TURNS, "last_check"),
 )
 
 generation_uses: Final = Table(

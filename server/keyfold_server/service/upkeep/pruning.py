@@ -1,6 +1,7 @@
 """Pruning: removes what the store keeps for a limited time.
 
-That is request ids, counts, old entries of the log, and superseded wraps that no backup needs.
+That is request ids, counts, claims of the sweep's turns, old entries of the log, and superseded
+wraps that no backup needs.
 
 Before that, it has cursors expire that nobody advances, so that no dead reader keeps the log for
 ever (protocol S11).
@@ -42,6 +43,7 @@ class Pruning:
             await self._expire(now)
             store = self._storage.store
             await self._storage.run(store.prune_usage, now, self._usage_retention)
+            await self._storage.run(store.prune_turns, now)
             await self._storage.run(store.prune, now, self._log_retention)
             await self._prune_history(now)
         except KeyfoldError as error:

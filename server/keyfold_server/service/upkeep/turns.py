@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Final
 
-from keyfold_server.domain.health import COULD_NOT_TELL, ROOT, own_subject
+from keyfold_server.domain.health import COULD_NOT_TELL, ROOT, own_subject, turn_subject
 from keyfold_server.domain.ports import Clock, Sample
 from keyfold_server.service.storage import Storage
 
@@ -86,8 +86,8 @@ class Turns:
         if not by_region:
             return []
         holds = await self._holds(by_region)
-        kind = "sweep" if self._serves is None else "own-sweep"
-        works = {region: f"{kind}:{region}:{prefix}" for region in by_region}
+        own = self._serves is not None
+        works = {region: turn_subject(region, prefix, own=own) for region in by_region}
         claimed = await self._storage.run(
             store.claim, {work: holds[region] for region, work in works.items()}
         )
@@ -95,7 +95,6 @@ class Turns:
         if not ours:
             return []
         # Only now: whose turn it is not need not read all KEKs under these root keys.
-        own = self._serves is not None
         return await self._storage.run(store.samples, prefix, ours, own=own)
 
     def could_not_ask(self, sample: Sample) -> None:

@@ -40,6 +40,10 @@ _AT_ONCE: Final = 1_000
 more parameters than a database takes, and no other transaction waits long for its turn."""
 
 
+_TURNS: Final = 24 * 60 * 60 * 1000
+"""Milliseconds for which a claim of a turn stays: longer than any interval of the sweep, so that it
+holds nothing any more. Nobody renews it, because no replica serves the region, or it is gone."""
+
 _FLUSHES: Final = 24 * 60 * 60 * 1000
 """Milliseconds for which the number of a process's last flush stays, after its last one."""
 
@@ -96,6 +100,14 @@ class ObservationStore:
             )
 
         return self._transactions.write_or_fail("observe", work) if works else frozenset()
+
+    def prune_turns(self, now_ms: int) -> None:
+        """Removes claims of turns that nobody renews. The store's clock limits the time."""
+
+        def work(unit: Unit) -> None:
+            observations.prune_turns(unit.connection, min(now_ms, unit.now) - _TURNS)
+
+        self._transactions.write_or_fail("prune", work)
 
     def observe(
         self, observations: Sequence[Observation], found: Sequence[Transition] = ()

@@ -7,13 +7,13 @@ the same table.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import BigInteger, Connection, bindparam, delete, or_, select, text
 
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.store.database.trip import Step, looking_for, one_of
-from keyfold_server.store.schema import Cells, observations
+from keyfold_server.store.schema import TURNS, Cells, observations
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.dml import ReturningInsert
 
     from keyfold_server.store.database.dialect import Dialect
+
+_PRUNED_AT_ONCE: Final = 1_000
+"""Most claims that one pruning removes."""
+
+_BEFORE: Final = observations.c.last_check < bindparam("before", type_=BigInteger)
+
+_PRUNE: Final = delete(observations).where(
+    observations.c.subject.in_(
+        select(observations.c.subject)
+        .where(text(TURNS), _BEFORE)
+        .order_by(observations.c.last_check)
+        .limit(_PRUNED_AT_ONCE)
+    ),
+    # Once more, because a replica may renew a claim while this statement waits for its row.
+    _BEFORE,
+)
 
 
 def writing(seen: Sequence[Observation], dialect: Dialect) -> Step:
@@ -105,6 +121,11 @@ def _claiming(dialect: Dialect) -> ReturningInsert[tuple[Any]]:
         observations, only=lambda new: or_(held <= new["since"], held > new["last_check"])
     )
     return statement.returning(observations.c.subject)
+
+
+def prune_turns(connection: Connection, before: int) -> None:
+    """Removes some of the claims of turns that were made before a time."""
+    connection.execute(_PRUNE, {"before": before})
 
 
 def _observation(row: Cells) -> Observation:

@@ -505,6 +505,7 @@ def _observations() -> None:
     )
     _index("observations", "health")
     _index("observations", "can_wrap")
+    _index("observations", "last_check", where="subject >= 'sweep:' AND subject < 'sweep;'")
     _table(
         "generation_uses",
         sa.Column("kek_id", sa.LargeBinary(), nullable=False, autoincrement=False),
