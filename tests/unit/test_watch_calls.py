@@ -351,4 +351,10 @@ async def test_cursors_on_the_wire(tmp_path: Path, transport: str) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.events.DeleteCursor(pb.DeleteCursorRequest(cursor="siem"))
         assert error_of_call(caught.value).reason == "CURSOR_NOT_FOUND"
+        # Nobody has taken over what does not exist, whatever session the caller presents.
+        for wrong in (session, "", "no session"):
+            advance.session = wrong
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await client.events.AdvanceCursor(advance)
+            assert error_of_call(caught.value).reason == "CURSOR_NOT_FOUND"
         second.call.cancel()

@@ -117,7 +117,7 @@ class CursorReaders:
         try:
             fence = bytes.fromhex(session)
         except ValueError:
-            raise taken(name) from None
+            fence = b""  # That of no reader. There may be no such cursor either.
         store, key = self._storage.store, CursorKey(caller.owner, name)
         return await self._storage.decide(
             store.advance_cursor, key, fence, place.scope, place.events
