@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from typing import Final, NamedTuple
@@ -128,12 +128,12 @@ class Holdings:
             ForkedError: The cache was in use before this process was forked.
             ClosedError: The cache is closed.
         """
-        with self._using():
+        with self._using(request.name[0]):
             return self._find(request) or self._seat(request, seconds, wake)
 
-    def depart(self, names: Iterable[OpeningName], seconds: float) -> list[Flight]:
+    def depart(self, names: Sequence[OpeningName], seconds: float) -> list[Flight]:
         """Begins a call for several keys, which nobody else shares. Each key ends as in `board`."""
-        with self._using():
+        with self._using(names[0][0] if names else None):
             now = moment()
             flights = []
             for name in names:
@@ -144,19 +144,22 @@ class Holdings:
             return flights
 
     @contextmanager
-    def _using(self) -> Iterator[None]:
-        """Surrounds the beginning of a call."""
+    def _using(self, cluster: str | None) -> Iterator[None]:
+        """Surrounds the beginning of a call for keys of a cluster, which errors name."""
+        about = {} if cluster is None else {"cluster": cluster}
         if self._forked:
             raise ForkedError(
                 "this cache was in use before the process was forked, and its watch stayed in the "
                 "parent; make the client and the cache after the fork",
                 code="FAILED_PRECONDITION",
+                metadata=about,
             )
         with self._lock:
             if self._closed:
                 raise ClosedError(
                     "the cache is closed; borrow keys before, or make a new cache",
                     code="FAILED_PRECONDITION",
+                    metadata=about,
                 )
             self._in_use = True
             yield
