@@ -65,6 +65,11 @@ def test_the_schema_knows_the_values_of_the_reference() -> None:
         ("settings=[served_at]", "settings: .*served_at.* is set by the value servedAt"),
         ("settings=serves = 'eu'", "settings: .*serves.* is set by a value of the chart"),
         ("console.embed={portal.example}", "console.embed|/console/embed"),
+        ("resources.requests.cpu=banana", "resources.requests.cpu|/resources/requests/cpu"),
+        # Without ports a rule of a NetworkPolicy would let servers connect to any port.
+        ("networkPolicy.egressPorts=null", "/networkPolicy.*egressPorts"),
+        ("serves=null", "missing property 'serves'"),
+        ("tls=null", "missing property 'tls'"),
     ],
 )
 def test_a_wrong_value_is_refused(given: str, message: str) -> None:
