@@ -22,11 +22,20 @@ from typing import Any, Final, NamedTuple
 import grpc
 import pytest
 
-import lateness
 from e2e.conftest import StartServer
 from e2e.odd_provider import installed
 from e2e.server import NotReadyError, Server
-from e2e.wire import NotRefusedError, Refusal, picture, raw, refusal, refused, spec, stubs
+from e2e.wire import (
+    NotRefusedError,
+    Refusal,
+    picture,
+    raw,
+    refusal,
+    refused,
+    spec,
+    stubs,
+    told_in_time,
+)
 from in_process import TRANSPORT
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
@@ -34,6 +43,7 @@ from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.store.opening import open_store
+from lateness import in_time
 
 Code = grpc.StatusCode
 INVALID: Final = Code.INVALID_ARGUMENT
@@ -570,17 +580,6 @@ def test_one_bad_item_fails_alone(world: World) -> None:
         ]
 
 
-def in_time(call: Callable[[], Any]) -> Any:
-    """Makes a call that must end just before its deadline; again if the machine was slow."""
-    for _ in range(5):
-        try:
-            return call()
-        except grpc.RpcError as error:
-            if refusal(error).reason:
-                raise
-    raise AssertionError
-
-
 def test_one_hanging_region_fails_alone(world: World) -> None:
     """A region whose KMS hangs fails its own items and no others."""
     server, stub = world.server, world.stub
@@ -597,7 +596,7 @@ def test_one_hanging_region_fails_alone(world: World) -> None:
                     for region in ("eu", "stuck", "eu", "stuck")
                 ],
             )
-            results = in_time(lambda: fresh.BatchWrap(batch, timeout=1.5)).results
+            results = told_in_time(lambda: fresh.BatchWrap(batch, timeout=1.5)).results
             assert [result.HasField("answer") for result in results] == [True, False, True, False]
             for result in (results[1], results[3]):
                 check(
@@ -607,7 +606,7 @@ def test_one_hanging_region_fails_alone(world: World) -> None:
                     cluster="half",
                 )
             wrap = pb.WrapRequest(cluster="half", region="eu", plaintext=b"p")
-            with lateness.in_time(0.9):
+            with in_time(0.9):
                 fresh.Wrap(wrap, timeout=9)
     finally:
         flag.unlink()

@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2
 import postgres
 from e2e.conftest import SharedStore, StartServer
 from e2e.server import Server
-from e2e.wire import Refusal, refusal, refused, spec, stubs
+from e2e.wire import Refusal, refusal, refused, spec, stubs, told_in_time
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold_server.rpc.probe import health
@@ -175,7 +175,8 @@ def test_a_partitioned_replica_fails_closed(pair: Pair, how: str) -> None:
         # The last good poll began before the cut.
         bound = cut + STALENESS
         sleep_until(cut + 0.2)
-        answer = pair.near.Revoke(pb.RevokeRequest(cluster=revoked), timeout=1.5)
+        asked = pb.RevokeRequest(cluster=revoked)
+        answer = told_in_time(lambda: pair.near.Revoke(asked, timeout=1.5))
         returned = time.monotonic()
         (pending,) = answer.pending
         stops = returned + pending.stops_within.ToMicroseconds() / 1e6

@@ -22,7 +22,7 @@ import pytest
 
 from e2e.conftest import SharedStore, StartServer
 from e2e.server import Server
-from e2e.wire import Refusal, refusal, refused, spec, stubs
+from e2e.wire import Refusal, refusal, refused, spec, stubs, told_in_time
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
@@ -225,10 +225,8 @@ def test_a_paused_replica_is_named_and_wakes_up_refusing(fleet: Fleet) -> None:
     with ThreadPoolExecutor(4) as pool:
         with paused(last):
             time.sleep(0.2)  # Its last sign of life is recent then.
-            began = time.monotonic()
-            answer = revoke(fleet.stubs[0], cluster, timeout=1.5)
+            answer = told_in_time(lambda: revoke(fleet.stubs[0], cluster, timeout=1.5))
             returned = time.monotonic()
-            assert returned - began < 1.5
             (pending,) = answer.pending
             assert names(last) in pending.replica
             assert 0 < seconds(pending) <= STALENESS
@@ -256,7 +254,7 @@ def test_a_killed_replica_ages_out(fleet: Fleet, start_server: StartServer) -> N
         wrap(stub, "killed-1")
     lost.kill()
     with in_time(STALENESS + 1.0):
-        answer = revoke(fleet.stubs[0], "killed-1", timeout=1.5)
+        answer = told_in_time(lambda: revoke(fleet.stubs[0], "killed-1", timeout=1.5))
         (pending,) = answer.pending
         assert names(lost) in pending.replica
         assert 0 < seconds(pending) <= STALENESS
