@@ -298,9 +298,9 @@ async def test_one_proof_serves_every_kek_under_a_root_key(house: House) -> None
         house.provider.create_key(f"root-{key}")
     names = [f"c-{i}" for i in range(200)]
     await asyncio.gather(
-        *(one.enable(n, {"eu": f"fake:root-{i % 5}"}) for i, n in enumerate(names))
+        *(one.enable(n, {"eu": f"fake:root-{i % 5}"}, within=60) for i, n in enumerate(names))
     )
-    await asyncio.gather(*(one.wrap(n) for n in names))
+    await asyncio.gather(*(one.wrap(n, within=60) for n in names))
     before = house.calls()
     for _ in range(10):
         # One look each second, as the keeper's queue does, with calls in between.
