@@ -65,6 +65,7 @@ def test_the_bounds_are_those_of_the_code() -> None:
     for said in (
         f"{visitors._MOST:,} bytes",
         f"{refusals.AT_ONCE} requests are served at once",
+        f"{unreadable.AT_ONCE} forms arrive at once, {unreadable.OF_ONE} of one address",
         f"{live._OF_ALL:,} streams of changes, {live._OF_A_VISITOR} of one visitor",
         f"{unreadable.PATIENCE:.0f} s to arrive, a page {refusals.PATIENCE:.0f} s",
     ):

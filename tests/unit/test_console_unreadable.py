@@ -89,3 +89,28 @@ async def test_a_form_that_does_not_come(tmp_path: Path, monkeypatch: pytest.Mon
         answer = await _sent(console, f"{head}token")
     assert answer.startswith("HTTP/1.1 408 ")
     assert "The form took too long to arrive" in answer
+
+
+async def test_slow_forms_leave_room_for_others(tmp_path: Path) -> None:
+    """One address can have few forms arrive at once, and pages are served meanwhile."""
+    head = (
+        "POST /sign-in HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\n"
+    )
+    async with site(tmp_path) as console:
+        slow = []
+        for _ in range(unreadable.OF_ONE):
+            reader, writer = await asyncio.open_connection("127.0.0.1", console.browser.port)
+            writer.write(head.encode())
+            slow.append((reader, writer))
+        # Until the console has seen them all.
+        while (shown := await console.post("/sign-in", token="a")).status != 503:
+            assert shown.status == 400
+        assert "too many forms" in shown.body
+        assert (await console.get("/sign-in")).status == 200
+        for _, writer in slow:
+            writer.write(b"token=a.b")
+        for reader, writer in slow:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+            writer.close()
+        assert (await console.post("/sign-in", token="a")).status == 400

@@ -34,11 +34,13 @@ def build(settings: Settings) -> web.Application:
             refusals.explained,
             headers.from_here,
             unreadable.read,
+            refusals.bounded,
         ],
     )
     app[api.SETTINGS] = settings
     live.prepare(app)
     refusals.prepare(app)
+    unreadable.prepare(app)
     app.cleanup_ctx.append(api.connected)
     app.on_response_prepare.append(headers.on_response(settings.embed))
     app.add_routes(

@@ -137,7 +137,7 @@ async def explained(request: web.Request, handler: Handler) -> web.StreamRespons
     began = time.monotonic()
     response: web.StreamResponse
     try:
-        response = await _bounded(request, handler)
+        response = await _answered(request, handler)
     except web.HTTPException as answer:
         if answer.status < 400:  # noqa: PLR2004
             _logged(request, answer.status, began)
@@ -147,15 +147,17 @@ async def explained(request: web.Request, handler: Handler) -> web.StreamRespons
     return response
 
 
-async def _bounded(request: web.Request, handler: Handler) -> web.StreamResponse:
+@web.middleware
+async def bounded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Bounds the requests that are served at once, each of which has arrived as a whole."""
     room = request.app[_ROOM]
     if request.path in _UNBOUNDED:
-        return await _answered(request, handler)
+        return await handler(request)
     if room.locked():
         headers = {"Retry-After": "1"}
         return web.Response(status=503, text="too many requests at once\n", headers=headers)
     async with room:
-        return await _answered(request, handler)
+        return await handler(request)
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:

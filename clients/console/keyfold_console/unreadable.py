@@ -7,12 +7,16 @@ it, and the line with the fault may be the one with a token.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from aiohttp import web
 
-from keyfold_console.api import Handler
+from keyfold_console.api import SETTINGS, TOKEN, Handler
 
 _log: Final = logging.getLogger(__name__)
 
@@ -20,7 +24,16 @@ _OWN_FAULT: Final = 500
 """The least status that is no fault of the request. aiohttp quotes nothing then."""
 
 PATIENCE: Final = 10.0
-"""Seconds for a form to arrive. While one is read, it takes one of the places for requests."""
+"""Seconds for a form to arrive."""
+
+AT_ONCE: Final = 128
+"""Most forms that arrive at a time. Until a form has arrived, it takes no place for requests."""
+
+OF_ONE: Final = 16
+"""Most forms of one address that arrive at a time. Behind a proxy all visitors have its address, so
+there they are those of one token."""
+
+_ARRIVING: Final = web.AppKey("arriving", Counter[str])
 
 _FORM: Final = "application/x-www-form-urlencoded"
 
@@ -60,16 +73,45 @@ def answer_plainly(server: web.Server) -> None:
     server.__class__ = _Server
 
 
+def prepare(app: web.Application) -> None:
+    """Gives an application its count of the forms that arrive."""
+    app[_ARRIVING] = Counter()
+
+
 @web.middleware
 async def read(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Reads the form before its page does, so that one that is none is a fault of the request."""
-    if request.can_read_body and request.content_type != _FORM:
+    if not request.can_read_body:
+        return await handler(request)
+    if request.content_type != _FORM:
         raise web.HTTPBadRequest(text="what was sent is not a form of this console\n")
+    arriving, who = request.app[_ARRIVING], _who(request)
+    if arriving.total() >= AT_ONCE or arriving[who] >= OF_ONE:
+        headers = {"Retry-After": "1"}
+        return web.Response(status=503, text="too many forms at once\n", headers=headers)
     try:
-        async with asyncio.timeout(PATIENCE):
-            await request.post()
+        with _counted(arriving, who):
+            async with asyncio.timeout(PATIENCE):
+                await request.post()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except (ValueError, LookupError, web.RequestPayloadError, ConnectionError):
         raise web.HTTPBadRequest(text="the form cannot be read\n") from None
     return await handler(request)
+
+
+def _who(request: web.Request) -> str:
+    if request.app[SETTINGS].behind_proxy:
+        return hashlib.sha256(request[TOKEN].encode()).hexdigest()
+    return request.remote or ""
+
+
+@contextmanager
+def _counted(arriving: Counter[str], who: str) -> Iterator[None]:
+    arriving[who] += 1
+    try:
+        yield
+    finally:
+        arriving[who] -= 1
+        if not arriving[who]:
+            del arriving[who]
