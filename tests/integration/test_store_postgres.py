@@ -560,9 +560,9 @@ def test_a_server_that_hangs(bench: Bench) -> None:
         os.kill(pid, signal.SIGSTOP)
     try:
         began = time.monotonic()
-        with pytest.raises(StoreUnavailableError, match="did not answer in time"):
+        with in_time(4.0), pytest.raises(StoreUnavailableError, match="did not answer in time"):
             store.poll(BEAT)
-        assert 1.0 < time.monotonic() - began < 4.0
+        assert time.monotonic() - began > 1.0
         assert store.poll(BEAT) == []
     finally:
         for pid in paused:
