@@ -7,9 +7,12 @@ session, by its process id, however that ends.
 from __future__ import annotations
 
 import atexit
+import base64
 import contextlib
 import ctypes
 import functools
+import hashlib
+import hmac
 import itertools
 import os
 import pwd
@@ -142,6 +145,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._names = itertools.count(1)
         self._idle: list[str] = []
+        self._sessions: dict[str, psycopg.Connection[Any]] = {}
         self.password_file = self.folder / "password"
         self.password = secrets.token_hex(16)
         self.password_file.write_text(self.password + "\n")
@@ -155,9 +159,11 @@ class Server:
         # This collation ignores punctuation, so that code that needs an order by bytes fails
         # without one.
         icu = ["--locale-provider=icu", "--icu-locale=en-US-u-ka-shifted"]
+        self.put("verifier", verifier(self.password).encode())
         command = [
             *(str(self._bin / "initdb"), "-D", str(self._data), "-U", USER, "--encoding=UTF8"),
-            *("--locale=C", "--auth=scram-sha-256", f"--pwfile={self.password_file}", "--no-sync"),
+            *("--locale=C", "--auth=scram-sha-256", "--no-sync"),
+            f"--pwfile={self.folder / 'verifier'}",
         ]
         # Not every build knows this setting.
         if self._run([*command, *icu]).returncode != 0:
@@ -230,7 +236,7 @@ class Server:
         made = Server.__new__(Server)
         made.__dict__.update(self.__dict__)
         made.folder = Path(tempfile.mkdtemp(prefix="keyfold-postgres-"))
-        made._data, made._process = made.folder / "data", None
+        made._data, made._process, made._sessions = made.folder / "data", None, {}
         made.port = free_port()
         made._settings = {**self._settings, **settings}
         if self._owner is not None:
@@ -254,6 +260,9 @@ class Server:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stops the server: SIGINT is pg_ctl's mode fast, SIGQUIT its mode immediate."""
         process, self._process = self._process, None
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
         if process is not None:
             process.send_signal(how)
             try:
@@ -281,10 +290,20 @@ class Server:
         )
 
     def run(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """Runs one statement and returns its rows."""
+        """Runs one statement in a session of its own and returns its rows."""
         with self.connect(database) as session:
             done = session.execute(statement.encode())
             return done.fetchall() if done.description is not None else []
+
+    def session(self, database: str) -> psycopg.Connection[Any]:
+        """Returns the tests' own session in a database, which stays open until the server stops.
+
+        To begin and end a session takes far longer than what tests do in it.
+        """
+        found = self._sessions.get(database)
+        if found is None or found.closed:
+            found = self._sessions[database] = self.connect(database)
+        return found
 
     def url(self, database: str) -> str:
         """Returns a database's url as the store takes it."""
@@ -314,7 +333,7 @@ class Server:
     def give_back(self, name: str) -> None:
         """Empties a lent database, which is far faster than a new copy."""
         schemas = self.schemas(name)
-        self.run(f"{_emptied(schemas)}DELETE FROM {schemas.time}.now;", name)
+        self._carry_out(f"{_emptied(schemas)}DELETE FROM {schemas.time}.now;", name)
         self._idle.append(name)
 
     def save(self, name: str) -> None:
@@ -322,13 +341,16 @@ class Server:
         own, saved = (schemas := self.schemas(name)).own, schemas.saved
         kept = (f"CREATE TABLE {saved}.{t} AS TABLE {own}.{t};" for t in _TABLES)
         fresh = f"DROP SCHEMA IF EXISTS {saved} CASCADE; CREATE SCHEMA {saved};"
-        self.run(fresh + "".join(kept), name)
+        self._carry_out(fresh + "".join(kept), name)
 
     def go_back(self, name: str) -> None:
         """Restores a store's saved state."""
         own, saved = (schemas := self.schemas(name)).own, schemas.saved
         back = (f"INSERT INTO {own}.{t} SELECT * FROM {saved}.{t};" for t in _TABLES)
-        self.run(_emptied(schemas) + "".join(back), name)
+        self._carry_out(_emptied(schemas) + "".join(back), name)
+
+    def _carry_out(self, statements: str, database: str) -> None:
+        self.session(database).execute(statements.encode())
 
     def schemas(self, _name: str) -> Schemas:
         """Returns the schemas of a lent database."""
@@ -414,7 +436,7 @@ class DatabaseClock(FakeClock):
 
     def __init__(self, server: Server, database: str) -> None:
         super().__init__()
-        self._session = server.connect(database)
+        self._session = server.session(database)
         self._now = f"{server.schemas(database).time}.now"
         self._session.execute(f"DELETE FROM {self._now}".encode())
         self._session.execute(f"INSERT INTO {self._now} VALUES (0)".encode())
@@ -427,10 +449,6 @@ class DatabaseClock(FakeClock):
     def set(self, wall: float) -> None:
         """Sets the server's clock to seconds of Unix time."""
         self._session.execute(f"UPDATE {self._now} SET ms = %s".encode(), [int(wall * 1000)])
-
-    def close(self) -> None:
-        """Ends the clock's session."""
-        self._session.close()
 
 
 def a_service_key(folder: Path) -> Path:
@@ -448,6 +466,20 @@ def clock_for(schemas: Schemas) -> str:
 
 def _emptied(schemas: Schemas) -> str:
     return "".join(f"DELETE FROM {schemas.own}.{t};" for t in reversed(_TABLES))
+
+
+def verifier(password: str) -> str:
+    """Returns what a server keeps of a password, for one round of SCRAM's derivation.
+
+    The 4096 rounds of PostgreSQL's own cost each connection milliseconds, and these passwords are
+    random.
+    """
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    first, *rest = (base64.b64encode(part).decode() for part in (salt, stored, server))
+    return f"SCRAM-SHA-256$1:{first}${':'.join(rest)}"
 
 
 def end_with_parent() -> None:

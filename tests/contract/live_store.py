@@ -63,6 +63,7 @@ class LiveDatabase(postgres.Server):
         self._run_name = f"{_PREFIX}{secrets.token_hex(4)}"
         self._names = itertools.count(1)
         self._idle: list[str] = []
+        self._sessions: dict[str, psycopg.Connection[Any]] = {}
         self._made: list[str] = []
 
     def schemas(self, name: str) -> postgres.Schemas:
@@ -100,6 +101,8 @@ class LiveDatabase(postgres.Server):
 
     def tidy(self) -> None:
         """Removes all that the run made."""
+        for session in self._sessions.values():
+            session.close()
         for name in list(self._made):
             self.drop(name)
 

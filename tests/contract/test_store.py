@@ -151,7 +151,6 @@ class Postgres:
         self._server.go_back(self._name)
 
     def close(self) -> None:
-        self.clock.close()
         self._server.give_back(self._name)
 
 

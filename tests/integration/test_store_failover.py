@@ -222,21 +222,20 @@ def test_a_replica_that_pruning_passed_neither_reads_nor_commits(bench: Bench) -
     for number in range(3):
         enabled(two, f"later-{number}")
     clock = postgres.DatabaseClock(bench._server, bench._name)
-    with closing(clock):
-        clock.set(NOW / 1000 + 10 * 24 * 3600)
-        two.prune(NOW + 10 * 24 * 3600 * 1000, 24 * 3600 * 1000)
-        asked: list[Callable[[], object]] = [
-            lambda: one.cluster("acme"),
-            lambda: one.apply([revoking()]),
-            lambda: one.poll(BEAT),
-        ]
-        for ask in asked:
-            with pytest.raises(StoreStaleError, match="begins anew"):
-                ask()
-        # Four changes, and the entries of pruning: three floors and the pruning itself.
-        assert one.register(BEAT).number == 8
-        assert one.cluster("acme") == first
-        assert applied(one, revoking()).number == 9
+    clock.set(NOW / 1000 + 10 * 24 * 3600)
+    two.prune(NOW + 10 * 24 * 3600 * 1000, 24 * 3600 * 1000)
+    asked: list[Callable[[], object]] = [
+        lambda: one.cluster("acme"),
+        lambda: one.apply([revoking()]),
+        lambda: one.poll(BEAT),
+    ]
+    for ask in asked:
+        with pytest.raises(StoreStaleError, match="begins anew"):
+            ask()
+    # Four changes, and the entries of pruning: three floors and the pruning itself.
+    assert one.register(BEAT).number == 8
+    assert one.cluster("acme") == first
+    assert applied(one, revoking()).number == 9
 
 
 def test_a_quiet_day_is_no_other_history(bench: Bench) -> None:
@@ -246,11 +245,10 @@ def test_a_quiet_day_is_no_other_history(bench: Bench) -> None:
     first = enabled(one)
     enabled(two, "later")
     clock = postgres.DatabaseClock(bench._server, bench._name)
-    with closing(clock):
-        clock.set(NOW / 1000 + 10 * 24 * 3600)
-        two.prune(NOW + 10 * 24 * 3600 * 1000, 24 * 3600 * 1000)
-        assert one.cluster("acme") == first
-        assert one.cluster("later") is not None
+    clock.set(NOW / 1000 + 10 * 24 * 3600)
+    two.prune(NOW + 10 * 24 * 3600 * 1000, 24 * 3600 * 1000)
+    assert one.cluster("acme") == first
+    assert one.cluster("later") is not None
 
 
 def test_an_unfinished_change_is_not_counted_as_seen(bench: Bench) -> None:
@@ -321,9 +319,7 @@ class Failover:
         self.primary.stop()
         self.standby.start()
         self.standby.promote()
-        clock = postgres.DatabaseClock(self.standby, self._name)
-        self._stack.callback(clock.close)
-        return clock
+        return postgres.DatabaseClock(self.standby, self._name)
 
     def open(
         self, server: postgres.Server | None = None, clock: FakeClock | None = None

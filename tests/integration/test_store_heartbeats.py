@@ -29,7 +29,7 @@ class Bench:
         server = postgres.shared("15")
         name = server.borrow()
         stack.callback(server.give_back, name)
-        self.theirs = stack.enter_context(closing(postgres.DatabaseClock(server, name)))
+        self.theirs = postgres.DatabaseClock(server, name)
         self.ours = FakeClock()
         key = postgres.a_service_key(folder)
         self.store: SqlStore = stack.enter_context(closing(server.open(name, key, self.ours)))

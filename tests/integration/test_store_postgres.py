@@ -377,39 +377,37 @@ def test_silence_is_told_by_the_databases_clock(bench: Bench) -> None:
 def test_a_step_of_the_databases_clock_hides_no_replica(bench: Bench) -> None:
     """R4: a replica that serves stays pending although the database's clock jumps an hour ahead."""
     clock = postgres.DatabaseClock(bench.server, bench.name)
-    with closing(clock):
-        one, two = bench.open(clock=clock), bench.open(clock=clock)
-        for store, name in ((one, "one"), (two, "two")):
-            store.register(replace(BEAT, replica=name))
-        clock.advance(1.0)
-        clock.step_wall(3600.0)
-        clock.set(clock.wall())
-        # Before a heartbeat has recorded the step, and after it; then to those who came later.
-        assert unknown(one) == 0.0
-        one.poll(BEAT)
-        assert unknown(one) == 0.0
-        clock.advance(BEAT.max_staleness - 1)
-        one.poll(BEAT)
-        late = bench.open(clock=clock)
-        assert unknown(late) == BEAT.max_staleness - 1
-        clock.advance(2.0)
-        assert unknown(late) is None
+    one, two = bench.open(clock=clock), bench.open(clock=clock)
+    for store, name in ((one, "one"), (two, "two")):
+        store.register(replace(BEAT, replica=name))
+    clock.advance(1.0)
+    clock.step_wall(3600.0)
+    clock.set(clock.wall())
+    # Before a heartbeat has recorded the step, and after it; then to those who came later.
+    assert unknown(one) == 0.0
+    one.poll(BEAT)
+    assert unknown(one) == 0.0
+    clock.advance(BEAT.max_staleness - 1)
+    one.poll(BEAT)
+    late = bench.open(clock=clock)
+    assert unknown(late) == BEAT.max_staleness - 1
+    clock.advance(2.0)
+    assert unknown(late) is None
 
 
 def test_time_that_passes_is_not_a_step_of_the_clock(bench: Bench) -> None:
     """R4: where as much time passes here as in the database, nothing counts as a takeover."""
     clock = postgres.DatabaseClock(bench.server, bench.name)
-    with closing(clock):
-        one = bench.open(clock=clock)
-        one.register(BEAT)
-        for seconds in (0.5, 30.0, 3600.0):
-            clock.advance(seconds)
-            one.poll(BEAT)
-            assert unknown(one) is None
-        clock.step_wall(-3600.0)
-        clock.set(clock.wall())
+    one = bench.open(clock=clock)
+    one.register(BEAT)
+    for seconds in (0.5, 30.0, 3600.0):
+        clock.advance(seconds)
         one.poll(BEAT)
         assert unknown(one) is None
+    clock.step_wall(-3600.0)
+    clock.set(clock.wall())
+    one.poll(BEAT)
+    assert unknown(one) is None
 
 
 def unknown(store: SqlStore) -> float | None:

@@ -41,7 +41,7 @@ class FarHouse(House):
         super().__init__(folder)
 
     def a_clock(self) -> FakeClock:
-        return self._stack.enter_context(closing(postgres.DatabaseClock(self.server, self.name)))
+        return postgres.DatabaseClock(self.server, self.name)
 
     def a_store(self, folder: Path) -> SqlStore:
         url = self.server.url(self.name).replace(str(self.server.port), str(self.counter.port))
