@@ -18,8 +18,14 @@ python_folders := $(wildcard server clients/console clients/python clients/relay
 custom_provider := examples/custom_provider
 fast_tests := $(wildcard tests/unit tests/contract)
 model_test := tests/integration/test_model.py
-# The tests on the counterparts of each KMS take as long as all other end-to-end tests.
+# Parts of about one length, of tests that take long: those on the counterparts of each KMS, the alerts,
+# which mostly wait, and the others by the beginnings of their names.
 kms_tests := $(foreach test,providers health sweep bad_days topology,tests/e2e/test_$(test).py)
+alert_tests := tests/e2e/test_alerts.py
+other_e2e_tests := $(filter-out $(kms_tests) $(alert_tests),$(wildcard tests/e2e/test_*.py))
+first_e2e_tests := $(filter $(foreach letter,a b c d e f g h i j k l m n o,tests/e2e/test_$(letter)%),$(other_e2e_tests))
+store_tests := $(wildcard tests/integration/test_store_*.py)
+first_unit_tests := $(wildcard tests/unit/test_[a-k]*.py)
 
 .PHONY: help
 help: ## List the targets
@@ -143,20 +149,24 @@ unit: venv ## Run the fast tests
 model: venv ## Check the model in docs/model with TLC (needs Java and, the first time, Maven)
 	@KEYFOLD_MODEL=deep $(bin)/pytest $(model_test)
 
-# Three targets at a time, with the output of each in one piece if this make supports it. On two cores,
+# Four targets at a time, with the output of each in one piece if this make supports it. On two cores,
 # too: those that start servers wait more than they compute.
-side_by_side = $(MAKE) --jobs=3 --keep-going \
+side_by_side = $(MAKE) --jobs=4 --keep-going \
   $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+slow_checks := types check-go check-stubs check-protos
 
 .PHONY: checks
 checks: venv
-	@$(side_by_side) tools types lint imports check-docs check-client check-stubs check-protos check-go
+	@$(side_by_side) tools lint imports check-docs check-client
 
 # One pool, so that no core waits for the end of a stage. The longest begin first: a long one that
-# begins late runs alone in the end, and a core is idle.
+# begins late runs alone in the end, and a core is idle. So none is long: one folder's tests are
+# several targets.
 .PHONY: test
-test: checks ## Run everything that CI runs: all checks, then all tests, the longest first
-	@$(side_by_side) test-integration test-e2e test-unit test-kms test-contract test-model test-chaos test-clients test-asgi
+test: checks ## Run everything that CI runs: the fast checks, then all else, the longest first
+	@$(side_by_side) test-alerts test-integration test-unit-first test-stores test-chaos test-e2e-second \
+	  test-unit-second test-contract test-e2e-first test-kms test-model $(slow_checks) test-asgi test-clients
 
 # On the transport of KEYFOLD_TRANSPORT=asgi: the tests of rpc/, and a smoke set of whole servers.
 rpc_tests := tests/unit/test_rpc_call.py tests/unit/test_asgi.py tests/unit/test_client_channel.py \
@@ -172,14 +182,25 @@ test-transports: venv ## Run the end-to-end tests and those of rpc/ on both tran
 	  KEYFOLD_TEST_TRANSPORT=$$transport $(bin)/pytest $(filter tests/unit/%,$(rpc_tests)) tests/e2e; \
 	done
 
-.PHONY: test-unit test-contract test-clients
-test-unit test-contract test-clients: test-%:
+.PHONY: test-contract test-clients
+test-contract test-clients: test-%:
 	@$(bin)/pytest tests/$*
 
-# TLC computes as long as all other integration tests, so it is a part of its own.
+.PHONY: test-unit-first
+test-unit-first:
+	@$(bin)/pytest $(first_unit_tests)
+
+.PHONY: test-unit-second
+test-unit-second:
+	@$(bin)/pytest tests/unit $(addprefix --ignore=,$(first_unit_tests))
+
 .PHONY: test-integration
 test-integration:
-	@$(bin)/pytest tests/integration --ignore=$(model_test)
+	@$(bin)/pytest tests/integration $(addprefix --ignore=,$(model_test) $(store_tests))
+
+.PHONY: test-stores
+test-stores:
+	@$(bin)/pytest $(store_tests)
 
 .PHONY: test-model
 test-model:
@@ -189,9 +210,17 @@ test-model:
 test-chaos:
 	@$(bin)/pytest tests/chaos tests/drill
 
-.PHONY: test-e2e
-test-e2e:
-	@$(bin)/pytest tests/e2e $(addprefix --ignore=,$(kms_tests))
+.PHONY: test-alerts
+test-alerts:
+	@$(bin)/pytest $(alert_tests)
+
+.PHONY: test-e2e-first
+test-e2e-first:
+	@$(bin)/pytest $(first_e2e_tests)
+
+.PHONY: test-e2e-second
+test-e2e-second:
+	@$(bin)/pytest tests/e2e $(addprefix --ignore=,$(kms_tests) $(alert_tests) $(first_e2e_tests))
 
 .PHONY: test-kms
 test-kms:
