@@ -6,16 +6,21 @@ It has imported everything before it forks, so that a death costs milliseconds.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import compiled_statements
 from builders import (
     NOW,
     a_cluster,
@@ -310,7 +315,26 @@ def _carry_out(order: dict[str, str]) -> int:
     return os.waitpid(child, 0)[1]
 
 
+def _warm() -> None:
+    """Compiles the statements of all mutations, so that no child does, and keeps what is imported.
+
+    A collection in a child would copy every page of it. What fails here fails in a child, too,
+    which tells of it.
+    """
+    compiled_statements.keep()
+    with tempfile.TemporaryDirectory() as name, contextlib.suppress(Exception):
+        place = Place.sqlite(Path(name))
+        with closing(opened(place)) as store:
+            prepare(store)
+            prepare_ends(store)
+            for kind in (*CHANGES, *OTHERS):
+                mutate(store, kind)
+    gc.collect()
+    gc.freeze()
+
+
 if __name__ == "__main__":
+    _warm()
     for line in sys.stdin:
         sys.stdout.write(f"{_carry_out(json.loads(line))}\n")
         sys.stdout.flush()

@@ -41,7 +41,6 @@ def run(server: postgres.Server, **settings: str) -> tuple[int, str]:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=50,
     )
     return done.returncode, done.stdout
 
