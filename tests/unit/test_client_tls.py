@@ -449,6 +449,17 @@ def test_no_socket(tmp_path: Path) -> None:
         client.get_status("prod")
 
 
+def test_a_path_that_is_no_socket(tmp_path: Path) -> None:
+    """A path at which something else stands is told from a socket on which nobody listens."""
+    (tmp_path / "file").touch()
+    for there in (tmp_path, tmp_path / "file"):
+        with (
+            keyfold.Client(f"unix:{there}") as client,
+            pytest.raises(keyfold.UnavailableError, match="is a file or a folder, and no socket"),
+        ):
+            client.get_status("prod")
+
+
 def test_the_command_line_says_the_same(tmp_path: Path) -> None:
     """`keyfold` prints who objected to what."""
     server = CASES["the server's certificate has expired"][0]

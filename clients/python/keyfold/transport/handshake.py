@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -242,10 +243,13 @@ class _Look:
         scheme, _, path = self._address.partition(":")
         if scheme != "unix":
             raise OSError(f"not to be told of {scheme}")
+        file = Path("/" + path.lstrip("/") if path.startswith("//") else path)
+        if file.exists() and not file.is_socket():
+            raise _found(f"{self._address} is a file or a folder, and no socket", of_tls=False)
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(seconds)
         try:
-            sock.connect("/" + path.lstrip("/") if path.startswith("//") else path)
+            sock.connect(str(file))
         except BaseException:
             sock.close()
             raise

@@ -31,7 +31,8 @@ def recheck(
     itself. If a key does not work, the exit code is that of its error.
     """
     if bool(cluster) == bool(key_uri):
-        raise typer.BadParameter("name a cluster, or give --key-uri", param_hint="CLUSTER")
+        fault = "name a cluster, or give --key-uri" + (", and not both" if cluster else "")
+        raise typer.BadParameter(fault, param_hint="CLUSTER")
     result, message = session.ask(calls.recheck(cluster, region or (), key_uri))
     if not session.printed(message):
         show_recheck(result)
