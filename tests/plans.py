@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, Select, event
 
 from keyfold_server.store.postgresql import pipeline
 
@@ -60,6 +60,7 @@ def scanned_by_sqlite(connection: Connection, statement: str, parameters: Any) -
     """Returns the tables that SQLite would scan, with or without an index."""
     plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
     aliases = dict.fromkeys(("root", "kek", "own_root", "own_kek"), "observations")
+    aliases |= dict.fromkeys(("other", "next"), "regions")
     names = [detail.split()[1] for *_, detail in plan if detail.startswith("SCAN ")]
     return {aliases.get(name, name) for name in names}
 
@@ -88,6 +89,24 @@ def scanned_by_postgresql(
         plan = connection.exec_driver_sql(explain, parameters).scalar_one()
     [top] = json.loads(plan) if isinstance(plan, str) else plan
     return set(_scans(top["Plan"], limited=False))
+
+
+def rows_read(connection: Connection, statement: Select[Any]) -> int:
+    """Returns how many rows PostgreSQL reads from tables and indexes for a statement, run once."""
+    compiled = statement.compile(
+        dialect=connection.dialect, compile_kwargs={"render_postcompile": True}
+    )
+    explain = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {compiled}"
+    [top] = connection.exec_driver_sql(explain, compiled.params).scalar_one()
+    return round(_read(top["Plan"]))
+
+
+def _read(node: dict[str, Any]) -> float:
+    # Nodes that read no table pass on what they got.
+    own: float = node["Actual Rows"] if "Relation Name" in node or "Index Name" in node else 0
+    own += node.get("Rows Removed by Filter", 0)
+    loops: float = node["Actual Loops"]
+    return own * loops + sum(map(_read, node.get("Plans", ())))
 
 
 def _scans(node: dict[str, Any], *, limited: bool) -> Iterator[str]:

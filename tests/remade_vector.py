@@ -33,6 +33,7 @@ _OF_ROOT: Final[Mapping[str, Callable[[Row], object]]] = {
     "root_holder": lambda _: HOLDER,
 }
 _MISSING: Final[Mapping[str, Mapping[str, Callable[[Row], object]]]] = {
+    "regions": {"cluster": _OF_ROOT["cluster"]},
     "wraps": _OF_ROOT,
     "wrap_history": _OF_ROOT,
     "replicas": {"serves": lambda _: "eu\nus"},

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import pytest
 from sqlalchemy import Connection
 
 import plans
+import postgres
 import store_vector
 from builders import (
     HOLDER,
@@ -72,8 +74,10 @@ from keyfold_server.domain.rights import Coverage, Identity
 from keyfold_server.domain.seats import Seat, SeatClaim
 from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.domain.usage import MINUTE, UsageFilter, UsageKey, UsageQuery
+from keyfold_server.store import schema
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 from keyfold_server.store.sql.store import SqlStore
+from keyfold_server.store.tables import clusters, listing
 from organization_builders import LINKED, a_change, organized, using
 
 COUNTS: Final = {"census", "cannot_wrap", "failing", "unserved"}
@@ -129,7 +133,10 @@ def _lists(store: SqlStore) -> None:
         replace(every, state=State.ENABLED),
         replace(every, key_uri="local:two"),
         replace(every, key_uri="local:two", behind=("eu", "2")),
-        replace(every, health=Health.KEY_DISABLED),
+        *(ClusterFilter(health=health) for health in Health),
+        ClusterFilter(state=State.REVOKED),
+        ClusterFilter(key_uri="local:two"),
+        ClusterFilter(key_uri="local:two", state=State.REVOKED),
         replace(every, can_wrap=False),
         replace(every, can_wrap=True),
         replace(every, covered=(Coverage(("ac*", "b"), ("o*",)), Coverage(None, ("org",)))),
@@ -378,6 +385,87 @@ def test_no_statement_scans_what_grows(kind: str, tmp_path: Path) -> None:
                 census = "SELECT state, count(*) FROM regions WHERE key_type = 'x' GROUP BY state"
                 assert scanned(connection, census, ()) == {"regions"}
     assert found == {}
+
+
+PAGE: Final = 50
+MANY: Final = 20_000
+
+FILL: Final = f"""
+INSERT INTO clusters (uid, name, organization, epoch, version, created_at, updated_at, children,
+                      history_head, history_count, service_key_id, mac)
+SELECT decode(md5(n::text), 'hex'), 'c-' || lpad(n::text, 5, '0'),
+       CASE WHEN n >= {MANY} - 100 THEN 'last' END, 1, 1, 0, 0, '', '', 0, '', ''
+FROM generate_series(0, {MANY} - 1) n;
+INSERT INTO regions (cluster_uid, name, state, state_since, key_type, key_uri, key_principal,
+                     key_options, root_uri, root_subject, kek_subject, cluster, mac)
+SELECT uid, 'eu', CASE WHEN organization IS NULL THEN 'ENABLED' ELSE 'REVOKED' END, 0, 'LOCAL', '',
+       '', '{{}}', coalesce(organization, 'many'), 'root:' || coalesce(organization, 'many'),
+       'kek:' || encode(uid, 'hex'), name, ''
+FROM clusters;
+INSERT INTO observations (subject, health, since, last_check, message, request_id)
+SELECT 'root:' || coalesce(organization, 'many'), min(CASE WHEN organization IS NULL THEN 'HEALTHY'
+       ELSE 'KEY_DISABLED' END), 0, 0, '', ''
+FROM clusters GROUP BY organization
+UNION ALL SELECT 'kek:' || encode(uid, 'hex'), 'HEALTHY', 0, 0, '', '' FROM clusters;
+"""
+"""Many clusters under one root key, and a hundred under another one, whose names come last."""
+
+
+@pytest.mark.parametrize("version", ["15", "18"])
+def test_a_page_reads_about_as_much_as_it_shows(version: str, tmp_path: Path) -> None:
+    """S12: a filter finds its page whether few or many fulfil it, and wherever their names are.
+
+    A database that takes the clusters of a root key to be spread over all names walks through all
+    names to find those that come last.
+    """
+    server = postgres.shared(version)
+    name = server.create(server.migrated)
+    last = (Coverage(None, ("last",)),)
+    try:
+        with closing(server.open(name, postgres.a_service_key(tmp_path))) as store:
+            server.run(FILL, name)
+            server.run("ANALYZE", name)
+            for which in (
+                ClusterFilter(),
+                ClusterFilter(key_uri="many"),
+                ClusterFilter(key_uri="last"),
+                ClusterFilter(key_uri="none"),
+                ClusterFilter(state=State.ENABLED),
+                ClusterFilter(state=State.REVOKED),
+                ClusterFilter(state=State.DELETED),
+                ClusterFilter(organization="last"),
+                ClusterFilter(organization="last", state=State.REVOKED),
+                ClusterFilter(covered=last),
+                ClusterFilter(covered=(Coverage((f"c-{MANY // 100 - 1}*",), None),)),
+                ClusterFilter(name_prefix=f"c-{MANY // 100 - 1}"),
+                ClusterFilter(health=Health.HEALTHY),
+                ClusterFilter(health=Health.THROTTLED),
+                ClusterFilter(health=Health.UNKNOWN),
+            ):
+                where = listing.page(which, "", PAGE)
+                statement = clusters.AGGREGATE.where(where).order_by(schema.clusters.c.name)
+                read = store.parts[0].read(partial(plans.rows_read, statement=statement))
+                # A cluster of the page is looked up in a few tables.
+                assert read < 30 * PAGE, which
+    finally:
+        server.drop(name)
+
+
+def test_sqlite_walks_an_index_for_the_page_of_a_key_or_a_state(tmp_path: Path) -> None:
+    """S12: it reads the names from where the page before ended, and sorts none."""
+    with store_vector.a_place("sqlite", tmp_path) as place:
+        place.migrate()
+        with closing(place.open()) as store, plans.collected() as statements:
+            for which in (ClusterFilter(key_uri="k"), ClusterFilter(state=State.ENABLED)):
+                store.clusters(which, "a", PAGE)
+            pages = {text: each for text, each in statements.items() if "DISTINCT" in text}
+            assert len(pages) == 2
+            with store.parts[0].engine.connect() as connection:
+                for text, parameters in pages.items():
+                    explain = f"EXPLAIN QUERY PLAN {text}"
+                    steps = [row[-1] for row in connection.exec_driver_sql(explain, parameters)]
+                    assert not [step for step in steps if "FOR DISTINCT" in step]
+                    assert [step for step in steps if "COVERING INDEX ix_regions_" in step]
 
 
 def test_sqlite_does_not_find_regions_by_their_being_enabled(tmp_path: Path) -> None:

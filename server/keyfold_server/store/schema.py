@@ -148,6 +148,7 @@ regions: Final = Table(
     _must("root_uri", Text),
     _must("root_subject", Text),
     _must("kek_subject", Text),
+    _must("cluster", Text),
     _later("auto_rotate", SmallInteger),
     _later("purge_time", BigInteger),
     _later("replica_of", Text),
@@ -155,14 +156,16 @@ regions: Final = Table(
     _later("link", Text),
     _must("mac", Bytes),
     ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
-    Index(None, "state", "cluster_uid"),
+    Index(None, "state", "cluster"),
     _index_where("purge_time IS NOT NULL", "purge_time"),
-    Index(None, "root_uri"),
+    Index(None, "root_uri", "cluster"),
     Index(None, "root_subject", "state", "name"),
     Index(None, "kek_subject"),
     _index_where("link IS NOT NULL", "link"),
 )
-"""`root_uri` and the subjects repeat the newest generation's wrap, only for filters. The index on
+"""`root_uri` and the subjects repeat the newest generation's wrap, only for filters. So does
+`cluster`, the cluster's name, which never changes: with it, indexes have the clusters of a root key
+or of a state in the order of a page, which begins where the page before ended. The index on
 `root_subject` has all that the turns of the sweep, and the counts of regions, need of a region.
 `auto_rotate` is 1 or NULL. `purge_time` is set where the state is DELETED, by the store's clock.
 `link` is the organization and the name of the key link that the region uses, with a slash between

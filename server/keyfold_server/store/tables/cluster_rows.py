@@ -61,7 +61,7 @@ def encoded(cluster: Cluster, seal: Seal, before: Children | None = None) -> Chi
         rows[table][key] = row
 
     for region in cluster.regions:
-        own = _region_cells(cluster.uid, cluster.organization, region)
+        own = _region_cells(cluster, region)
         add(regions, own[:2], own)
         for generation in region.generations:
             made = (
@@ -78,10 +78,10 @@ def encoded(cluster: Cluster, seal: Seal, before: Children | None = None) -> Chi
     return rows
 
 
-def _region_cells(uid: bytes, organization: str | None, region: Region) -> Cells:
+def _region_cells(cluster: Cluster, region: Region) -> Cells:
     spec, policy, newest = region.key_spec, region.policy, region.newest
     return (
-        uid,
+        cluster.uid,
         region.name,
         region.state.value,
         region.state_since,
@@ -94,11 +94,12 @@ def _region_cells(uid: bytes, organization: str | None, region: Region) -> Cells
         newest.current.root.uri,
         f"root:{newest.current.root_id}",
         f"kek:{newest.kek_id.hex()}",
+        cluster.name,
         1 if policy.auto_rotate else None,
         region.purge_time,
         region.replica_of or None,
         region.geo or None,
-        link_column(organization, region.link) if region.link else None,
+        link_column(cluster.organization, region.link) if region.link else None,
     )
 
 
@@ -160,12 +161,12 @@ def _regions(
             state=State(r[2]),
             state_since=r[3],
             key_spec=KeySpec(r[4], r[5], r[6], options.decoded(r[7])),
-            policy=RegionPolicy(_seconds(r[8]), _seconds(r[9]), bool(r[13])),
+            policy=RegionPolicy(_seconds(r[8]), _seconds(r[9]), bool(r[14])),
             generations=tuple(rings[r[1]]),
-            purge_time=r[14],
-            replica_of=r[15] or "",
-            geo=r[16] or "",
-            link=(r[17] or "").partition("/")[2],
+            purge_time=r[15],
+            replica_of=r[16] or "",
+            geo=r[17] or "",
+            link=(r[18] or "").partition("/")[2],
         )
 
 

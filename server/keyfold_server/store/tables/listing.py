@@ -7,7 +7,7 @@ Whoever edits the store by hand can hide a cluster from a list, but not from a c
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, case, exists, false, func, select, true
 
@@ -25,27 +25,70 @@ if TYPE_CHECKING:
     from keyfold_server.domain.rights import Coverage
 
 
+_OTHER: Final = regions.alias("other")
+
+_AFTER: Final = "\x7f"
+"""Comes after every character of a name."""
+
+
 def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
-    """Returns a condition that holds for up to `limit` clusters after a name, ordered by name."""
-    chosen = select(clusters.c.uid).where(clusters.c.name > after)
+    """Returns a condition that holds for up to `limit` clusters after a name, ordered by name.
+
+    The database walks one index in the order of names, from where the page before ended: that of a
+    root key, of a state, of an organization, or of all clusters. What most clusters fulfil, it asks
+    each of them there. What few fulfil, it finds by another index first. No filter by itself leaves
+    that choice to what the database believes of the rows: it takes a key's clusters to be spread
+    over all names, and a customer's are next to each other.
+    """
+    of_clusters = _of_clusters(which)
+    if which.key_uri is None and which.state is None:
+        name = clusters.c.name
+        found = select(name)
+    else:
+        name = regions.c.cluster
+        found = select(name).distinct().where(*_of_region(which))
+        if of_clusters:
+            found = found.join(clusters, clusters.c.uid == regions.c.cluster_uid)
+    found = found.where(*of_clusters)
     if which.name_prefix is not None:
-        chosen = chosen.where(_begins(clusters.c.name, which.name_prefix))
-    if which.organization is not None:
-        chosen = chosen.where(clusters.c.organization == which.organization)
+        found = found.where(_begins(name, which.name_prefix))
     if which.covered is not None:
-        chosen = chosen.where(covered(which.covered))
-    if which.state is not None:
-        chosen = chosen.where(_with_region(regions.c.state == which.state.value))
-    if which.key_uri is not None:
-        chosen = chosen.where(_with_region(regions.c.root_uri == which.key_uri))
-    if which.behind is not None:
-        chosen = chosen.where(clusters.c.uid.in_(_behind(which.key_uri, *which.behind)))
+        found = found.where(*_around(name, which.covered))
+    return clusters.c.name.in_(found.where(name > after).order_by(name).limit(limit))
+
+
+def _of_clusters(which: ClusterFilter) -> list[ColumnElement[bool]]:
+    """Returns the conditions on clusters."""
+    found = []
+    if which.organization is not None:
+        found.append(clusters.c.organization == which.organization)
+    if which.covered is not None:
+        found.append(covered(which.covered))
+        names = [each.organizations for each in which.covered]
+        known = [each for each in names if each is not None]
+        whole = sorted({name for each in known for name in each})
+        if names == known and not any("*" in name for name in whole):
+            # The condition above implies this one, which an index answers.
+            found.append(clusters.c.organization.in_(whole))
     if which.can_wrap is not None:
-        chosen = chosen.where(region_health.that_wraps(which.own_since, can=which.can_wrap))
+        found.append(region_health.that_wraps(which.own_since, can=which.can_wrap))
     if which.health is not None:
-        found = region_health.of_health(which.health, which.own_since)
-        chosen = chosen.where(clusters.c.uid.in_(found))
-    return clusters.c.uid.in_(chosen.order_by(clusters.c.name).limit(limit))
+        found.append(region_health.of_health(which.health, which.own_since))
+    return found
+
+
+def _of_region(which: ClusterFilter) -> list[ColumnElement[bool]]:
+    """Returns the conditions on the region by which a page finds a cluster."""
+    if which.key_uri is None:
+        return [regions.c.state == which.state.value] if which.state is not None else []
+    found = [regions.c.root_uri == which.key_uri]
+    if which.state is not None:
+        # Another region of the cluster may have the state.
+        of_state = select(_OTHER.c.cluster).where(_OTHER.c.state == which.state.value)
+        found.append(regions.c.cluster.in_(of_state))
+    if which.behind is not None:
+        found += _behind(*which.behind)
+    return found
 
 
 def rowless_bans(which: ClusterFilter, after: str, limit: int) -> Select[Any] | None:
@@ -134,34 +177,41 @@ def _any(conditions: Iterable[ColumnElement[bool]]) -> ColumnElement[bool]:
 def _begins(name: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
     """Returns a condition on a name, which an index of names answers: it begins with a prefix.
 
-    It compares as the database sorts, by bytes, and no character of a name comes after DEL.
+    It compares as the database sorts, by bytes.
     """
-    return and_(name >= prefix, name < prefix + "\x7f")
+    return and_(name >= prefix, name < prefix + _AFTER)
 
 
-def _with_region(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    return clusters.c.uid.in_(select(regions.c.cluster_uid).where(condition))
+def _around(name: ColumnElement[str], coverages: Iterable[Coverage]) -> list[ColumnElement[bool]]:
+    """Returns conditions on a name, which an index answers: those that are covered lie between.
+
+    So a caller with rights for few names has no page for which all others are read.
+    """
+    patterns = [each.clusters for each in coverages]
+    if not patterns or None in patterns:
+        return []
+    starts = sorted(text.partition("*")[0] for texts in patterns for text in texts or ())
+    return [name >= starts[0], name < starts[-1] + _AFTER] if starts and starts[0] else []
 
 
-def _behind(key_uri: str | None, region: str, version: str) -> Select[Any]:
-    """Selects clusters whose region of a name must still follow a root key to a version."""
-    ring = and_(
-        generations.c.cluster_uid == regions.c.cluster_uid,
-        generations.c.region == regions.c.name,
-        generations.c.retired_at.is_(None),
-    )
-    return (
-        select(regions.c.cluster_uid)
-        .join(generations, ring)
+def _behind(region: str, version: str) -> list[ColumnElement[bool]]:
+    """Returns conditions on a region: it has a name and must still follow its root key there."""
+    ring = (
+        select(generations.c.kek_id)
         .join(wraps, wraps.c.kek_id == generations.c.kek_id)
         .where(
-            regions.c.root_uri == key_uri,
-            regions.c.name == region,
-            regions.c.state == State.ENABLED.value,
-            regions.c.auto_rotate == 1,
+            generations.c.cluster_uid == regions.c.cluster_uid,
+            generations.c.region == regions.c.name,
+            generations.c.retired_at.is_(None),
             wraps.c.key_version != version,
         )
     )
+    return [
+        regions.c.name == region,
+        regions.c.state == State.ENABLED.value,
+        regions.c.auto_rotate == 1,
+        exists(ring.offset(0)),
+    ]
 
 
 def unserved(connection: Connection, serves: frozenset[str], most: int) -> dict[str, int]:

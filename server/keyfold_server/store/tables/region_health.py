@@ -11,19 +11,21 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, exists, func, or_, select
+from sqlalchemy import and_, case, exists, func, or_, select, union
 
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.store.schema import clusters, observations, regions
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Select
 
 _ROOT: Final = observations.alias("root")
 _KEK: Final = observations.alias("kek")
 _OWN_ROOT: Final = observations.alias("own_root")
 _OWN_KEK: Final = observations.alias("own_kek")
+
+_NEXT: Final = regions.alias("next")
 
 _UNKNOWN: Final = Health.UNKNOWN.value
 
@@ -53,13 +55,16 @@ def that_wraps(own_since: int, *, can: bool) -> ColumnElement[bool]:
         regions.c.state == State.ENABLED.value, _of_root("can_wrap", own_since).is_(can)
     )
     if can:
-        return exists(found.where(regions.c.cluster_uid == clusters.c.uid))
+        return _asked(found)
     not_wrapping = _keys(_ROOT_SIZE).where(observations.c.can_wrap.is_(False))
-    return clusters.c.uid.in_(found.where(regions.c.root_subject.in_(not_wrapping)))
+    return _found_first(found.where(regions.c.root_subject.in_(not_wrapping)))
 
 
-def of_health(health: Health, own_since: int) -> Select[Any]:
-    """Selects the clusters that have a region of a health.
+def of_health(health: Health, own_since: int) -> ColumnElement[bool]:
+    """Returns a condition on clusters: one of their regions has a health.
+
+    Most regions are healthy, so the database asks each cluster in turn. Those of another health are
+    found by indexes.
 
     Args:
         health: The health.
@@ -67,16 +72,43 @@ def of_health(health: Health, own_since: int) -> Select[Any]:
     """
     chosen = _with_keks(_with_roots(select(regions.c.cluster_uid)))
     chosen = chosen.where(_effective(own_since) == health.value)
-    if health is Health.UNKNOWN:
-        return chosen
-    # The condition above implies this one, which an index answers.
+    if health is Health.HEALTHY:
+        return _asked(chosen)
+    # The condition above implies either of these, which indexes answer. No OR: for that a database
+    # may read all regions.
     seen = observations.c.health == health.value
-    return chosen.where(
-        or_(
-            regions.c.root_subject.in_(_keys(_ROOT_SIZE).where(seen)),
-            regions.c.kek_subject.in_(_keys(_KEK_SIZE).where(seen)),
-        )
-    )
+    keks = chosen.where(regions.c.kek_subject.in_(_keys(_KEK_SIZE).where(seen)))
+    roots = [chosen.where(regions.c.root_subject.in_(_keys(_ROOT_SIZE).where(seen)))]
+    if health is Health.UNKNOWN:
+        roots.append(chosen.where(regions.c.root_subject.in_(_unseen())))
+    return _found_first(union(keks, *roots))
+
+
+def _asked(found: Select[Any]) -> ColumnElement[bool]:
+    """Returns the condition that a cluster is selected, which the database asks of each by itself.
+
+    The offset keeps it from looking for all that are selected first.
+    """
+    of_cluster = found.where(regions.c.cluster_uid == clusters.c.uid)
+    return exists(of_cluster.offset(0).correlate(clusters))
+
+
+def _found_first(found: Select[Any] | CompoundSelect[Any]) -> ColumnElement[bool]:
+    """Returns the condition that a cluster is selected, for a selection of few."""
+    return clusters.c.uid.in_(select(found.subquery().c.cluster_uid).correlate(None))
+
+
+def _unseen() -> Select[Any]:
+    """Selects the root keys in use of which no replica that serves every region has seen anything.
+
+    It finds each root key by one look-up in an index.
+    """
+    subject, of_next = regions.c.root_subject, _NEXT.c.root_subject
+    roots = select(func.min(subject).label("subject")).cte("roots", recursive=True)
+    following = select(func.min(of_next)).where(of_next > roots.c.subject).scalar_subquery()
+    roots = roots.union_all(select(following).where(roots.c.subject.is_not(None)))
+    seen = select(observations.c.subject).where(observations.c.subject == roots.c.subject)
+    return select(roots.c.subject).where(~exists(seen))
 
 
 def enabled() -> ColumnElement[bool]:

@@ -219,6 +219,7 @@ def _clusters() -> None:
         sa.Column("root_uri", _TEXT, nullable=False),
         sa.Column("root_subject", _TEXT, nullable=False),
         sa.Column("kek_subject", _TEXT, nullable=False),
+        sa.Column("cluster", _TEXT, nullable=False),
         sa.Column("auto_rotate", sa.SmallInteger(), nullable=True),
         sa.Column("purge_time", sa.BigInteger(), nullable=True),
         sa.Column("replica_of", _TEXT, nullable=True),
@@ -235,8 +236,8 @@ def _clusters() -> None:
     _index("regions", "kek_subject")
     _index("regions", "link", where="link IS NOT NULL")
     _index("regions", "root_subject", "state", "name")
-    _index("regions", "root_uri")
-    _index("regions", "state", "cluster_uid")
+    _index("regions", "root_uri", "cluster")
+    _index("regions", "state", "cluster")
     _index("regions", "purge_time", where="purge_time IS NOT NULL")
 
 
