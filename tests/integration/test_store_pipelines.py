@@ -12,7 +12,7 @@ import pytest
 
 import postgres
 from keyfold_server.store.postgresql import address, connections
-from keyfold_server.store.postgresql.session import BoundedSession
+from keyfold_server.store.postgresql.session import BoundedSession, Preparing
 from proxy import Proxy, Way
 
 INSERT: Final = b"INSERT INTO kept VALUES ($1)"
@@ -80,6 +80,60 @@ def test_a_failure_skips_what_follows(bench: Bench) -> None:
     bench.session.begins = BEGIN
     bench.session.exchange([(INSERT, [[4]])], commit=True)
     assert bench.kept() == [4]
+
+
+PREPARED: Final = b"SELECT count(*) FROM pg_prepared_statements"
+
+
+def prepared(bench: Bench, *commands: tuple[bytes, list[list[Any]]]) -> list[Any]:
+    """Runs statements in a transaction of their own, and returns the rows of the last one."""
+    bench.session.begins = BEGIN
+    return bench.session.exchange(list(commands), commit=True)[-1].rows
+
+
+def test_a_session_plans_each_statement_once(bench: Bench) -> None:
+    """S12: a poll's statements come again each second, and planning is most of what they cost."""
+    bench.session.preparing = Preparing(on=True)
+    count: list[tuple[bytes, list[list[Any]]]] = [(PREPARED, [[]])]
+    insert: list[tuple[bytes, list[list[Any]]]] = [(INSERT, [[1], [2]])]
+    # The setting of the beginning, this statement, and the count itself.
+    assert prepared(bench, *insert, *count) == [(3,)]
+    assert prepared(bench, *insert, *count) == [(3,)]
+    # A larger number has another type, and what was prepared stays.
+    assert prepared(bench, (INSERT, [[1 << 40], [3]]), *count) == [(4,)]
+    assert bench.kept() == [1, 1, 2, 2, 3, 1 << 40]
+
+
+def test_a_statement_stays_prepared_where_its_transaction_fails(bench: Bench) -> None:
+    """S13: the session knows what it has, and that nothing behind the failure is there."""
+    bench.session.preparing = Preparing(on=True)
+    fails = (b"SELECT 1 / $1::int", [[0]])
+    with pytest.raises(psycopg.errors.DivisionByZero) as caught:
+        prepared(bench, (INSERT, [[1]]), fails, (b"SELECT $1::int + 1", [[1]]))
+    assert not caught.value.committing  # type: ignore[attr-defined]
+    bench.session.rollback()
+    assert prepared(bench, (INSERT, [[1]]), (b"SELECT $1::int + 1", [[1]])) == [(2,)]
+    assert bench.kept() == [1]
+
+
+def test_a_session_that_lacks_a_statement_prepares_none(bench: Bench) -> None:
+    """A pooler may give the next transaction another session, which lacks it, or has it already."""
+    for between in (["DEALLOCATE ALL"], []):
+        bench.session.preparing = preparing = Preparing(on=True)
+        bench.session._planned = frozenset()
+        prepared(bench, (INSERT, [[1]]))
+        for statement in between:
+            bench.session.execute(statement.encode())
+        if not between:
+            bench.session._planned = frozenset()
+        with pytest.raises(psycopg.Error) as caught:
+            prepared(bench, (INSERT, [[2]]))
+        assert caught.value.sqlstate == ("26000" if between else "42P05")
+        assert not caught.value.committing  # type: ignore[attr-defined]
+        bench.session.rollback()
+        assert not preparing.on
+        prepared(bench, (INSERT, [[3]]))
+    assert bench.kept() == [1, 1, 3, 3]
 
 
 def test_a_parameter_that_cannot_be_sent(bench: Bench) -> None:

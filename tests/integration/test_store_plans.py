@@ -440,7 +440,6 @@ def test_a_page_reads_about_as_much_as_it_shows(version: str, tmp_path: Path) ->
                 ClusterFilter(name_prefix=f"c-{MANY // 100 - 1}"),
                 ClusterFilter(health=Health.HEALTHY),
                 ClusterFilter(health=Health.THROTTLED),
-                ClusterFilter(health=Health.UNKNOWN),
             ):
                 where = listing.page(which, "", PAGE)
                 statement = clusters.AGGREGATE.where(where).order_by(schema.clusters.c.name)

@@ -624,7 +624,10 @@ def test_a_server_that_was_switched_to_reading(bench: Bench) -> None:
 
 
 def test_sessions_keep_nothing(bench: Bench) -> None:
-    """A pooler may give each transaction another session: none keeps a statement or a setting."""
+    """A pooler may give each transaction another session: none keeps a setting.
+
+    Only the poll's keeps statements.
+    """
     store = bench.open()
     for turn in range(12):
         enabled(store, f"c-{turn}")
@@ -641,6 +644,22 @@ def test_sessions_keep_nothing(bench: Bench) -> None:
     with database.engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
         assert driver.execute("SHOW statement_timeout").fetchone() == ("0",)
+
+
+def test_a_poll_whose_session_lacks_its_statements(bench: Bench) -> None:
+    """S3: as behind a pooler, the poll goes on at once without, and no heartbeat is missed."""
+    store = bench.open()
+    beat = store.register(BEAT)
+    store.poll(beat)
+    polling = store.parts[0]._polling
+    ask = "SELECT count(*) > 5 FROM pg_prepared_statements"
+    with polling.connect() as connection:
+        assert connection.exec_driver_sql(ask).scalar_one()
+        connection.exec_driver_sql("DEALLOCATE ALL")
+    for _ in range(2):
+        assert store.poll(beat) == []
+    with polling.connect() as connection:
+        assert not connection.exec_driver_sql(ask).scalar_one()
 
 
 def test_a_pooler_in_between(bench: Bench) -> None:

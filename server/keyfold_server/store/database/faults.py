@@ -103,8 +103,9 @@ _CONNECTING: Final = {
 }
 """Messages for callers, by words of libpq's text: a failed connection has no SQLSTATE."""
 
-_SERIALIZATION: Final = frozenset({"40001", "40P01"})
-"""SQLSTATEs after which the same transaction may succeed on another try."""
+_SERIALIZATION: Final = frozenset({"40001", "40P01", "26000", "42P05"})
+"""SQLSTATEs after which the same transaction may succeed on another try. The last two come from a
+pooler's session that lacks a prepared statement, or has it already; the next try prepares none."""
 
 _UNDONE: Final = frozenset({_PAUSED, READ_ONLY})
 """SQLSTATEs that end a session and that a server gives only before a commit."""

@@ -2,9 +2,9 @@
 
 Keyfold limits every wait: for a connection, a statement, a lock, a pause inside a transaction, and
 the whole transaction. So if a server hangs, or a network swallows everything, a call fails and no
-thread waits for ever. Each BEGIN sets what the session must know, in one round trip, and the driver
-prepares no statement. So a pooler may give each transaction another session (PgBouncer's
-transaction mode).
+thread waits for ever. Each BEGIN sets what the session must know, in one round trip. Only the poll
+prepares its statements, which are always the same, and stops where it meets a session that does not
+have them. So a pooler may give each transaction another session (PgBouncer's transaction mode).
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def connected(where: Address) -> Database:
     """
     require_driver()
     engine = _engine(where, _POOL_SIZE, _OVERFLOW)
-    polling = _engine(replace(where, timeouts=_for_polling(where.timeouts)), 1, 0)
+    for_polling = replace(where, timeouts=_for_polling(where.timeouts))
+    polling = _engine(for_polling, 1, 0, prepares=True)
     database = Database(_PIPELINED, engine, polling)
     try:
         version = database.read(lambda c: c.execute(text("SELECT version()")).scalar_one())
@@ -167,7 +168,7 @@ def _connected(where: Address, parameters: dict[str, Any]) -> BoundedSession:
     password = where.password()
     if password is not None:
         parameters["password"] = password
-    # No prepared statements: behind a pooler the next transaction may get another session.
+    # The driver prepares nothing: behind a pooler the next transaction may get another session.
     connect = partial(BoundedSession.connect, autocommit=True, prepare_threshold=None)
     since = time.monotonic()
     made, host = where.hosts.connect(parameters, lambda each: connect(**each))
@@ -179,7 +180,10 @@ def _connected(where: Address, parameters: dict[str, Any]) -> BoundedSession:
     return made
 
 
-def _engine(where: Address, size: int, overflow: int) -> Engine:
+def _engine(where: Address, size: int, overflow: int, *, prepares: bool = False) -> Engine:
+    from keyfold_server.store.postgresql.session import Preparing
+
+    preparing = Preparing(on=prepares)
     engine = create_engine(
         where.url,
         poolclass=QueuePool,
@@ -195,7 +199,9 @@ def _engine(where: Address, size: int, overflow: int) -> Engine:
     def connect(
         _dialect: object, _record: object, _args: object, parameters: Any
     ) -> BoundedSession:
-        return _connected(where, parameters)
+        made = _connected(where, parameters)
+        made.preparing = preparing
+        return made
 
     begin = _begin(where.timeouts)
 

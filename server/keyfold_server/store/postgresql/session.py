@@ -6,7 +6,10 @@ is paused, or a network that swallows everything.
 
 from __future__ import annotations
 
+import hashlib
 import time
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from psycopg import Connection, Error, OperationalError
@@ -19,7 +22,7 @@ from psycopg.waiting import Ready, Wait
 from keyfold_server.store.database.trip import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
@@ -33,9 +36,42 @@ if TYPE_CHECKING:
 _WARNING: Final = "01000"
 """SQLSTATE of a warning."""
 
+_NEVER: Final = (b"BEGIN", b"COMMIT")
+"""How statements begin that need no plan."""
+
 _GOOD: Final = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 _T = TypeVar("_T")
+
+
+_NOT_PREPARED: Final = ("26000", "42P05", "0A000")
+"""SQLSTATEs of a prepared statement that the server's session does not have, or has already, or
+whose answer would have other columns than when it was prepared."""
+
+_MOST: Final = 50
+"""Most statements that a session prepares. The poll has about ten; some come once more for each
+size that a number's type may have."""
+
+
+@dataclass(slots=True)
+class Preparing:
+    """Whether the sessions of a pool prepare their statements.
+
+    A server then plans each statement once, and not each time: of what a poll costs PostgreSQL,
+    planning is most. Behind a pooler a transaction may get another of the server's sessions, which
+    lacks the statements, and says so. The pool then stops, for good.
+
+    Attributes:
+        on: Whether they do.
+    """
+
+    on: bool
+
+
+@lru_cache(_MOST)
+def _name(text: bytes, types: tuple[int, ...] | None) -> bytes:
+    """Returns the name of a prepared statement, under which every session has the same one."""
+    return b"keyfold_" + hashlib.sha256(b"%b%r" % (text, types)).hexdigest()[:32].encode()
 
 
 class NoAnswerError(OperationalError, TimeoutError):
@@ -51,12 +87,15 @@ class BoundedSession(Connection[TupleRow]):
             to the server with the transaction's first trip (protocol S13).
         silent: Hears when this side gives the connection up because the server did not answer.
         stale: Returns whether the server has not answered another connection meanwhile.
+        preparing: Whether `exchange` prepares statements.
     """
 
     ends: float | None = None
     silent: Callable[[], None] = staticmethod(lambda: None)
     stale: Callable[[], bool] = staticmethod(lambda: False)
     begins: tuple[str, ...] = ()
+    preparing = Preparing(on=False)
+    _planned: frozenset[bytes] = frozenset()
     _warned = False
 
     def watch(self) -> None:
@@ -113,6 +152,8 @@ class BoundedSession(Connection[TupleRow]):
             # nobody knows: it may have ended the session after it had committed.
             skipped = any(result.status not in _GOOD for result in results[: len(queries) - 1])
             error.committing = commit and not skipped  # type: ignore[attr-defined]
+            if error.sqlstate in _NOT_PREPARED:
+                self.preparing.on = False
             raise
         return self._answers(sent, results)[len(begins) : len(begins) + len(commands)]
 
@@ -132,14 +173,13 @@ class BoundedSession(Connection[TupleRow]):
             Error: One of them failed, or the connection did.
         """
         self.pgconn.enter_pipeline_mode()
-        for query in queries:
-            self.pgconn.send_query_params(*query)
+        prepares = self._send(queries)
         # One Sync, and no Flush after it: the server's timeout for a pause inside a transaction
         # runs only while a Sync is the last that it got.
         self.pgconn.pipeline_sync()
         try:
             self.wait(self._flush())
-            self.wait(self._receive(results))
+            self.wait(self._receive(results, iter(prepares)))
             self.pgconn.exit_pipeline_mode()
         except OperationalError:
             # If the server said why it ended the session, that is the error.
@@ -147,12 +187,34 @@ class BoundedSession(Connection[TupleRow]):
             raise
         self._require_good(results)
 
+    def _send(self, queries: Sequence[_Query]) -> list[bytes | None]:
+        """Sends queries, and prepares those that this session prepares and has not prepared.
+
+        Returns:
+            For each answer that comes: the name of a statement that is prepared, or None.
+        """
+        answers: list[bytes | None] = []
+        known = set(self._planned)
+        for text, values, types, formats in queries:
+            if not self.preparing.on or text.startswith(_NEVER) or len(known) > _MOST:
+                self.pgconn.send_query_params(text, values, types, formats)
+                answers.append(None)
+                continue
+            name = _name(text, None if types is None else tuple(types))
+            if name not in known:
+                self.pgconn.send_prepare(name, text, types)
+                answers.append(name)
+                known.add(name)
+            self.pgconn.send_query_prepared(name, values, formats)
+            answers.append(None)
+        return answers
+
     def _flush(self) -> PQGen[None]:
         while self.pgconn.flush():
             if (yield Wait.RW) & Ready.R:
                 self.pgconn.consume_input()
 
-    def _receive(self, results: list[PGresult]) -> PQGen[None]:
+    def _receive(self, results: list[PGresult], prepares: Iterator[bytes | None]) -> PQGen[None]:
         pgconn = self.pgconn
         while True:
             while pgconn.is_busy():
@@ -164,6 +226,9 @@ class BoundedSession(Connection[TupleRow]):
                     raise OperationalError("the connection is lost")
             elif result.status == ExecStatus.PIPELINE_SYNC:
                 return
+            elif (name := next(prepares, None)) is not None and result.status in _GOOD:
+                # It stays prepared, even if the transaction fails.
+                self._planned |= {name}
             else:
                 results.append(result)
 
