@@ -25,6 +25,8 @@ from bench.processes import running
 from bench.scale import START_GOAL
 from builders import a_cluster, a_request, an_event, enabling
 from keyfold_server.domain.changes import Change, revoked
+from keyfold_server.domain.health import Health
+from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.life.listing import DEFAULT_PAGE
@@ -176,13 +178,20 @@ def _measured(store: _Store, folder: Path, count: int, times: int) -> list[Figur
             0 if count == COUNT else None,
         )
     )
-    starts = []
+    starts, spent = [], []
     for _ in range(_STARTS):
+        environment = servers.environment(folder, **store.settings)
         began = time.perf_counter()
-        with running("server", servers.command(), servers.environment(folder, **store.settings)):
+        with running("server", servers.command(), environment) as server:
             starts.append(time.perf_counter() - began)
+            spent.append(server.cpu())
     what = f"{of}: start to ready, slowest"
-    return [*figures, Figure("million", what, max(starts), "s", _STARTS, START_GOAL)]
+    cpu = f"{of}: the server's CPU until it is ready, median"
+    return [
+        *figures,
+        Figure("million", what, max(starts), "s", _STARTS, START_GOAL),
+        Figure("million", cpu, median(spent), "s", _STARTS),
+    ]
 
 
 def _calls(store: SqlStore, count: int) -> dict[str, Callable[[], object]]:
@@ -214,6 +223,18 @@ def _calls(store: SqlStore, count: int) -> dict[str, Callable[[], object]]:
         "cold load": lambda: store.cluster(name()),
         "page of ListClusters": lambda: store.clusters(ClusterFilter(), name(), DEFAULT_PAGE),
         "page of a root key's clusters": lambda: store.clusters(of_key(), "", DEFAULT_PAGE),
+        "page of a root key that nobody uses": lambda: store.clusters(
+            ClusterFilter(key_uri="local:none"), "", DEFAULT_PAGE
+        ),
+        "page of a state": lambda: store.clusters(
+            ClusterFilter(state=State.ENABLED), name(), DEFAULT_PAGE
+        ),
+        "page of a health": lambda: store.clusters(
+            ClusterFilter(health=Health.HEALTHY), name(), DEFAULT_PAGE
+        ),
+        "page of a health that no region has": lambda: store.clusters(
+            ClusterFilter(health=Health.THROTTLED), "", DEFAULT_PAGE
+        ),
         "turn of the sweep at another replica": lambda: store.roots_in_use(a_slot()),
         "turn of the sweep": lambda: store.samples(a_slot()),
         "Enable": enable,
