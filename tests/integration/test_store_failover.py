@@ -27,7 +27,9 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.ports import UNKNOWN_REPLICA, Heartbeat, ReplicaRow
-from keyfold_server.store import opening, reconciliation
+from keyfold_server.store import reconciliation
+from keyfold_server.store.opening import open_store
+from keyfold_server.store.postgresql.address import Timeouts
 from keyfold_server.store.schema import clusters
 from keyfold_server.store.sql.store import SqlStore
 
@@ -321,6 +323,13 @@ class Failover:
         self.standby.promote()
         return postgres.DatabaseClock(self.standby, self._name)
 
+    def succeed(self) -> SqlStore:
+        """Promotes the standby, of which nobody tells the primary; opens a store on it."""
+        assert self.standby is not None
+        self.standby.start()
+        self.standby.promote()
+        return self.open(self.standby)
+
     def open(
         self, server: postgres.Server | None = None, clock: FakeClock | None = None
     ) -> SqlStore:
@@ -328,6 +337,24 @@ class Failover:
         store = (server or self.primary).open(self._name, self._key, clock)
         self._stack.callback(store.close)
         return store
+
+    def open_both(self) -> SqlStore:
+        """Opens a replica's store on whichever of the two takes writes."""
+        assert self.standby is not None
+        hosts = "&".join(f"host=127.0.0.1:{each.port}" for each in (self.primary, self.standby))
+        store = open_store(
+            f"postgresql://{postgres.USER}@/{self._name}?{hosts}",
+            self._key,
+            clock=FakeClock(),
+            password_file=self.primary.password_file,
+            timeouts=Timeouts(statement=1.0, lock=0.6, idle=0.3, answer=1.5),
+        )
+        self._stack.callback(store.close)
+        return store
+
+    def take_no_more(self) -> None:
+        """Has the primary take no new sessions that write; those that are open go on."""
+        self.primary.run(f"ALTER DATABASE {self._name} SET default_transaction_read_only = on")
 
 
 @pytest.fixture
@@ -367,6 +394,36 @@ def test_a_lost_registration_is_missed(failover: Failover) -> None:
     assert unheard(after) == []
 
 
+def test_a_poll_leaves_a_primary_that_lacks_what_its_successor_told(failover: Failover) -> None:
+    """S1: one server that lacks changes is no rollback while another one has them."""
+    failover.follow()
+    store = failover.open_both()
+    beat = store.register(BEAT)
+    assert store.poll(beat) == []
+    enabled(failover.succeed())
+    failover.take_no_more()
+    store.parts[0].engine.dispose()
+    assert store.cluster("acme") is not None
+    # Its connection leads to the primary, which lacks what the store has just read.
+    assert [entry.cluster for entry in store.poll(beat)] == ["acme"]
+
+
+def test_a_poll_looks_for_the_successor_of_a_primary_that_confirms_nothing(
+    failover: Failover,
+) -> None:
+    """S2: a poll that waits for the one before it leaves the server, whose limits do not end it."""
+    failover.follow()
+    store = failover.open_both()
+    beat = store.register(BEAT)
+    failover.primary.run("ALTER SYSTEM SET synchronous_standby_names = 'nowhere'")
+    failover.primary.run("SELECT pg_reload_conf()")
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError):
+            store.poll(beat)
+    enabled(failover.succeed())
+    assert [entry.cluster for entry in store.poll(beat)] == ["acme"]
+
+
 def test_a_server_that_does_not_tell_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -381,7 +438,7 @@ def test_a_server_that_does_not_tell_is_warned_of(
         server.run("GRANT USAGE ON SCHEMA test_time TO careful", name)
         server.run("GRANT SELECT ON ALL TABLES IN SCHEMA test_time TO careful", name)
         with caplog.at_level(logging.WARNING):
-            store = opening.open_store(
+            store = open_store(
                 server.url(name).replace(postgres.USER, "careful", 1),
                 key,
                 clock=FakeClock(),

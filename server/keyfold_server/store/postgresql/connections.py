@@ -103,12 +103,18 @@ def connected(where: Address) -> Database:
 
 
 def _for_polling(timeouts: Timeouts) -> Timeouts:
+    """Returns the limits of polls.
+
+    This side's comes first. On a primary that nobody told of its successor a heartbeat waits for
+    the one before it, whose commit no standby confirms. If the server ended that wait, this would
+    look like an answer, and `Hosts` would never look for the successor.
+    """
     most = min(timeouts.poll, timeouts.answer)
     return replace(
         timeouts,
         answer=most,
-        statement=min(timeouts.statement, most),
-        lock=min(timeouts.lock, most),
+        statement=max(timeouts.statement, 2 * most),
+        lock=max(timeouts.lock, 2 * most),
         idle=min(timeouts.idle, most),
     )
 
@@ -218,6 +224,7 @@ def _engine(where: Address, size: int, overflow: int, *, prepares: bool = False)
     event.listen(engine, "checkout", _on_checkout)
     event.listen(engine, "checkin", _on_checkin)
     event.listen(engine, "handle_error", _on_error)
+    event.listen(engine, "invalidate", _on_invalidate)
     return engine
 
 
@@ -237,6 +244,12 @@ def _on_error(context: ExceptionContext) -> None:
     error = context.sqlalchemy_exception
     if isinstance(error, DBAPIError) and faults.sqlstate(error) == faults.READ_ONLY:
         context.is_disconnect = True
+
+
+def _on_invalidate(driver: Any, _record: object, error: object) -> None:
+    """Asks a host last whose server lacks changes: another one may have taken over from it."""
+    if error is None:
+        driver.silent()
 
 
 def _begin(timeouts: Timeouts) -> dict[AccessMode, tuple[str, str]]:

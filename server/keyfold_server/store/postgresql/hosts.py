@@ -29,9 +29,9 @@ class Hosts:
     one that did not answer is left out for a few seconds. Otherwise each poll and each change after
     a failover would wait for the dead host before it asks the new primary.
 
-    A primary that nobody told of its successor takes connections, and answers no commit. So a host
-    that leaves a transaction without an answer is asked last, and its other connections are not
-    used again.
+    A primary that nobody told of its successor takes connections, answers no commit, and lacks what
+    the successor has. So a host that leaves a transaction without an answer, or lacks changes, is
+    asked last, and its other connections are not used again.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -81,7 +81,7 @@ class Hosts:
             del failed  # else the error would hold this frame, and this frame the error
 
     def doubt(self, host: Host) -> None:
-        """Notes that a host left a transaction without an answer."""
+        """Notes that a host left a transaction without an answer, or lacks changes."""
         with self._lock:
             now = self._clock()
             self._doubted[host] = now

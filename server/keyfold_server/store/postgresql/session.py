@@ -85,8 +85,9 @@ class BoundedSession(Connection[TupleRow]):
         ends: The deadline in monotonic seconds, or None.
         begins: The statements that begin the transaction, if they have not been sent yet. They go
             to the server with the transaction's first trip (protocol S13).
-        silent: Hears when this side gives the connection up because the server did not answer.
-        stale: Returns whether the server has not answered another connection meanwhile.
+        silent: Hears when this side gives the connection up because the server did not answer, or
+            lacks changes.
+        stale: Returns whether another connection to the server was given up so meanwhile.
         preparing: Whether `exchange` prepares statements.
     """
 

@@ -146,11 +146,23 @@ class Transactions:
             work: Takes their answers once they are committed, or are about to be.
 
         Raises:
-            StoreRolledBackError: The server lacks what this process has seen.
+            StoreRolledBackError: The server lacks what this process has seen, and so does the one
+                that a new connection led to. One alone may be a primary that has a successor.
             StoreUnavailableError: The store did not answer, or could not be written.
         """
+        alone, given_up = self.database.dialect.one_process, False
 
         def run(connection: Connection) -> T:
+            nonlocal given_up
+            try:
+                return polled(connection)
+            except StoreRolledBackError:
+                if alone or given_up:
+                    raise
+                given_up = True
+                raise _given_up(connection) from None
+
+        def polled(connection: Connection) -> T:
             mark = self.history.mark()
             self.reach("poll:begun")
             self.reach("poll:before-commit")
@@ -197,14 +209,7 @@ class Transactions:
         unit, is_on = self._asked(connection, self.history.mark(), steps, commit=commit)
         if is_on:
             return unit
-        # The next transaction on this connection would meet the same server.
-        connection.invalidate()
-        raise faults.ConnectionLostError(
-            "the store cannot be used: the server that answered lacks changes that this replica "
-            "has seen; make sure that every connection leads to the primary",
-            again=True,
-            undone=True,
-        )
+        raise _given_up(connection)
 
     def _asked(
         self, connection: Connection, mark: HighWaterMark, steps: Sequence[Step], *, commit: bool
@@ -242,3 +247,14 @@ def _never_lost() -> Iterator[None]:
         yield
     except LostRaceError as error:
         raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
+
+
+def _given_up(connection: Connection) -> faults.ConnectionLostError:
+    """Gives up a connection to a server that is behind; the next one may lead to another server."""
+    connection.invalidate()
+    return faults.ConnectionLostError(
+        "the store cannot be used: the server that answered lacks changes that this replica "
+        "has seen; make sure that every connection leads to the primary",
+        again=True,
+        undone=True,
+    )
