@@ -139,7 +139,7 @@ async def test_a_sweep_in_one_region_leaves_the_health_of_others_alone(house: Ho
 
     Its own KMS may refuse or be away, and those of the others, too: it does not learn of that.
     """
-    await enabled(house)
+    await enabled(house, count=1)
     us, eu = await serving(house, "us", "ap"), await serving(house, "eu")
     await swept(house, us, eu)
     others = {region: known(house, region) for region in ("us", "ap")}
@@ -345,15 +345,14 @@ async def test_what_control_replicas_cannot_reach_shows_beside(house: House) -> 
 async def test_a_refusal_in_one_region_is_no_refusal_in_another(house: House) -> None:
     """F2, F2b: a policy permits eu and refuses us. Both statuses are steady, and eu serves.
 
-    Each refusal that us tells has eu prove the key at once. They become rare: us, which asks all
-    the time, would have seen that the key was enabled in between.
+    Each refusal that us tells has eu prove the key at once, and it tells one in 30 seconds.
     """
     await enabled(house, {"eu": "fake:shared", "us": "fake:shared"}, count=1)
     eu, us = await serving(house, "eu"), await serving(house, "us")
     await eu.wrap("c0", "eu")
     permits = refuse_region(house, "us")
     told: list[float] = []
-    for _ in range(160):
+    for _ in range(30):
         await house.after(10)
         with pytest.raises(AccessDeniedError):
             await us.wrap("c0", "us")
@@ -370,9 +369,7 @@ async def test_a_refusal_in_one_region_is_no_refusal_in_another(house: House) ->
     conditions = [n for n in house.store.poll(BEAT) if n.kind is EntryKind.HEALTH]
     assert conditions == []
     pauses = [later - earlier for earlier, later in itertools.pairwise(told)]
-    assert pauses == sorted(pauses)
-    assert pauses[0] <= announcements.ANNOUNCE_AGAIN
-    assert len(told) <= 7
+    assert set(pauses) == {announcements.ANNOUNCE_AGAIN}
     # When it has ended, the next refusal is told at once.
     permits.add("us")
     await house.after(10)

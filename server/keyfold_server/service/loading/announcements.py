@@ -2,9 +2,8 @@
 
 A replica announces a first refusal at once. It announces a refusal that it meets again, too, since
 another replica may have opened a KEK meanwhile and be unable to call the KMS now. Such repetitions
-are bounded for each root key, and the last one is never lost. They become rarer while the root key
-is refused here without a break, because its policy may permit other regions' replicas, which drop
-what they have each time. This module calls neither the KMS nor the store.
+are bounded for each root key, and the last one is never lost. This module calls neither the KMS nor
+the store.
 """
 
 from __future__ import annotations
@@ -23,10 +22,6 @@ from keyfold_server.service.tasks import Tasks
 
 ANNOUNCE_AGAIN: Final = 30.0
 """Seconds from a root key's last announcement to the next one of a refusal that was met again."""
-
-_RARELY: Final = 600.0
-"""The longest such time, for a root key that is refused here without a break: a replica that asks
-all the time and is refused each time has not missed that the key was enabled in between."""
 
 HASTENED: Final = 2.0
 """Seconds from a root key's last announcement to the next one where somebody asked about it."""
@@ -84,23 +79,17 @@ class Announcements:
         self._told: dict[str, asyncio.Task[int]] = {}
         self._waiting: dict[str, dict[bytes, _Repetition]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        # By root key: when it was refused last, and the pause that it has come to.
-        self._rows: dict[str, tuple[float, float]] = {}
 
     def first(self, root: RootState, observation: Observation) -> None:
         """Announces a root key's first refusal since its last proof."""
         # It says all that the waiting repetitions could say.
         self._forget(root.root_id)
-        self._rows.pop(root.root_id, None)
         self._tell(root.root_id, observation, None)
 
     def again(
         self, root: RootState, view: ClusterView, kek_id: bytes, observation: Observation
     ) -> None:
         """Announces that a KEK was refused again: now, or when its root key's turn comes."""
-        now, (last, pause) = self._clock.monotonic(), self._row(root.root_id)
-        broken = now - last >= ANNOUNCE_AGAIN
-        self._rows[root.root_id] = now, ANNOUNCE_AGAIN if broken else pause
         waiting = self._waiting.setdefault(root.root_id, {})
         waiting[kek_id] = _Repetition(view, kek_id, observation)
         self._take_turn(root.root_id)
@@ -143,7 +132,7 @@ class Announcements:
 
     def _take_turn(self, root_id: str) -> None:
         """Announces a root key's oldest repetition if it is time, and sets a timer for the next."""
-        left = self._last.get(root_id, NEVER) + self._pause(root_id) - self._clock.monotonic()
+        left = self._last.get(root_id, NEVER) + ANNOUNCE_AGAIN - self._clock.monotonic()
         waiting = self._waiting.get(root_id, {})
         while left <= 0 and waiting:
             repetition = waiting.pop(next(iter(waiting)))
@@ -165,8 +154,6 @@ class Announcements:
         if other is None:
             # Nothing here shows that the root key opens any KEK, so this concerns them all (F2b).
             self._forget(root_id)
-            met, pause = self._row(root_id)
-            self._rows[root_id] = met, min(2 * pause, _RARELY)
             self._tell(root_id, repetition.observation, None)
         else:
             self._last[root_id] = self._clock.monotonic()
@@ -191,20 +178,10 @@ class Announcements:
 
     def _tell(self, root_id: str, observation: Observation, kek_id: bytes | None) -> None:
         now = self._clock.monotonic()
-        self._last = {r: at for r, at in self._last.items() if now - at < _RARELY}
+        self._last = {r: at for r, at in self._last.items() if now - at < ANNOUNCE_AGAIN}
         self._told = {r: task for r, task in self._told.items() if r in self._last}
-        self._rows = {r: row for r, row in self._rows.items() if now - row[0] < _RARELY}
         self._last[root_id] = now
         self._told[root_id] = self._announce(root_id, observation, kek_id)
-
-    def _pause(self, root_id: str) -> float:
-        """Returns the seconds from a root key's last announcement to the next repetition."""
-        root = self._cache.known_root(root_id)
-        opens = root is not None and bool(root.open)
-        return ANNOUNCE_AGAIN if opens else self._row(root_id)[1]
-
-    def _row(self, root_id: str) -> tuple[float, float]:
-        return self._rows.get(root_id, (NEVER, ANNOUNCE_AGAIN))
 
     def _forget(self, root_id: str) -> None:
         if root_id in self._waiting:
