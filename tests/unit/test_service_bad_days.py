@@ -551,6 +551,18 @@ async def test_restore_of_what_is_not_revoked_loses_nothing(house: House, one: M
     assert one.serves()
 
 
+async def test_a_stale_replica_does_not_tell_of_a_repeated_request(
+    house: House, one: Member
+) -> None:
+    """R6, S2: its database may have been deposed, and show a state that is long past."""
+    await one.revoke(request_id="r")
+    house.clock.advance(121)
+    with pytest.raises(StoreStaleError):
+        await one.revoke(request_id="r")
+    await one.poll()
+    assert (await one.revoke(request_id="r")).mutation.replayed
+
+
 async def test_a_repeated_restore_undoes_no_later_revoke(house: House, one: Member) -> None:
     """R6: a Restore that found nothing revoked was carried out; repeated later it restores nothing.
 

@@ -305,6 +305,8 @@ class Mutations:
         self, call: MutationCall[MutationRequest], cluster: Cluster, before: RecordedRequest
     ) -> MutationResult:
         """Returns the result of a request that was carried out before."""
+        # A database that takes no writes may show a state that is long past (R6, S2).
+        self._changes.staleness.check(self._clock.monotonic())
         # If another replica made the change, this one may not have read of it yet.
         self._changes.made_elsewhere(call.cluster)
         superseded = cluster.changed_since(before.version)

@@ -187,9 +187,8 @@ class OrganizationMutations:
         finally:
             self._under_way.discard(scope)
 
-    @staticmethod
     def _replayed(
-        digest: bytes, before: RecordedRequest, view: OrganizationView
+        self, digest: bytes, before: RecordedRequest, view: OrganizationView
     ) -> OrganizationResult:
         """Returns the result of a request that was carried out before."""
         if before.digest != digest:
@@ -197,6 +196,8 @@ class OrganizationMutations:
                 "this request_id came before with another request; use a new one",
                 field="request_id",
             )
+        # A database that takes no writes may show a state that is long past (R6, S2).
+        self._changes.staleness.check(self._clock.monotonic())
         superseded = view.organization.version > before.version
         return OrganizationResult(view, replayed=True, superseded=superseded)
 
