@@ -249,9 +249,10 @@ async def test_the_name_of_another_operation(console: Site) -> None:
 
 
 async def test_text_that_turns_the_direction(console: Site) -> None:
-    """Whoever reads a reason sees in it what the log has, and all that follows it as it is."""
-    await console.keyfold.revoke("acme-prod", reason="\u202edne\u202c \u2066of contract")
-    for path in ("/events", "/clusters/acme-prod", "/"):
-        shown = await console.get(path)
-        assert "of contract" in shown.text, path
-        assert not set("\u202e\u202c\u2066") & set(shown.body), path
+    """Whoever reads a page sees all that follows another's text as it is, a server's message too."""
+    name = "\u202egnirps\u202c \u2066of contract"
+    fields = {"operation": name, "action": "recheck", "clusters": "acme-prod"}
+    shown = await console.post("/operations", **fields)
+    assert shown.status == 400
+    assert "of contract" in shown.body
+    assert not set("\u202e\u202c\u2066") & set(shown.body)
