@@ -165,8 +165,8 @@ checks: venv
 # several targets.
 .PHONY: test
 test: checks ## Run everything that CI runs: the fast checks, then all else, the longest first
-	@$(side_by_side) test-alerts test-integration test-unit-first test-stores test-chaos test-e2e-second \
-	  test-unit-second test-contract test-e2e-first test-kms test-model $(slow_checks) test-asgi test-clients
+	@$(side_by_side) test-alerts test-integration test-unit-first test-e2e-first test-stores test-e2e-second \
+	  test-contract test-unit-second test-kms test-model test-chaos $(slow_checks) test-asgi test-clients
 
 # On the transport of KEYFOLD_TRANSPORT=asgi: the tests of rpc/, and a smoke set of whole servers.
 rpc_tests := tests/unit/test_rpc_call.py tests/unit/test_asgi.py tests/unit/test_client_channel.py \

@@ -249,7 +249,7 @@ async def test_the_name_of_another_operation(console: Site) -> None:
 
 
 async def test_text_that_turns_the_direction(console: Site) -> None:
-    """Whoever reads a page sees all that follows another's text as it is, a server's message too."""
+    """Whoever reads a page sees what follows another's text as it is, a server's message too."""
     name = "\u202egnirps\u202c \u2066of contract"
     fields = {"operation": name, "action": "recheck", "clusters": "acme-prod"}
     shown = await console.post("/operations", **fields)
