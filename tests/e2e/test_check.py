@@ -318,7 +318,7 @@ def test_none_of_many_faults_hides_another(prepared: Server) -> None:
     with closing(sqlite3.connect(prepared.store)) as database:
         database.execute("CREATE TRIGGER mine AFTER INSERT ON log BEGIN DELETE FROM usage; END")
         [index] = database.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%(root_uri)%'"
+            "SELECT name FROM sqlite_master WHERE type = 'index' AND sql LIKE '%(root_uri, %'"
         ).fetchone()
         database.execute(f'DROP INDEX "{index}"')
     policy = prepared.folder / "policy.toml"
