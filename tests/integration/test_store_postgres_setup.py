@@ -183,6 +183,25 @@ def test_a_host_that_is_away_holds_up_one_connection() -> None:
     assert asked()[-1] == "a"
 
 
+def test_a_host_that_is_doubted_is_asked_after_one_that_was_away() -> None:
+    """S2: a primary that confirms nothing, and takes connections, does not hide its successor."""
+    clock, them = FakeClock(), FailingOver()
+    hosts = Hosts(clock.monotonic)
+    url = {"host": "a,b,c", "port": "1,1,1", "dbname": "k"}
+    them.primary, them.away = "a", {"b", "c"}
+    hosts.connect(url, them.connect)
+    them.primary = "none"
+    with pytest.raises(Error):
+        hosts.connect(url, them.connect)
+    # All three have been away or doubted, and b and c are there again.
+    clock.advance(6.0)
+    them.primary, them.away = "c", set()
+    hosts.doubt(Host("a", "1"))
+    them.asked = []
+    hosts.connect(url, them.connect)
+    assert them.asked == ["b", "c"]
+
+
 def test_a_connection_that_nobody_took_is_closed() -> None:
     """A host that took the connection and does not answer keeps no half-open one of ours."""
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as closed:

@@ -41,6 +41,7 @@ class Hosts:
         self._first: Host | None = None
         self._away: dict[Host, float] = {}
         self._doubted: dict[Host, float] = {}
+        self._last: set[Host] = set()
 
     def connect(
         self, parameters: Mapping[str, Any], connect: Callable[[dict[str, Any]], _T]
@@ -85,6 +86,8 @@ class Hosts:
         with self._lock:
             now = self._clock()
             self._doubted[host] = now
+            # Behind those that were away, too: it would take the connection before its successor.
+            self._last.add(host)
             self._away.setdefault(host, now)
             if self._first == host:
                 self._first = None
@@ -95,7 +98,11 @@ class Hosts:
 
     def _in_order(self, named: list[Host]) -> Iterator[Host]:
         asked = False
-        for host in sorted(named, key=lambda host: (host in self._away, host != self._first)):
+
+        def rank(host: Host) -> tuple[bool, bool, bool]:
+            return host in self._last, host in self._away, host != self._first
+
+        for host in sorted(named, key=rank):
             with self._lock:
                 if asked and self._away.get(host, 0.0) > self._clock():
                     continue
@@ -108,6 +115,7 @@ class Hosts:
     def _note(self, host: Host, *, away: bool) -> None:
         with self._lock:
             self._away.pop(host, None)
+            self._last.discard(host)
             if away:
                 self._away[host] = self._clock() + _AWAY
 
