@@ -28,7 +28,7 @@ def another_view(region: Region, health: RegionHealth, own_since: int) -> str | 
 
     Args:
         region: The region.
-        health: What both saw.
+        health: What its own replicas saw, and what replicas saw that serve every region.
         own_since: Milliseconds of Unix time; what was seen before is out of date.
     """
     own, common = health.own, health.common

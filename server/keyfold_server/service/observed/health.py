@@ -101,7 +101,7 @@ class HealthRecorder:
         """Records that a root key's KMS could not be asked, as another region of it showed.
 
         Args:
-            region: The region whose turn it was, too.
+            region: The other region. The sweep would have asked in it next.
             root_id: The root key's id.
             error: Why this process's one way to the KMS gave no answer.
         """

@@ -86,7 +86,7 @@ class Hosts:
         with self._lock:
             now = self._clock()
             self._doubted[host] = now
-            # Behind those that were away, too: it would take the connection before its successor.
+            # A successor that was away once must come before it: it takes every connection.
             self._last.add(host)
             self._away.setdefault(host, now)
             if self._first == host:
