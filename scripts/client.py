@@ -40,7 +40,7 @@ SYNC: Final[Mapping[str, str]] = {
     r"\bCoroutine\[Any, Any, (\w+)\]": r"\1",
     r"\bimport Coroutine, ": "import ",
     r"\basync (?=def |with |for )": "",
-    r"\bAsync(?=Client\b|Iterator\b|Watch\b|Watchdog\b|Envelope\b|Keeper\b|KeySource\b)": "",
+    r"\bAsync(?=Client\b|Iterator\b|Watch\b|MessageReader\b|Envelope\b|Keeper\b|KeySource\b)": "",
     r"\bAsync(?=KeyCache\b|OpeningKey\b|SealingKey\b|Reader\b|Asker\b|Landing\b|Coalescer\b)": "",
     r"\bAsync(?=Streams?\b)": "",
     r"\bkeyfold\.coalescing\.tasks\b": "keyfold.coalescing.threads",

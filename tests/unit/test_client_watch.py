@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,28 @@ def test_the_first_stream_must_begin(tmp_path: Path) -> None:
         server.wait(server.stop())
         with pytest.raises(keyfold.UnavailableError):
             next(iter(client.watch()))
+
+
+@pytest.mark.parametrize("kind", [keyfold.Client, keyfold.AsyncClient])
+async def test_a_server_that_says_nothing_holds_no_first_stream(
+    kind: type[keyfold.Client | keyfold.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch that hears nothing at all says so, instead of trying for ever."""
+    for module in ("keyfold.client.watch", "keyfold.aio.watch"):
+        monkeypatch.setattr(f"{module}.PATIENCE", 0.3)
+
+    async def first(target: str) -> None:
+        if kind is keyfold.AsyncClient:
+            async with keyfold.AsyncClient(target) as client:
+                await anext(aiter(client.watch()))
+        else:
+            with keyfold.Client(target) as blocking:
+                await asyncio.to_thread(next, iter(blocking.watch()))
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(keyfold.UnavailableError):
+            await first(target)
 
 
 def watch_state() -> calls.WatchState:

@@ -15,7 +15,7 @@ from keyfold.errors import KeyfoldError, UnavailableError
 from keyfold.models.watch import Cursor, WatchMessage
 from keyfold.transport.failures import FAILURES
 from keyfold.transport.line import Line
-from keyfold.transport.watchdog import AsyncWatchdog, async_pause
+from keyfold.transport.message_reader import AsyncMessageReader, async_pause
 from keyfold.v1.event_service_pb2 import WatchEventsResponse
 
 
@@ -35,7 +35,7 @@ class AsyncWatch:
         self._connection = connection
         self._state = state
         self._on_break = on_break
-        self._watchdog: AsyncWatchdog | None = None
+        self._reader: AsyncMessageReader | None = None
         self._closed = False
 
     @property
@@ -79,8 +79,8 @@ class AsyncWatch:
     def close(self) -> None:
         """Ends the watch. From another thread or task, it ends the loop that reads it."""
         self._closed = True
-        if self._watchdog is not None:
-            self._watchdog.bite()
+        if self._reader is not None:
+            self._reader.cut()
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,19 +121,14 @@ class AsyncWatch:
 
     async def _one_stream(self, call: WatchCall, line: Line) -> AsyncIterator[WatchMessage]:
         stream = self._connection.stream(call, line)
-        try:
-            with AsyncWatchdog(stream.cancel, PATIENCE) as self._watchdog:
-                if self._closed:
-                    return  # `close` may have cut the stream before this one.
-                async for response in stream:
-                    self._watchdog.rest()
-                    for message in self._state.take(response):
-                        yield message
-                    if self._state.stepped or self._connection.line() is not line:
-                        return
-                    self._watchdog.feed()
-        finally:
-            stream.cancel()
+        with AsyncMessageReader(stream, PATIENCE) as self._reader:
+            if self._closed:
+                return  # `close` may have cut the stream before this one.
+            async for response in self._reader:
+                for message in self._state.take(response):
+                    yield message
+                if self._state.stepped or self._connection.line() is not line:
+                    return
 
 
 class Watching(Connection):

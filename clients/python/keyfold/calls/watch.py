@@ -231,11 +231,17 @@ class WatchState:
         """Returns the seconds to wait before the stream is begun again.
 
         Args:
-            error: What has ended it; None: it has ended without an error.
+            error: What has ended it; None: it has ended without an error, or nothing came.
 
         Raises:
             KeyfoldError: It must not be begun again.
         """
+        if error is None and not self._ever:
+            message = (
+                f"the watch could not begin: the server said nothing for {PATIENCE:g} seconds, or"
+                " ended the stream without a reason"
+            )
+            raise UnavailableError(message, code="UNAVAILABLE")
         if isinstance(error, ResumeTokenExpiredError | ResumeTokenInvalidError):
             if self._request.events or not self.resume_token:
                 raise error

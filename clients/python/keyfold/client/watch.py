@@ -17,7 +17,7 @@ from keyfold.errors import KeyfoldError, UnavailableError
 from keyfold.models.watch import Cursor, WatchMessage
 from keyfold.transport.failures import FAILURES
 from keyfold.transport.line import Line
-from keyfold.transport.watchdog import Watchdog, pause
+from keyfold.transport.message_reader import MessageReader, pause
 from keyfold.v1.event_service_pb2 import WatchEventsResponse
 
 
@@ -37,7 +37,7 @@ class Watch:
         self._connection = connection
         self._state = state
         self._on_break = on_break
-        self._watchdog: Watchdog | None = None
+        self._reader: MessageReader | None = None
         self._closed = False
 
     @property
@@ -81,8 +81,8 @@ class Watch:
     def close(self) -> None:
         """Ends the watch. From another thread or task, it ends the loop that reads it."""
         self._closed = True
-        if self._watchdog is not None:
-            self._watchdog.bite()
+        if self._reader is not None:
+            self._reader.cut()
 
     def __enter__(self) -> Self:
         return self
@@ -123,19 +123,14 @@ class Watch:
 
     def _one_stream(self, call: WatchCall, line: Line) -> Iterator[WatchMessage]:
         stream = self._connection.stream(call, line)
-        try:
-            with Watchdog(stream.cancel, PATIENCE) as self._watchdog:
-                if self._closed:
-                    return  # `close` may have cut the stream before this one.
-                for response in stream:
-                    self._watchdog.rest()
-                    for message in self._state.take(response):
-                        yield message
-                    if self._state.stepped or self._connection.line() is not line:
-                        return
-                    self._watchdog.feed()
-        finally:
-            stream.cancel()
+        with MessageReader(stream, PATIENCE) as self._reader:
+            if self._closed:
+                return  # `close` may have cut the stream before this one.
+            for response in self._reader:
+                for message in self._state.take(response):
+                    yield message
+                if self._state.stepped or self._connection.line() is not line:
+                    return
 
 
 class Watching(Connection):
