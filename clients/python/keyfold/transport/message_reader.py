@@ -2,9 +2,9 @@
 
 A server whose machine has vanished ends no stream, and gRPC may not notice for long.
 
-Nor does gRPC always tell whoever waits for a message that the stream has ended. In grpcio 1.80 to
-1.85 (not in 1.74), about one in 600 synchronous streams that begin just after their connection was
-lost has its status, and yet its `next` never returns, nor does `cancel` wake it. So for
+Nor does gRPC always tell whoever waits for a message that the stream has ended. With grpcio 1.80
+to 1.85 (not with 1.74), about one in 500 synchronous streams that began just after their connection
+was lost had its status, and yet its `next` never returned, nor did `cancel` wake it. So for
 synchronous programs a thread of the reader's own waits for gRPC, and the program for that thread.
 """
 
