@@ -27,9 +27,10 @@ def test_a_test_whose_time_was_up_spoils_no_later_one(tmp_path: Path) -> None:
     assert second.wait() == 2
     assert made._process.stdin is not None
     # As tests do whose time is up before they read the answer. They are few: the answers wait in a
-    # pipe, and one that is full would stop the nursery.
-    for _ in range(10):
-        made._process.stdin.write(json.dumps({"number": 0, "do": "poll", "pid": first.pid}) + "\n")
+    # pipe, and one that is full would stop the nursery. The first says 2, which is no status of the
+    # first program's.
+    for child in [second, *[first] * 9]:
+        made._process.stdin.write(json.dumps({"number": 0, "do": "poll", "pid": child.pid}) + "\n")
         made._process.stdin.flush()
     assert first.wait(60) == 0
     assert out.read_text().startswith("keyfold ")

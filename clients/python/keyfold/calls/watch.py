@@ -231,7 +231,8 @@ class WatchState:
         """Returns the seconds to wait before the stream is begun again.
 
         Args:
-            error: What has ended it; None: it has ended without an error, or nothing came.
+            error: What has ended it; None: the server ended it without an error, or sent nothing
+                for `PATIENCE` seconds.
 
         Raises:
             KeyfoldError: It must not be begun again.
